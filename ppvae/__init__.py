@@ -1,0 +1,127 @@
+r"""Variational autoencoders as probabilistic programs.
+
+Write the generative story of your data as a Pyro program; `ppvae` makes the guide (an amortized posterior),
+trains both with SVI, and tells in nats how good the inference is.
+
+Read the code in this order:
+
+1. `story`       what a generative program must offer, and how it is conditioned and scored
+2. `weights`     log p − log q per particle and row: the one place where story and guide meet
+3. `guides`      the amortized families, and `local`: the same families without amortization
+4. `evidence`    bounds on log p(x) and estimates of it
+5. `objectives`  the training losses, and `fit`, the loop
+6. `gaps`        approximation gap and amortization gap, and `compare`, the league table
+7. `diagnostics` which rows to distrust
+8. `predict`, `report`, `cli`  pictures, pages and the command line
+
+Names are imported when they are first used, so that the command line starts at once.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ppvae import data, diagnostics, evidence, guides, nets, objectives, plots
+    from ppvae.compare import League, compare
+    from ppvae.estimate import Estimate
+    from ppvae.evidence import elbo, iwelbo, log_evidence
+    from ppvae.fit import History, fit
+    from ppvae.gaps import Gaps, gaps
+    from ppvae.predict import embed, generate, reconstruct
+    from ppvae.report import report
+    from ppvae.runs import load, save
+    from ppvae.story import adopt, check_story, log_joint, observe, simulate
+    from ppvae.weights import log_weights
+
+_PUBLIC = {
+    "Estimate": "estimate",
+    "Gaps": "gaps",
+    "History": "fit",
+    "League": "compare",
+    "adopt": "story",
+    "check_story": "story",
+    "compare": "compare",
+    "elbo": "evidence",
+    "embed": "predict",
+    "fit": "fit",
+    "gaps": "gaps",
+    "generate": "predict",
+    "iwelbo": "evidence",
+    "load": "runs",
+    "log_evidence": "evidence",
+    "log_joint": "story",
+    "log_weights": "weights",
+    "observe": "story",
+    "reconstruct": "predict",
+    "report": "report",
+    "save": "runs",
+    "simulate": "story",
+}
+_MODULES = ("data", "diagnostics", "evidence", "guides", "nets", "objectives", "plots")
+
+__all__ = [
+    "Estimate",
+    "Gaps",
+    "History",
+    "League",
+    "adopt",
+    "check_story",
+    "compare",
+    "data",
+    "diagnostics",
+    "elbo",
+    "embed",
+    "evidence",
+    "fit",
+    "gaps",
+    "generate",
+    "guides",
+    "iwelbo",
+    "load",
+    "log_evidence",
+    "log_joint",
+    "log_weights",
+    "nets",
+    "objectives",
+    "observe",
+    "plots",
+    "reconstruct",
+    "report",
+    "save",
+    "simulate",
+]
+
+
+class _Public:
+    """A public name, imported when it is first asked for.
+
+    A descriptor on the package's class rather than a module `__getattr__`: files and functions share names
+    (`fit`, `gaps`, `compare`, `report`), and importing the file must not replace the function.
+    """
+
+    def __init__(self, name: str, module: str) -> None:
+        self.name, self.module = name, module
+
+    def __get__(self, package: ModuleType, owner: type) -> Any:
+        return getattr(import_module(f"ppvae.{self.module}"), self.name)
+
+    def __set__(self, package: ModuleType, value: Any) -> None:
+        """The import system puts the file of the same name here: the function stays."""
+
+
+_Package = type(
+    "_Package", (ModuleType,), {name: _Public(name, module) for name, module in _PUBLIC.items()}
+)
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"ppvae.{name}")
+    raise AttributeError(f"module 'ppvae' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

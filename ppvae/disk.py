@@ -1,0 +1,114 @@
+r"""Whole files: written at once or not at all, and read without running code from them."""
+
+__all__ = ["check_fits", "check_plain", "read_tensors", "to_json", "write_bytes", "write_tensors"]
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+PLAIN = (bool, int, float, str, type(None))  # exactly these: a NumPy number is no plain one
+
+
+def write_tensors(file: Path, module: nn.Module) -> None:
+    """Write a module's parameters and buffers as a safetensors file."""
+    # cloned, because safetensors refuses tensors that share memory (tied weights, views)
+    tensors = {
+        name: value.detach().clone(memory_format=torch.contiguous_format)
+        for name, value in module.state_dict().items()
+    }
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=file.parent) as place:
+        written = Path(place) / file.name
+        save_file(tensors, written)
+        os.replace(written, file)
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        ValueError: If it is missing or damaged.
+    """
+    if not file.is_file():
+        raise ValueError(f"expected the weights in {file}, got no such file; see ppvae.save")
+    try:
+        return dict(load_file(file))
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"expected a safetensors file, got {file}: {error}") from error
+
+
+def check_fits(weights: dict[str, Tensor], module: nn.Module, file: Path) -> None:
+    """Check names, shapes and types of the tensors read from `file` against a module's.
+
+    Raises:
+        ValueError: At the first fault, naming the tensor.
+    """
+    own = module.state_dict()
+    missing, unknown = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+    if missing or unknown:
+        faults = [f"none for {missing[:3]}"] if missing else []
+        faults += [f"also {unknown[:3]}"] if unknown else []
+        raise ValueError(
+            f"expected in {file} the tensors of {type(module).__name__}, got {', '.join(faults)}; "
+            "build the module as it was saved"
+        )
+    for name, tensor in own.items():
+        came = weights[name]
+        if came.shape != tensor.shape or came.dtype != tensor.dtype:
+            raise ValueError(
+                f"tensor '{name}': expected {_form(tensor)} in {file}, got {_form(came)}; "
+                "build the module as it was saved"
+            )
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+
+
+def check_plain(value: Any, place: str) -> None:
+    """Check that a value holds only what `torch.load(..., weights_only=True)` reads.
+
+    Arguments:
+        value: Tensors, numbers, strings, None, and dicts, lists and tuples of them.
+        place: What to call it in the message.
+
+    Raises:
+        ValueError: At the first fault, naming its place.
+    """
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            check_plain(part, f"{place}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for index, part in enumerate(value):
+            check_plain(part, f"{place}[{index}]")
+    elif type(value) not in PLAIN and not isinstance(value, Tensor):
+        raise ValueError(
+            f"expected tensors, numbers, strings and plain containers, got "
+            f"{type(value).__name__} at {place}"
+        )
+
+
+def to_json(value: Mapping[str, Any], indent: int | None = 2) -> str:
+    """A record as JSON; a value that JSON does not hold is a ValueError."""
+    try:
+        return json.dumps(value, indent=indent)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected settings and metrics that JSON holds, got: {error}") from error
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """Write a file as a whole: readers see the old one or the new one."""
+    handle, written = tempfile.mkstemp(prefix=".writing-", dir=file.parent)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.chmod(written, 0o644)
+    os.replace(written, file)

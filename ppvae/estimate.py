@@ -1,0 +1,76 @@
+r"""A value with its standard error: what every Monte Carlo answer of the library is."""
+
+__all__ = ["Estimate"]
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A Monte Carlo answer, one per row or one in all.
+
+    Arguments:
+        value: The estimate, any shape; the unit is that of the quantity.
+        std_error: Its Monte Carlo standard error, same shape and unit; 0 where the value is exact.
+    """
+
+    value: Tensor
+    std_error: Tensor
+
+    def __post_init__(self) -> None:
+        if self.value.shape != self.std_error.shape:
+            raise ValueError(
+                f"expected a standard error of shape {tuple(self.value.shape)}, got "
+                f"{tuple(self.std_error.shape)}"
+            )
+
+    @classmethod
+    def exact(cls, value: Tensor) -> "Estimate":
+        """A value without Monte Carlo error."""
+        return cls(value, torch.zeros_like(value))
+
+    @classmethod
+    def of_draws(cls, draws: Tensor) -> "Estimate":
+        """The mean over independent draws, with shape `(S, *)` -> `(*,)`."""
+        num = draws.shape[0]
+        spread = draws.std(0) if num > 1 else torch.full_like(draws[0], torch.nan)
+        return cls(draws.mean(0), spread / num**0.5)
+
+    @classmethod
+    def cat(cls, parts: "list[Estimate]") -> "Estimate":
+        """Estimates of consecutive rows as one."""
+        return cls(torch.cat([p.value for p in parts]), torch.cat([p.std_error for p in parts]))
+
+    def mean(self) -> "Estimate":
+        """The mean over rows, with the error of sampling the rows and the Monte Carlo error combined.
+
+        The spread of the row values holds both: it is the rows' own variance plus that of the noise in
+        each. For a single row only the Monte Carlo error is known.
+        """
+        rows = self.value.numel()
+        monte_carlo = self.std_error.square().mean() / rows
+        spread = self.value.var() / rows if rows > 1 else torch.zeros_like(monte_carlo)
+        return Estimate(self.value.mean(), torch.maximum(monte_carlo, spread).sqrt())
+
+    def __sub__(self, other: "Estimate") -> "Estimate":
+        """Difference of two independent estimates; of rows, a paired difference."""
+        error = (self.std_error.square() + other.std_error.square()).sqrt()
+        return Estimate(self.value - other.value, error)
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __getitem__(self, index: int | slice | Tensor) -> "Estimate":
+        return Estimate(self.value[index], self.std_error[index])
+
+    def to(self, *args: object, **kwargs: object) -> "Estimate":
+        """Move or cast both tensors, as `Tensor.to`."""
+        return Estimate(self.value.to(*args, **kwargs), self.std_error.to(*args, **kwargs))  # type: ignore[call-overload]
+
+    def __str__(self) -> str:
+        if self.value.numel() == 1:
+            return f"{float(self.value):.3f} ± {float(self.std_error):.3f}"
+        return f"Estimate({self.value.numel()} rows, mean {self.mean()})"

@@ -1,0 +1,87 @@
+r"""Coordinates in which a guide looks like a standard normal, for annealing and Hamiltonian Monte Carlo."""
+
+__all__ = ["Coordinates", "coordinates_of"]
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from ppvae.story import Flat, Sites, TensorDict
+from ppvae.weights import draw
+
+MOMENT_PARTICLES = 200
+LOG_SQRT_2_PI = 0.9189385332046727
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    r"""A map from noise :math:`\epsilon` to :math:`u`, and the law of :math:`\epsilon` where annealing starts.
+
+    The start is a standard normal whenever the map is the guide's own: annealing from it in these coordinates
+    is annealing from the guide, and the geometry is scaled by the guide (a preconditioner).
+
+    Arguments:
+        push: `(*, B, d)` to `u` `(*, B, d)` and log |det du/deps| `(*, B)`.
+        pull: `u` to the noise, the inverse of `push`.
+        dim: d.
+        num_rows: B.
+    """
+
+    push: Callable[[Tensor], tuple[Tensor, Tensor]]
+    pull: Callable[[Tensor], Tensor]
+    dim: int
+    num_rows: int
+
+    @staticmethod
+    def log_start(eps: Tensor) -> Tensor:
+        """log density of the start, `(*, B)`, in nats."""
+        return -0.5 * eps.square().sum(-1) - LOG_SQRT_2_PI * eps.shape[-1]
+
+
+def coordinates_of(guide: nn.Module, batch: TensorDict, sites: Sites) -> Coordinates:
+    """Coordinates that whiten a guide on these rows.
+
+    A Gaussian guide gives its own affine map, a flow its networks. Any other guide (a mixture, somebody else's
+    program) is replaced by the diagonal Gaussian with its mean and standard deviation: annealing may start
+    anywhere.
+
+    Arguments:
+        guide: Any Pyro guide.
+        batch: The rows, name -> `(B, *event)`.
+        sites: The story's sites.
+    """
+    q = guide.posterior(batch) if hasattr(guide, "posterior") else None
+    if hasattr(q, "push"):
+        return Coordinates(q.push, q.pull, q.event_shape[0], q.batch_shape[0])
+    if isinstance(q, dist.MultivariateNormal):
+        return _affine(q.loc, q.scale_tril)
+    if isinstance(q, dist.Independent) and isinstance(q.base_dist, dist.Normal):
+        return _affine(q.base_dist.loc, torch.diag_embed(q.base_dist.scale))
+    u = _particles(guide, q, batch, sites)
+    return _affine(u.mean(0), torch.diag_embed(u.std(0).clamp(min=1e-6)))
+
+
+def _particles(guide: nn.Module, q: Any, batch: TensorDict, sites: Sites) -> Tensor:
+    if q is not None:
+        return q.sample((MOMENT_PARTICLES,))
+    drawn = draw(guide, batch, MOMENT_PARTICLES, sites)
+    return Flat(sites.local_latent).pack(drawn.values)
+
+
+def _affine(loc: Tensor, scale_tril: Tensor) -> Coordinates:
+    """u = loc + L eps, with `loc` `(B, d)` and `scale_tril` `(B, d, d)`."""
+    log_det = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    def push(eps: Tensor) -> tuple[Tensor, Tensor]:
+        moved = torch.einsum("bij,...bj->...bi", scale_tril, eps)
+        return loc + moved, log_det.expand(eps.shape[:-1])
+
+    def pull(u: Tensor) -> Tensor:
+        shift = (u - loc).unsqueeze(-1)
+        return torch.linalg.solve_triangular(scale_tril, shift, upper=False).squeeze(-1)
+
+    return Coordinates(push, pull, loc.shape[-1], loc.shape[0])

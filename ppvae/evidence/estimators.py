@@ -1,0 +1,127 @@
+r"""log p(x) of each row, by the method that the user names."""
+
+__all__ = ["METHODS", "log_evidence"]
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ppvae.estimate import Estimate
+from ppvae.evidence.annealed import annealed_log_weights
+from ppvae.evidence.bounds import importance_evidence
+from ppvae.guides.local import localize, optimize_local
+from ppvae.story import TensorDict, num_rows_of, seeded
+from ppvae.weights import batch_for, check_pair, log_weights, refuse_global
+
+METHODS: dict[str, str] = {
+    "exact": "the story's own closed form",
+    "iwae": "importance sampling with q* as the proposal",
+    "ais": "annealed importance sampling from q* with batched HMC",
+}
+
+# Rows whose q* and chains are held in memory at a time.
+ROWS_AT_A_TIME = 250
+
+
+def log_evidence(
+    story: nn.Module,
+    data: Any,
+    *,
+    method: str = "ais",
+    guide: nn.Module | None = None,
+    num_particles: int = 1000,
+    num_chains: int = 16,
+    num_temperatures: int = 50,
+    num_leapfrog: int = 5,
+    seed: int | None = 0,
+) -> Estimate:
+    """log p(x) of each row; `iwae` and `ais` are lower bounds in expectation.
+
+    Arguments:
+        story: The story.
+        data: Rows, anything that `ppvae.data.as_rows` takes.
+        method: `exact` (the story's closed form), `iwae` or `ais`.
+        guide: Needed by `iwae` and `ais`. An amortized guide is first refined to q* on each row; a local guide is
+            used as it is.
+        num_particles: Particles of `iwae`.
+        num_chains: Chains of `ais`.
+        num_temperatures: Temperatures of `ais`, in a linear schedule.
+        num_leapfrog: Leapfrog steps of a transition of `ais`.
+        seed: Seed of all draws.
+
+    Returns:
+        `(B,)`, in nats per row.
+
+    Raises:
+        ValueError: If the method is unknown, a guide is needed and absent, the story has no closed form or has
+            global latent sites, or a row's weights are all zero.
+
+    Source:
+        Y. Burda, R. Grosse, R. Salakhutdinov (2016). Importance weighted autoencoders.
+        R. M. Neal (2001). Annealed importance sampling.
+    """
+    if method not in METHODS:
+        raise ValueError(f"expected an evidence method among {', '.join(METHODS)}; got '{method}'")
+    batch = batch_for(story, data)
+    if method == "exact":
+        return exact_evidence(story, batch)
+    if guide is None:
+        raise ValueError(f"method '{method}' needs a guide to start from; pass guide=...")
+    refuse_global(check_pair(story, guide, batch), "log evidence per row")
+    parts = []
+    for start in range(0, num_rows_of(batch), ROWS_AT_A_TIME):
+        if getattr(guide, "is_local", False):
+            rows, local = batch, guide
+        else:
+            rows = {k: v[start : start + ROWS_AT_A_TIME] for k, v in batch.items()}
+            local = localize(guide, rows, story)
+            optimize_local(story, local, seed=seed)
+        if method == "iwae":
+            parts.append(importance_evidence(log_weights(story, local, rows, num_particles, seed=seed)))
+        else:
+            sizes = {
+                "num_chains": num_chains,
+                "num_temperatures": num_temperatures,
+                "num_leapfrog": num_leapfrog,
+            }
+            parts.append(annealed_evidence(story, local, rows, seed=seed, **sizes))
+        if local is guide:
+            break
+    return Estimate.cat(parts)
+
+
+def exact_evidence(story: nn.Module, batch: TensorDict) -> Estimate:
+    """The story's closed form, with no error."""
+    if not hasattr(story, "log_evidence"):
+        raise ValueError(
+            f"expected {type(story).__name__} to define log_evidence(batch), its closed form; it does not, so use "
+            "method 'iwae' or 'ais'"
+        )
+    with torch.no_grad():
+        return Estimate.exact(story.log_evidence(batch))
+
+
+def annealed_evidence(
+    story: nn.Module,
+    guide: nn.Module,
+    batch: TensorDict,
+    *,
+    num_chains: int = 16,
+    num_temperatures: int = 50,
+    num_leapfrog: int = 5,
+    seed: int | None = 0,
+) -> Estimate:
+    """AIS from a guide as it is, without refining it; arguments and result as in `log_evidence`."""
+    sites = check_pair(story, guide, batch)
+    with seeded(seed, story, guide), torch.no_grad():
+        log_w, _ = annealed_log_weights(
+            story,
+            guide,
+            batch,
+            sites,
+            num_chains=num_chains,
+            num_temperatures=num_temperatures,
+            num_leapfrog=num_leapfrog,
+        )
+    return importance_evidence(log_w)

@@ -1,0 +1,65 @@
+r"""Hamiltonian Monte Carlo batched over chains and rows: every row is a target of its own."""
+
+__all__ = ["HMC"]
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Density = Callable[[Tensor], Tensor]
+
+TARGET_ACCEPTANCE = 0.7
+ADAPTATION_RATE = 0.15
+
+
+class HMC:
+    """One transition operator that leaves exp(`log_density`) unchanged, row by row.
+
+    Arguments:
+        num_leapfrog: Leapfrog steps of a transition.
+    """
+
+    def __init__(self, num_leapfrog: int) -> None:
+        self.num_leapfrog = num_leapfrog
+
+    def step(self, log_density: Density, eps: Tensor, step_size: Tensor) -> tuple[Tensor, Tensor]:
+        """Move every chain of every row once.
+
+        Arguments:
+            log_density: `(C, B, d)` to `(C, B)`, in nats, up to a constant.
+            eps: Where the chains are, `(C, B, d)`.
+            step_size: Of each row, `(B,)`.
+
+        Returns:
+            Where they are next, and the acceptance probability of each `(C, B)`. A proposal whose density is not
+            finite is rejected.
+        """
+        step = step_size.unsqueeze(-1)
+        momentum = torch.randn_like(eps)
+        start, gradient = _value_and_gradient(log_density, eps)
+        energy = start - 0.5 * momentum.square().sum(-1)
+        position = eps
+        momentum = momentum + 0.5 * step * gradient
+        for i in range(self.num_leapfrog):
+            position = position + step * momentum
+            value, gradient = _value_and_gradient(log_density, position)
+            momentum = momentum + (0.5 if i == self.num_leapfrog - 1 else 1.0) * step * gradient
+        change = value - 0.5 * momentum.square().sum(-1) - energy
+        accept = torch.nan_to_num(change, nan=-torch.inf).clamp(max=0).exp()
+        moved = torch.rand_like(accept) < accept
+        return torch.where(moved.unsqueeze(-1), position, eps), accept
+
+
+def adapt(step_size: Tensor, accept: Tensor) -> Tensor:
+    """Step size of each row moved towards the target acceptance; for pilot runs only."""
+    error = accept.mean(0) - TARGET_ACCEPTANCE
+    return (step_size * (ADAPTATION_RATE * error / (1 - TARGET_ACCEPTANCE)).exp()).clamp(1e-4, 2.0)
+
+
+def _value_and_gradient(log_density: Density, eps: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        eps = eps.detach().requires_grad_(True)
+        value = log_density(eps)
+        (gradient,) = torch.autograd.grad(value.sum(), eps)
+    return value.detach(), torch.nan_to_num(gradient, 0.0, 0.0, 0.0)

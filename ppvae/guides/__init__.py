@@ -1,0 +1,58 @@
+r"""Guides: amortized posteriors made from a story's own trace. One family a file, one row in `FAMILIES`."""
+
+from typing import Any
+
+from torch import nn
+
+from ppvae.guides.base import Guide
+from ppvae.guides.contract import GuideBase
+from ppvae.guides.full_rank import FullRank
+from ppvae.guides.iaf import IAF
+from ppvae.guides.local import LocalFit, LocalGuide, localize, optimize_local
+from ppvae.guides.mean_field import MeanField
+
+__all__ = [
+    "FAMILIES",
+    "IAF",
+    "FullRank",
+    "Guide",
+    "GuideBase",
+    "LocalFit",
+    "LocalGuide",
+    "MeanField",
+    "build",
+    "localize",
+    "optimize_local",
+]
+
+FAMILIES: dict[str, type[Guide]] = {
+    "mean_field": MeanField,
+    "full_rank": FullRank,
+    "iaf": IAF,
+}
+
+
+def build(
+    name: str, story: nn.Module, data: Any, *, encoder: nn.Module | None = None, **options: Any
+) -> Guide:
+    """Make a guide of the named family for a story.
+
+    Arguments:
+        name: A key of `FAMILIES`.
+        story: The story.
+        data: Rows like those to come, anything that `ppvae.data.as_rows` takes.
+        encoder: From a batch's rows to `(B, features)`; None chooses by their shape.
+        options: Further arguments of the family's class.
+
+    Returns:
+        The guide, with all its parameters.
+
+    Raises:
+        ValueError: If the family or an option is unknown, or the story does not suit it.
+    """
+    if name not in FAMILIES:
+        raise ValueError(f"expected a guide among {', '.join(FAMILIES)}; got '{name}'")
+    try:
+        return FAMILIES[name](story, data, encoder=encoder, **options)
+    except TypeError as error:
+        raise ValueError(f"guide '{name}': {error}") from error

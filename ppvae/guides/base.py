@@ -1,0 +1,123 @@
+r"""The guide contract: what every amortized family shares, done once.
+
+A guide reads the story's latent sites, encodes a batch, turns the encoder's features into the family's
+parameters, and places the sites. A *family* is a final class that says two things: which parameters a row has,
+and which distribution over :math:`u \in R^d` they give. Constrained supports, several sites, inner plates,
+missing data, global sites and the plate `data` are handled here.
+"""
+
+__all__ = ["Guide"]
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pyro.distributions import Distribution
+from torch import Size, nn
+
+from ppvae.guides.contract import GlobalPart, GuideBase
+from ppvae.guides.features import Features
+from ppvae.guides.local import LocalGuide
+from ppvae.guides.place import Place
+from ppvae.story import Batch, TensorDict, as_batch, one_tensor_of, sites_of
+from ppvae.weights import batch_for
+
+ROWS_TO_LOOK_AT = 2000
+
+
+class Guide(GuideBase):
+    """An amortized posterior q(z | x) made from a story's own trace.
+
+    Usable as it is with `pyro.infer.SVI`, `Trace_ELBO`, `TraceMeanField_ELBO` and `Predictive`: it is called on
+    the same batch as `observe(story)`.
+
+    Arguments:
+        story: The story; only its sites are read, it is not kept.
+        data: Rows like those to come, anything that `ppvae.data.as_rows` takes: tells which sites are observed,
+            their shapes and ranges, and whether entries are missing.
+        encoder: A module from a batch's rows to `(B, features)`; by default chosen from their shape.
+        hidden: Hidden widths of the default encoder.
+        name: Prefix of the parameters' names in Pyro's store, for several guides under `pyro.infer.SVI`.
+
+    Raises:
+        ValueError: If a local latent site is discrete, or there is none.
+    """
+
+    is_local = False
+
+    def __init__(
+        self,
+        story: nn.Module,
+        data: Any,
+        *,
+        encoder: nn.Module | None = None,
+        hidden: Sequence[int] = (200, 200),
+        name: str = "guide",
+    ) -> None:
+        super().__init__(name=name)
+        batch = batch_for(story, data, ROWS_TO_LOOK_AT)
+        sites = sites_of(story, batch)
+        if not sites.local_latent:
+            raise ValueError(
+                f"expected a latent site inside the plate 'data', got only {sorted(sites)}, observed or "
+                "global; leave a site out of the data to make it latent"
+            )
+        self.place = Place(sites.local_latent)
+        self.row_dim = sites.row_dim
+        self.shared = GlobalPart(sites.global_latent)
+        self.features = Features(batch, encoder, tuple(hidden))
+        dim = self.place.flat.dim
+        self.shapes = {k: Size(v) for k, v in self.parameter_shapes(dim).items()}
+        self.sizes = [shape.numel() for shape in self.shapes.values()]
+        self.to_parameters = nn.Linear(self.features.num_features, sum(self.sizes))
+        self.transport = self.make_transport(dim)
+        like = one_tensor_of(story)
+        self.to(device=like.device, dtype=like.dtype)
+
+    # What a family says.
+
+    @abstractmethod
+    def parameter_shapes(self, dim: int) -> Mapping[str, tuple[int, ...]]:
+        """Name -> shape of the family's parameters for one row of `dim` latent numbers."""
+
+    @abstractmethod
+    def family(self, parameters: TensorDict, transport: Any) -> Distribution:
+        """The distribution over `u` that the parameters give.
+
+        Arguments:
+            parameters: Name -> `(B, *shape)`, shapes as in `parameter_shapes`; near zero at the start.
+            transport: What `make_transport` made; the local guide passes networks of each row's own.
+
+        Returns:
+            A distribution of batch shape `(B,)` and event shape `(d,)`.
+        """
+
+    def make_transport(self, dim: int) -> nn.Module | None:
+        """The networks of a flow, shared by all rows; None for families without any."""
+        return None
+
+    # What every guide does.
+
+    def parameters_of(self, batch: Batch) -> TensorDict:
+        """The encoder's answer: family parameters of each row, name -> `(B, *shape)`."""
+        flat = self.to_parameters(self.features(as_batch(batch)))
+        parts = flat.split(self.sizes, -1)
+        return {
+            name: part.reshape(len(part), *shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
+
+    def distribution(self, parameters: TensorDict) -> Distribution:
+        """The family's distribution over `u` for these parameters."""
+        return self.family(parameters, self.transport)
+
+    def local(self, batch: Batch) -> LocalGuide:
+        """The un-amortized member of this family: own parameters for each row of `batch`, started here.
+
+        Arguments:
+            batch: Name -> `(B, *event)`; the local guide serves exactly these rows.
+
+        Returns:
+            A guide whose `optimize(story)` finds q*.
+        """
+        return LocalGuide(self, as_batch(batch))

@@ -1,0 +1,93 @@
+r"""What amortized and local guides share: a distribution over one real vector, placed at the story's sites."""
+
+__all__ = ["GlobalPart", "GuideBase", "positive"]
+
+from abc import ABCMeta, abstractmethod
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro.distributions import Distribution
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from ppvae.guides.place import Place
+from ppvae.story import DATA_PLATE, Batch, Flat, Sites, TensorDict, as_batch, num_rows_of
+
+MIN_SCALE = 1e-6
+INVERSE_SOFTPLUS_OF_ONE = 0.5413248546129181
+INITIAL_GLOBAL_SCALE = 0.1
+
+
+def positive(raw: Tensor) -> Tensor:
+    """A scale from an unconstrained number: 1 at 0, and linear for large ones, where exp would overflow."""
+    return F.softplus(raw + INVERSE_SOFTPLUS_OF_ONE) + MIN_SCALE
+
+
+class GlobalPart(PyroModule):
+    """A mean-field guide of the sites outside the plate `data`: free parameters, no encoder."""
+
+    def __init__(self, sites: Sites) -> None:
+        super().__init__()
+        self.place = Place(sites)
+        self.loc = nn.Parameter(torch.zeros(self.place.flat.dim))
+        self.log_scale = nn.Parameter(torch.full((self.place.flat.dim,), INITIAL_GLOBAL_SCALE).log())
+
+    def forward(self) -> None:
+        if self.place.flat.dim:
+            self.place(dist.Normal(self.loc, self.log_scale.exp()).to_event(1))
+
+
+class _AbstractModule(type(PyroModule), ABCMeta):  # type: ignore[misc]
+    """Lets a PyroModule, which has a metaclass of its own, have abstract methods."""
+
+
+class GuideBase(PyroModule, metaclass=_AbstractModule):
+    """What amortized and local guides share: placing q(u | x) inside the plate `data`.
+
+    Attributes:
+        place: Puts draws of `u` at the sites.
+        shared: The part of the guide outside the plate.
+        row_dim: Batch dimension (negative) of the plate.
+    """
+
+    place: Place
+    shared: GlobalPart
+    row_dim: int
+
+    @abstractmethod
+    def parameters_of(self, batch: Batch) -> TensorDict:
+        """Family parameters of each row, name -> `(B, *shape)`."""
+
+    @abstractmethod
+    def distribution(self, parameters: TensorDict) -> Distribution:
+        """The family's distribution over `u` for these parameters."""
+
+    @property
+    def flat(self) -> Flat:
+        """The map between the local latent sites and `u`."""
+        return self.place.flat
+
+    def posterior(self, batch: Batch) -> Distribution:
+        """q(u | x) over the local latent sites as one real vector.
+
+        Arguments:
+            batch: Name -> `(B, *event)`.
+
+        Returns:
+            A distribution of batch shape `(B,)` and event shape `(d,)`; `guide.flat.unpack` turns its samples
+            into sites.
+        """
+        return self.distribution(self.parameters_of(batch))
+
+    def forward(self, batch: Batch) -> None:
+        """Sample every latent site: the guide as a Pyro program."""
+        batch = as_batch(batch)
+        self.shared()
+        parameters = self.parameters_of(batch)
+        ones = (1,) * (-1 - self.row_dim)
+        if ones:  # the story put other plates right of `data`
+            parameters = {k: v.reshape(len(v), *ones, *v.shape[1:]) for k, v in parameters.items()}
+        with pyro.plate(DATA_PLATE, num_rows_of(batch), dim=self.row_dim):
+            self.place(self.distribution(parameters))

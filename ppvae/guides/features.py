@@ -1,0 +1,86 @@
+r"""What the encoder sees: a batch as one tensor a row, missing entries filled and marked."""
+
+__all__ = ["Features"]
+
+import torch
+from torch import Size, Tensor, nn
+
+from ppvae.nets import default_encoder, num_features
+from ppvae.story import TensorDict
+
+MIN_ROWS_TO_STANDARDISE = 10
+
+
+class Features(nn.Module):
+    """From a batch to the encoder's features.
+
+    One key is passed in its own shape; several are flattened and joined. Entries that are not all in [0, 1] are
+    standardised with the mean and standard deviation of `batch`. Where `batch` has missing values (NaN), they are
+    filled with the mean and a mask is appended (as further channels, for images).
+
+    Arguments:
+        batch: Rows that tell shapes, ranges and missing keys, name -> `(B, *event)`.
+        encoder: From the joined input to `(B, features)`; None chooses by shape.
+        hidden: Hidden widths of the default encoder.
+    """
+
+    def __init__(
+        self, batch: TensorDict, encoder: nn.Module | None, hidden: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.shapes = {k: v.shape[1:] for k, v in batch.items()}
+        self.masked = {k for k, v in batch.items() if bool(torch.isnan(v).any())}
+        for key, value in batch.items():
+            loc, scale = _moments(value)
+            self.register_buffer(f"{key}_loc", loc)
+            self.register_buffer(f"{key}_scale", scale)
+        inputs = self.inputs({k: v[:2] for k, v in batch.items()})
+        if encoder is None:
+            encoder = default_encoder(Size(inputs.shape[1:]), hidden).to(inputs)
+        self.encoder = encoder
+        self.num_features = num_features(encoder, inputs)
+
+    def forward(self, batch: TensorDict) -> Tensor:
+        """Name -> `(B, *event)` to `(B, features)`."""
+        return self.encoder(self.inputs(batch))
+
+    def inputs(self, batch: TensorDict) -> Tensor:
+        """The encoder's input, `(B, *)`."""
+        if set(batch) != set(self.shapes):
+            raise ValueError(
+                f"expected a batch with the keys {sorted(self.shapes)} that the guide was built for, got "
+                f"{sorted(batch)}; build a guide for these data"
+            )
+        parts = [self._one(key, batch[key]) for key in self.shapes]
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([p.flatten(1) for p in parts], -1)
+
+    def _one(self, key: str, value: Tensor) -> Tensor:
+        if value.shape[1:] != self.shapes[key]:
+            raise ValueError(
+                f"'{key}': expected rows of shape {tuple(self.shapes[key])}, for which the guide was built, "
+                f"got {tuple(value.shape[1:])}"
+            )
+        scaled = (value - getattr(self, f"{key}_loc")) / getattr(self, f"{key}_scale")
+        if value.dim() == 1:
+            scaled = scaled.unsqueeze(-1)
+        if key not in self.masked:
+            return scaled
+        missing = torch.isnan(scaled)
+        filled = torch.where(missing, torch.zeros_like(scaled), scaled)
+        channel = -1 if scaled.dim() < 4 else 1
+        return torch.cat([filled, missing.to(scaled)], channel)
+
+
+def _moments(value: Tensor) -> tuple[Tensor, Tensor]:
+    """Location and scale of each entry; 0 and 1 for values in [0, 1] and for too few rows."""
+    present = ~torch.isnan(value)
+    count = present.sum(0)
+    filled = torch.where(present, value, torch.zeros_like(value))
+    if len(value) < MIN_ROWS_TO_STANDARDISE or bool(((filled >= 0) & (filled <= 1)).all()):
+        return torch.zeros_like(value[0]), torch.ones_like(value[0])
+    loc = filled.sum(0) / count.clamp(min=1)
+    centred = torch.where(present, value - loc, torch.zeros_like(value))
+    scale = (centred.square().sum(0) / count.clamp(min=1)).sqrt()
+    return loc, torch.where(scale > 1e-6, scale, torch.ones_like(scale))

@@ -1,0 +1,198 @@
+r"""Guides without amortization: own parameters for each row, and the search for q*, the best of them."""
+
+__all__ = ["LocalFit", "LocalGuide", "localize", "optimize_local"]
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.distributions import Distribution
+from torch import Tensor, nn
+
+from ppvae.guides.contract import GuideBase
+from ppvae.guides.flows import RowNetworks
+from ppvae.guides.site_local import SiteLocal
+from ppvae.story import Batch, LogJoint, TensorDict, as_batch, num_rows_of, seeded, sites_of
+from ppvae.weights import score
+
+# A window of steps is the unit in which gain is measured.
+WINDOW = 40
+MAX_DECAYS = 3
+DECAY = 0.3
+LR_ROWS = 0.03
+LR_NETWORKS = 0.005
+CHECK_PARTICLES = 100
+
+
+@dataclass(frozen=True)
+class LocalFit:
+    """How the search for q* went.
+
+    Arguments:
+        num_steps: Optimiser steps taken, the same for all rows.
+        gain: L[q*] − L[start] of each row, from particles that the search did not see, `(B,)`, in nats.
+        converged: Whether the gain in the last window was below the tolerance before the steps ran out.
+    """
+
+    num_steps: int
+    gain: Tensor
+    converged: bool
+
+
+class LocalGuide(GuideBase):
+    """The un-amortized member of a family: a complete set of family parameters for each row.
+
+    For a flow these are the weights of the flow's networks too, a copy for each row. Serves exactly the rows it
+    was made for.
+
+    Arguments:
+        guide: The amortized guide; its answer is the start.
+        batch: The rows, name -> `(B, *event)`.
+    """
+
+    is_local = True
+
+    def __init__(self, guide: Any, batch: TensorDict) -> None:
+        super().__init__(name="local")
+        self.batch = batch
+        self.place, self.row_dim, self.shared = guide.place, guide.row_dim, guide.shared
+        self._family = (guide,)  # in a tuple: the encoder is no part of this guide
+        with torch.no_grad():
+            start = guide.parameters_of(batch)
+        self.rows = nn.ParameterDict({k: nn.Parameter(v.clone()) for k, v in start.items()})
+        self.networks = nn.ParameterDict()
+        if guide.transport is not None:
+            for name, weight in guide.transport.named_parameters():
+                copies = weight.detach().expand(num_rows_of(batch), *weight.shape).clone()
+                self.networks[name.replace(".", "/")] = nn.Parameter(copies)
+
+    def parameters_of(self, batch: Batch) -> TensorDict:
+        """The rows' own parameters, name -> `(B, *shape)`."""
+        if num_rows_of(as_batch(batch)) != num_rows_of(self.batch):
+            raise ValueError(
+                f"expected the {num_rows_of(self.batch)} rows that this local guide was made for, got "
+                f"{num_rows_of(as_batch(batch))}; call guide.local(batch) on those rows"
+            )
+        return dict(self.rows.items())
+
+    def distribution(self, parameters: TensorDict) -> Distribution:
+        family = self._family[0]
+        transport: Any = family.transport
+        if transport is not None:
+            weights = {k.replace("/", "."): w for k, w in self.networks.items()}
+            transport = RowNetworks(transport, weights)
+        return family.family(parameters, transport)
+
+    def optimize(self, story: nn.Module, **options: Any) -> LocalFit:
+        """Climb to q*, see `optimize_local`."""
+        return optimize_local(story, self, **options)
+
+
+def localize(guide: nn.Module, batch: Batch, story: nn.Module) -> "LocalGuide | SiteLocal":
+    """The un-amortized version of any guide, started at its answer for these rows.
+
+    Arguments:
+        guide: One of the library's guides, or any Pyro guide whose sites are independent given the row.
+        batch: The rows, name -> `(B, *event)`.
+        story: The story that the guide belongs to.
+
+    Raises:
+        ValueError: If the guide is neither.
+    """
+    if isinstance(guide, LocalGuide | SiteLocal):
+        return guide
+    if hasattr(guide, "local"):
+        return guide.local(batch)
+    return SiteLocal(guide, as_batch(batch), sites_of(story, batch))
+
+
+def optimize_local(
+    story: nn.Module,
+    local: "LocalGuide | SiteLocal",
+    *,
+    num_particles: int = 8,
+    max_steps: int = 2000,
+    tolerance: float = 0.01,
+    seed: int | None = 0,
+) -> LocalFit:
+    """Find q*: maximise every row's own ELBO over the row's own parameters; the story stays as it is.
+
+    Adam on all rows at once: its steps act on each number apart, so the rows do not touch. When a window of
+    steps gains less than `tolerance`, the step size shrinks, and after the last shrink the parameters' average
+    over the last window is taken. A row whose fresh-particle ELBO is below its start goes back to the start.
+
+    Arguments:
+        story: The story.
+        local: A guide from `guide.local(batch)` or `localize`; changed in place.
+        num_particles: Particles of each row and step.
+        max_steps: Bound on the steps.
+        tolerance: Gain per row and window, in nats, below which the step size shrinks.
+        seed: Seed of the draws.
+
+    Returns:
+        Steps, gains and whether the search converged.
+    """
+    start = {k: p.detach().clone() for k, p in local.named_parameters()}
+    with seeded(seed, story):
+        before = fresh_elbo(story, local)
+        num_steps, converged = _climb(story, local, num_particles, max_steps, tolerance)
+    with seeded(None if seed is None else seed + 1, story), torch.no_grad():
+        after = fresh_elbo(story, local)
+        worse = ~(after >= before)  # also where it is NaN
+        for name, parameter in local.named_parameters():
+            if parameter.shape[:1] == worse.shape:
+                mask = worse.reshape(-1, *(1,) * (parameter.dim() - 1))
+                parameter.copy_(torch.where(mask, start[name], parameter))
+    gain = torch.where(worse, torch.zeros_like(after), after - before)
+    return LocalFit(num_steps, gain, converged)
+
+
+def fresh_elbo(story: nn.Module, local: nn.Module) -> Tensor:
+    """Each row's ELBO from new particles, `(B,)`, in nats."""
+    with torch.no_grad():
+        return score(story, local, local.batch, CHECK_PARTICLES).log_weights.mean(0)
+
+
+def _climb(
+    story: nn.Module, local: Any, num_particles: int, max_steps: int, tolerance: float
+) -> tuple[int, bool]:
+    """The ascent itself: steps taken, and whether every step size ran dry."""
+    log_joint = LogJoint(story, local.batch)
+    rows, networks = list(local.rows.values()), list(local.networks.values())
+    groups = [{"params": rows, "lr": LR_ROWS}, {"params": networks, "lr": LR_NETWORKS}]
+    optimiser = torch.optim.Adam([g for g in groups if g["params"]])
+    parameters = rows + networks
+    average = [torch.zeros_like(p) for p in parameters]
+    best, window, decays = -float("inf"), 0.0, 0
+    for step in range(1, max_steps + 1):
+        elbo = _elbo(log_joint, local, num_particles)
+        gradients = torch.autograd.grad(-elbo.sum(), parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
+        optimiser.step()
+        window += float(elbo.detach().mean()) / WINDOW
+        for mean, parameter in zip(average, parameters, strict=True):
+            mean.add_(parameter.detach(), alpha=1 / WINDOW)
+        if step % WINDOW:
+            continue
+        gain, best, window = window - best, max(best, window), 0.0
+        if gain < tolerance:
+            decays += 1
+            for group in optimiser.param_groups:
+                group["lr"] *= DECAY
+        if decays == MAX_DECAYS:
+            with torch.no_grad():
+                for mean, parameter in zip(average, parameters, strict=True):
+                    parameter.copy_(mean)
+            return step, True
+        for mean in average:
+            mean.zero_()
+    return max_steps, False
+
+
+def _elbo(log_joint: LogJoint, local: Any, num_particles: int) -> Tensor:
+    """Reparametrised ELBO of each row, `(B,)`, in nats."""
+    q = local.posterior(local.batch)
+    u = q.rsample((num_particles,))
+    latents, log_det = local.flat.unpack(u)
+    return (log_joint(latents) + log_det - q.log_prob(u)).mean(0)

@@ -1,0 +1,125 @@
+r"""The un-amortized version of a guide that somebody else wrote: its distributions with free parameters."""
+
+__all__ = ["SiteLocal"]
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.distributions import Distribution
+from pyro.nn import PyroModule
+from torch import Size, Tensor, nn
+from torch.distributions import transform_to
+
+from ppvae.story import DATA_PLATE, Batch, Flat, Sites, TensorDict, local_params, seeded
+
+
+class SiteLocal(PyroModule):
+    """Every local site keeps its distribution's class and gets that class's parameters for each row.
+
+    Fits guides whose sites are independent of each other given the row, each a parametric distribution (Normal,
+    LogNormal, Gamma, Beta, MultivariateNormal, ...), as tutorials write them.
+
+    Arguments:
+        guide: A Pyro guide, called with a batch.
+        batch: The rows, name -> `(B, *event)`.
+        sites: The story's sites.
+
+    Raises:
+        ValueError: If a site's parameters depend on another site's draw.
+    """
+
+    is_local = True
+
+    def __init__(self, guide: nn.Module, batch: TensorDict, sites: Sites) -> None:
+        super().__init__(name="local")
+        self.batch = batch
+        self.flat = Flat(sites.local_latent)
+        self.row_dim = sites.row_dim
+        self.rows = nn.ParameterDict()
+        self.networks = nn.ParameterDict()
+        self.shells: dict[str, tuple[Any, int, tuple[str, ...]]] = {}
+        first, second = (_traced(guide, batch, seed) for seed in (0, 1))
+        for name in self.flat.sites:
+            self._free(name, first[name]["fn"], second[name]["fn"])
+
+    def _free(self, name: str, fn: Any, again: Any) -> None:
+        """Make the parameters of one site's distribution free."""
+        base, num_event = _unwrap(fn)
+        other = _unwrap(again)[0]
+        keys = _parameter_names(base)
+        for key in keys:
+            value = getattr(base, key)
+            if not torch.equal(value, getattr(other, key)):
+                raise ValueError(
+                    f"site '{name}': expected a guide whose sites are independent given the row, got a "
+                    f"{key} that depends on another draw; use one of ppvae.guides to measure its gaps"
+                )
+            raw = transform_to(base.arg_constraints[key]).inv(value.detach()).clone()
+            self.rows[f"{name}/{key}"] = nn.Parameter(raw)
+        self.shells[name] = (type(base), num_event, keys)
+
+    def site_distribution(self, name: str) -> Any:
+        """q of one site with each row's own parameters, batch shape as in the guide."""
+        family, num_event, keys = self.shells[name]
+        free = {
+            k: transform_to(family.arg_constraints[k])(self.rows[f"{name}/{k}"]) for k in keys
+        }
+        return family(**free).to_event(num_event)
+
+    def posterior(self, batch: Batch) -> Distribution:
+        """q(u | x) over the local latent sites as one real vector, batch shape `(B,)`."""
+        return _FlatProduct({n: self.site_distribution(n) for n in self.flat.sites}, self.flat)
+
+    def forward(self, batch: Batch) -> None:
+        """Sample every local site."""
+        num_rows = len(next(iter(self.batch.values())))
+        with pyro.plate(DATA_PLATE, num_rows, dim=self.row_dim):
+            for name in self.flat.sites:
+                pyro.sample(name, self.site_distribution(name))
+
+
+class _FlatProduct(dist.TorchDistribution):
+    """Independent sites, seen as one distribution over `u`."""
+
+    arg_constraints: Mapping[str, Any] = {}
+    support = torch.distributions.constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, sites: dict[str, Any], flat: Flat) -> None:
+        self.sites, self.flat = sites, flat
+        num_rows = next(iter(sites.values())).batch_shape[0]
+        super().__init__(Size([num_rows]), Size([flat.dim]), validate_args=False)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        return self.flat.pack({n: q.rsample(sample_shape) for n, q in self.sites.items()})
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        latents, log_det = self.flat.unpack(value)
+        return log_det + sum(q.log_prob(latents[n]) for n, q in self.sites.items())
+
+
+def _traced(guide: nn.Module, batch: TensorDict, seed: int) -> Any:
+    with torch.no_grad(), local_params(guide), seeded(seed, guide):
+        return poutine.trace(guide).get_trace(batch).nodes
+
+
+def _unwrap(fn: Any) -> tuple[Any, int]:
+    """A distribution without its `to_event` wrappings, and the number of event dimensions that they made."""
+    num_event = 0
+    while isinstance(fn, dist.Independent):
+        num_event += fn.reinterpreted_batch_ndims
+        fn = fn.base_dist
+    return fn, num_event
+
+
+def _parameter_names(base: Any) -> tuple[str, ...]:
+    """The arguments that make a distribution; of alternative forms the one that it was computed with."""
+    if isinstance(base, dist.MultivariateNormal):
+        return ("loc", "scale_tril")
+    if isinstance(base, dist.Bernoulli | dist.Categorical):
+        return ("logits",)
+    return tuple(base.arg_constraints)

@@ -1,0 +1,232 @@
+r"""What a trained story and guide say: new rows, rows encoded, rows encoded and decoded again."""
+
+__all__ = ["embed", "generate", "reconstruct"]
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer.inspect import get_dependencies
+from torch import Tensor, nn
+
+from ppvae.data import as_rows
+from ppvae.estimate import Estimate
+from ppvae.story import Layout, Sites, TensorDict, local_params, num_rows_of, particle_plate, seeded
+from ppvae.story.messengers import Condition
+from ppvae.story.observe import simulate, split_batch
+from ppvae.story.sites import is_bookkeeping
+from ppvae.weights import batch_for, check_pair, draw, particle_step, row_chunks
+
+
+def generate(
+    story: nn.Module,
+    n: int,
+    *,
+    seed: int | None = None,
+    mean: bool = False,
+    **covariates: Tensor,
+) -> TensorDict:
+    """Generate `n` new rows: draws from the story itself.
+
+    Arguments:
+        story: The story.
+        n: Number of rows.
+        seed: Seed of the draw; None draws from the global generator.
+        mean: Whether the sites that no other site depends on hold the mean of their distribution in
+            place of a draw: the chance of ink in place of a black or white pixel.
+        covariates: Name -> `(n, *)`, passed to the story.
+
+    Returns:
+        Every site, name -> `(n, *row)`; a global site has its own shape.
+
+    Raises:
+        ValueError: If `n` is below 1, or `mean` is asked of a site whose distribution has none.
+    """
+    if not mean or n < 1:
+        return simulate(story, n, seed=seed, **covariates)
+    parents = _parents(story, n, covariates)
+    with torch.no_grad(), local_params(story), seeded(seed, story):
+        nodes: Any = poutine.trace(story).get_trace(n, **covariates).nodes
+    rows: TensorDict = {}
+    for name, node in nodes.items():
+        if node["type"] == "sample" and not is_bookkeeping(node):
+            layout = Layout.of(node["cond_indep_stack"], node["fn"].event_dim)
+            is_leaf = name not in parents
+            value = _mean_of(node, "generate with mean=False") if is_leaf else node["value"]
+            rows[name] = layout.to_rows(value)
+    return rows
+
+
+def embed(
+    story: nn.Module, guide: nn.Module, data: Any, *, num_particles: int = 100, seed: int = 0
+) -> dict[str, Estimate]:
+    """The guide's posterior mean of every latent site, row by row.
+
+    The mean of a discrete site is that of its numbers: a probability for a coin, an expected count
+    for a count, of little meaning for a category.
+
+    Arguments:
+        story: The story.
+        guide: Its guide.
+        data: Rows, anything that `ppvae.data.as_rows` takes.
+        num_particles: Draws of each row, S.
+        seed: Seed of the draws.
+
+    Returns:
+        Latent site -> estimate `(B, *row)` in the site's own unit; a global site has its own shape.
+
+    Raises:
+        ValueError: If the data or the guide do not fit the story, or `num_particles` is below 1.
+    """
+    batch, sites = _paired(story, guide, data, num_particles)
+    parts: list[dict[str, Estimate]] = []
+    with torch.no_grad(), seeded(seed, story, guide):
+        for rows in row_chunks(batch, guide):
+            moments: dict[str, _Moments] = {}
+            for size in _steps(rows, num_particles):
+                for name, value in draw(guide, rows, size, sites).values.items():
+                    moments.setdefault(name, _Moments()).add(value)
+            parts.append({name: m.estimate() for name, m in moments.items()})
+    # The guide of a global site does not look at the rows: the draws of one chunk tell all.
+    return {
+        name: Estimate.cat([p[name] for p in parts]) if site.is_local else parts[0][name]
+        for name, site in sites.latent.items()
+    }
+
+
+def reconstruct(
+    story: nn.Module,
+    guide: nn.Module,
+    data: Any,
+    *,
+    given: Sequence[str] = (),
+    num_particles: int = 1,
+    seed: int = 0,
+) -> TensorDict:
+    """Encode rows and decode them again: the mean of each observed site under the guide's draws.
+
+    The story is run on the latent draws alone, so that no observed value can come back by itself.
+
+    Arguments:
+        story: The story.
+        guide: Its guide.
+        data: Rows, anything that `ppvae.data.as_rows` takes.
+        given: Observed sites to hold at their data, such as labels that other sites depend on; they
+            are not reconstructed.
+        num_particles: Draws of each row, S; the means are averaged over them.
+        seed: Seed of the draws.
+
+    Returns:
+        Observed site -> `(B, *row)`, in the data's own unit.
+
+    Raises:
+        ValueError: If the data or the guide do not fit the story, `given` names no observed site,
+            or an observed site's distribution has no mean.
+    """
+    batch, sites = _paired(story, guide, data, num_particles)
+    unknown = sorted(set(given) - set(sites.observed))
+    if unknown:
+        raise ValueError(f"expected `given` among {sorted(sites.observed)}, got {unknown}")
+    parts: list[TensorDict] = []
+    with torch.no_grad(), seeded(seed, story, guide):
+        for rows in row_chunks(batch, guide):
+            total: TensorDict = {}
+            for size in _steps(rows, num_particles):
+                latents = draw(guide, rows, size, sites).values
+                for name, means in _observed_means(story, rows, latents, sites, given).items():
+                    total[name] = total.get(name, torch.zeros_like(means[0])) + means.sum(0)
+            parts.append({name: t / num_particles for name, t in total.items()})
+    return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+
+
+class _Moments:
+    """Mean and standard error of draws that arrive in pieces (T. Chan, G. Golub, R. LeVeque,
+    1979)."""
+
+    mean: Tensor
+    squares: Tensor
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, draws: Tensor) -> None:
+        """Take `(S, *)` more draws."""
+        draws = draws if draws.is_floating_point() else draws.to(torch.get_default_dtype())
+        count, mean = len(draws), draws.mean(0)
+        squares = (draws - mean).square().sum(0)
+        if self.count:
+            shift, total = mean - self.mean, self.count + count
+            squares = self.squares + squares + shift.square() * (self.count * count / total)
+            mean = self.mean + shift * (count / total)
+        self.count, self.mean, self.squares = self.count + count, mean, squares
+
+    def estimate(self) -> Estimate:
+        """The mean `(*,)`; its standard error is NaN for a single draw."""
+        if self.count == 1:
+            return Estimate(self.mean, torch.full_like(self.mean, torch.nan))
+        return Estimate(self.mean, (self.squares / (self.count - 1) / self.count).sqrt())
+
+
+def _paired(
+    story: nn.Module, guide: nn.Module, data: Any, num_particles: int
+) -> tuple[TensorDict, Sites]:
+    if num_particles < 1:
+        raise ValueError(f"expected at least one particle, got num_particles={num_particles}")
+    batch = batch_for(story, as_rows(data))
+    return batch, check_pair(story, guide, batch)
+
+
+def _steps(rows: TensorDict, num_particles: int) -> list[int]:
+    """Sizes of the pieces in which the particles of these rows fit in memory."""
+    step = particle_step(rows, num_rows_of(rows))
+    return [min(step, num_particles - done) for done in range(0, num_particles, step)]
+
+
+def _observed_means(
+    story: nn.Module, rows: TensorDict, latents: TensorDict, sites: Sites, given: Sequence[str]
+) -> TensorDict:
+    """Mean of each observed site given the latent ones, name -> `(S, B, *row)`."""
+    # An adopted model takes its rows as arguments and lets go of its observations when it
+    # generates.
+    adopted = hasattr(story, "run_conditioned")
+    inputs = rows if adopted else split_batch(story, rows)[1]
+    num_particles = next(iter(latents.values())).shape[0]
+    held = {name: rows[name] for name in given}
+    dim = sites.particle_dim
+    condition = Condition(held, latents, dim)
+    plate = particle_plate(num_particles, dim)
+    with local_params(story), poutine.trace() as traced, plate, condition:
+        story(num_rows_of(rows), **inputs)
+    nodes: Any = traced.trace.nodes
+    means = {}
+    for name in (n for n in sites.observed if n not in given):
+        value = _mean_of(nodes[name], f"hold it at its data with given=['{name}']")
+        layout = Layout.of(nodes[name]["cond_indep_stack"], nodes[name]["fn"].event_dim)
+        means[name] = layout.to_rows(value, particle_dim=dim)
+    return means
+
+
+def _mean_of(node: Any, advice: str) -> Tensor:
+    """Mean of a traced site's distribution, in Pyro's layout."""
+    fn = node["fn"]
+    try:
+        value = fn.mean
+    except NotImplementedError:
+        value = torch.tensor(torch.nan)
+    if bool(torch.isnan(value).any()):
+        base = fn
+        while hasattr(base, "base_dist"):
+            base = base.base_dist
+        raise ValueError(
+            f"site '{node['name']}': expected a distribution with a mean, got "
+            f"{type(base).__name__}; {advice}"
+        )
+    return value.expand(fn.shape())
+
+
+def _parents(story: nn.Module, n: int, covariates: TensorDict) -> set[str]:
+    """Sites that other sites depend on."""
+    with local_params(story), seeded(0, story):
+        found: Any = get_dependencies(story, (n,), covariates)["prior_dependencies"]
+    return {up for down, ups in found.items() for up in ups if up != down}

@@ -1,0 +1,143 @@
+r"""Ordinary Pyro pairs, `model(x)` and `guide(x)` in the tutorials' form, as a story and a guide."""
+
+__all__ = ["AdoptedGuide", "AdoptedStory", "adopt"]
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.distributions import constraints, transform_to
+
+from ppvae.story.observe import Batch, as_batch
+from ppvae.story.program import TensorDict, local_params, one_tensor_of
+
+Program = Callable[..., Any]
+
+
+class _KeepParams(Messenger):
+    """Serve `pyro.param` and `pyro.module` from a module's own parameters, not from the global store."""
+
+    def __init__(self, owner: "_Program") -> None:
+        super().__init__()
+        self.owner = owner
+
+    def _pyro_param(self, msg: Any) -> None:
+        if getattr(msg["fn"], "__self__", None) is not pyro.get_param_store():
+            return  # a PyroModule's own parameter: it comes with its value
+        args, kwargs = msg["args"], msg["kwargs"]
+        init = args[1] if len(args) > 1 else None
+        constraint = kwargs.get("constraint", constraints.real)
+        msg["value"] = self.owner.param(args[0], init, constraint)
+        msg["done"] = msg["stop"] = True
+
+
+class _Program(PyroModule):
+    """A Pyro callable whose parameters are registered here the first time it runs."""
+
+    def __init__(self, program: Program, name: str) -> None:
+        super().__init__(name=name)
+        self.adopted = nn.ParameterDict()
+        self.row_shapes: dict[str, torch.Size] = {}
+        if isinstance(program, nn.Module):
+            self.module = program
+        self._program = (
+            program,
+        )  # a tuple, so that a bound method's whole owner is not registered
+
+    def param(self, name: str, init: Any, constraint: constraints.Constraint) -> Tensor:
+        """The parameter `name`, made from `init` when it is first asked for."""
+        key = name.replace(".", "/")
+        if isinstance(init, nn.Parameter):
+            if key not in self.adopted:
+                self.adopted[key] = init
+            return init
+        if key not in self.adopted:
+            if init is None:
+                raise ValueError(
+                    f"expected pyro.param('{name}') to give an initial value, got none"
+                )
+            value = init() if callable(init) else init
+            self.adopted[key] = nn.Parameter(transform_to(constraint).inv(value.detach()).clone())
+        return transform_to(constraint)(self.adopted[key])
+
+    def run(self, batch: Batch) -> None:
+        batch = as_batch(batch)
+        self.row_shapes = {k: v.shape[1:] for k, v in batch.items()}
+        program = self._program[0]
+        arguments = [
+            p.name
+            for p in inspect.signature(program).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        with _KeepParams(self):
+            if set(batch) <= set(arguments):
+                program(**batch)
+            elif len(batch) == 1:
+                program(*batch.values())
+            else:
+                raise ValueError(
+                    f"expected data with the keys of the model's arguments {arguments}, got {list(batch)}"
+                )
+
+
+class AdoptedStory(_Program):
+    """A Pyro model `model(x)` that observes its data itself, as a story."""
+
+    def run_conditioned(self, batch: Batch) -> None:
+        """Run the model on rows; its own `obs=` conditions it."""
+        self.run(batch)
+
+    def forward(self, n: int, **inputs: Tensor) -> None:
+        """Generate `n` rows: the model runs with its observations taken away."""
+        if not inputs and not self.row_shapes:
+            raise ValueError(
+                "expected to know the shape of a row before generating with an adopted model; "
+                "call adopt(model, guide, example=rows)"
+            )
+        like = one_tensor_of(self)
+        shapes = {} if inputs else self.row_shapes
+        blank: TensorDict = {k: like.new_zeros((n, *shape)) for k, shape in shapes.items()}
+        with poutine.uncondition():
+            self.run({**blank, **inputs})
+
+
+class AdoptedGuide(_Program):
+    """A Pyro guide `guide(x)`, called with a batch."""
+
+    def forward(self, batch: Batch) -> None:
+        self.run(batch)
+
+
+def adopt(
+    model: Program, guide: Program | None = None, *, example: Batch | None = None
+) -> tuple[AdoptedStory, AdoptedGuide | None]:
+    """Turn an ordinary Pyro pair into a story and a guide for every function of the library.
+
+    The model holds its rows in a plate called `data` and observes its data by `obs=`, as in Pyro's
+    tutorials. Parameters of `pyro.module` and `pyro.param` move into the returned modules; the global
+    parameter store stays empty.
+
+    Arguments:
+        model: `model(x)`: a function, a method, or a module.
+        guide: `guide(x)`, likewise.
+        example: Rows like the data, name -> `(B, *event)`: registers the parameters at once and lets the
+            story generate. Without it, both happen when the pair first meets data.
+
+    Returns:
+        The story, and the guide (None without one).
+    """
+    story = AdoptedStory(model, "story")
+    adopted = None if guide is None else AdoptedGuide(guide, "guide")
+    if example is not None:
+        batch = {k: v[:2] for k, v in as_batch(example).items()}
+        with torch.no_grad(), poutine.block():
+            for program in filter(None, (story, adopted)):
+                with local_params(program):
+                    program.run(batch)
+    return story, adopted

@@ -1,0 +1,182 @@
+r"""Pyro effect handlers that condition a story on rows and score it row by row."""
+
+__all__ = ["Condition", "RowLogProb", "RowScale", "SampleRows"]
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import biject_to, constraints
+
+from ppvae.story.program import TensorDict
+from ppvae.story.sites import DATA_PLATE, Layout, is_bookkeeping
+
+
+class Condition(Messenger):
+    """Fix sites to given rows: observed values (NaN = missing) and latent values with particles.
+
+    Arguments:
+        values: Site -> `(B, *inner plates, *event)`.
+        latents: Site -> `(S, B, *inner plates, *event)`.
+        particle_dim: Batch dimension of the particle plate, 0 for none.
+    """
+
+    def __init__(
+        self, values: Mapping[str, Tensor], latents: Mapping[str, Tensor], particle_dim: int
+    ) -> None:
+        super().__init__()
+        self.values, self.latents, self.particle_dim = values, latents, particle_dim
+        self.seen: set[str] = set()
+        self.met: set[str] = set()
+
+    def _pyro_sample(self, msg: Any) -> None:
+        name = msg["name"]
+        if is_bookkeeping(msg):
+            return
+        self.met.add(name)
+        if name in self.latents:
+            value = self._in_program(msg, self.latents[name])
+        elif name in self.values:
+            check_shape(name, self.values[name], msg["fn"], msg["cond_indep_stack"])
+            value = self._in_program(msg, self.values[name])
+            if value.is_floating_point() and bool(torch.isnan(value).any()):
+                value, msg["fn"] = fill_and_mask(name, value, msg["fn"])
+        else:
+            return
+        self.seen.add(name)
+        msg["value"] = value
+        msg["is_observed"] = True
+
+    def _in_program(self, msg: Any, value: Tensor) -> Tensor:
+        layout = Layout.of(msg["cond_indep_stack"], msg["fn"].event_dim)
+        return layout.to_program(value, particle_dim=self.particle_dim)
+
+
+class RowLogProb(Messenger):
+    """Add up the log densities of all sites, row by row, without keeping a trace.
+
+    Attributes:
+        local: Sum over the sites in the plate `data`, shape `(S, B)`, in nats.
+        shared: Sum over the sites outside, shape `(S,)`, in nats.
+        by_site: Site -> its own share, `(S, B)` or `(S,)`, in nats.
+    """
+
+    def __init__(self, particle_dim: int, num_particles: int, num_rows: int) -> None:
+        super().__init__()
+        self.particle_dim, self.num_particles, self.num_rows = particle_dim, num_particles, num_rows
+        self.by_site: TensorDict = {}
+        self.is_local: dict[str, bool] = {}
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if is_bookkeeping(msg):
+            return
+        log_prob = scale_and_mask(msg["fn"].log_prob(msg["value"]), msg["scale"], msg["mask"])
+        rows = [f.dim for f in msg["cond_indep_stack"] if f.name == DATA_PLATE]
+        self.is_local[msg["name"]] = bool(rows)
+        self.by_site[msg["name"]] = self._to_rows(log_prob, rows[0] if rows else None)
+
+    def _to_rows(self, log_prob: Tensor, row_dim: int | None) -> Tensor:
+        width = -self.particle_dim
+        log_prob = log_prob.reshape((1,) * (width - log_prob.dim()) + tuple(log_prob.shape))
+        others = [d for d in range(1 - width, 0) if d != row_dim]
+        if others:
+            log_prob = log_prob.sum(others)
+        shape = (self.num_particles,) if row_dim is None else (self.num_particles, self.num_rows)
+        return log_prob.expand(shape)
+
+    def _total(self, is_local: bool, shape: tuple[int, ...]) -> Tensor:
+        parts = [v for k, v in self.by_site.items() if self.is_local[k] == is_local]
+        if parts:
+            return torch.stack(parts).sum(0) if len(parts) > 2 else sum(parts[1:], parts[0])
+        like = next(iter(self.by_site.values()))
+        return like.new_zeros(shape)
+
+    @property
+    def local(self) -> Tensor:
+        return self._total(True, (self.num_particles, self.num_rows))
+
+    @property
+    def shared(self) -> Tensor:
+        return self._total(False, (self.num_particles,))
+
+
+class SampleRows(RowLogProb):
+    """Run a guide and keep what it draws, rows first, beside its log densities.
+
+    Attributes:
+        values: Site -> `(S, B, *inner plates, *event)`; a global site `(S, *event)`.
+    """
+
+    def __init__(self, particle_dim: int, num_particles: int, num_rows: int) -> None:
+        super().__init__(particle_dim, num_particles, num_rows)
+        self.values: TensorDict = {}
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if is_bookkeeping(msg):
+            return
+        super()._pyro_post_sample(msg)
+        if not msg["infer"].get("is_auxiliary"):
+            layout = Layout.of(msg["cond_indep_stack"], msg["fn"].event_dim)
+            self.values[msg["name"]] = layout.to_rows(msg["value"], particle_dim=self.particle_dim)
+
+
+class RowScale(Messenger):
+    """Count the sites in the plate `data` `factor` times."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if any(f.name == DATA_PLATE for f in msg["cond_indep_stack"]):
+            msg["scale"] = msg["scale"] * self.factor
+
+
+def check_shape(name: str, value: Tensor, fn: Any, stack: Any) -> None:
+    """One row of the data must have the shape that the story draws."""
+    layout = Layout.of(stack, fn.event_dim)
+    lead = 0 if layout.row_dim is None else 1
+    expected = (*layout.inner_shape, *fn.event_shape)
+    if tuple(value.shape[lead:]) != expected:
+        raise ValueError(
+            f"site '{name}': expected rows of shape {expected}, got {tuple(value.shape[lead:])}; "
+            "reshape the data or build the story for this shape"
+        )
+
+
+def fill_and_mask(name: str, value: Tensor, fn: Any) -> tuple[Tensor, Any]:
+    """Fill missing entries with a valid value and mask them out of the density.
+
+    Filling before masking keeps gradients finite: a masked NaN would still give NaN gradients.
+    """
+    missing = torch.isnan(value)
+    depth = 0
+    while hasattr(fn, "base_dist") and type(fn).__name__ in ("Independent", "ReshapedDistribution"):
+        depth += fn.reinterpreted_batch_ndims
+        fn = fn.base_dist
+    own = fn.event_dim
+    entry = missing
+    if own:
+        entry = missing.flatten(-own).any(-1)
+        if not bool((entry == missing.flatten(-own).all(-1)).all()):
+            raise ValueError(
+                f"site '{name}': expected whole events of {type(fn).__name__} to be missing, got some "
+                f"entries of its {own}-dimensional event missing; {type(fn).__name__} does not factorise "
+                "over its entries, so give a missing event NaN throughout"
+            )
+    filled = torch.where(missing, valid_value(fn.support, value), value)
+    masked = fn.mask(~entry)
+    return filled, masked.to_event(depth) if depth else masked
+
+
+def valid_value(support: constraints.Constraint, like: Tensor) -> Tensor:
+    """Some value inside `support`, broadcastable with `like`."""
+    if support.is_discrete:
+        return torch.as_tensor(getattr(support, "lower_bound", 0)).to(like)
+    event_dim = support.event_dim
+    transform = biject_to(support)
+    shape = transform.inverse_shape(like.shape) if event_dim else like.shape
+    return transform(like.new_zeros(shape))

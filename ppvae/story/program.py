@@ -1,0 +1,60 @@
+r"""Running Pyro programs without side effects: parameters stay in modules, seeds are arguments."""
+
+__all__ = ["PARTICLES", "TensorDict", "local_params", "one_tensor_of", "particle_plate", "seeded"]
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyro
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+TensorDict = dict[str, Tensor]
+
+# Name of the plate that holds the particles; it stands left of all the story's own plates.
+PARTICLES = "_particles"
+
+
+@contextmanager
+def local_params(*modules: nn.Module) -> Iterator[None]:
+    """Run Pyro modules on their own parameters; the global parameter store is neither read nor written.
+
+    Arguments:
+        modules: The modules that will run. Pyro gives its contexts room for local parameters only when the
+            setting is on while they are built; here it is given to those that were built before.
+    """
+    for module in modules:
+        for part in module.modules():
+            if isinstance(part, PyroModule) and not hasattr(part._pyro_context, "param_state"):
+                part._pyro_context.param_state = {"params": {}, "constraints": {}}
+    with pyro.settings.context(module_local_params=True):
+        yield
+
+
+def particle_plate(num_particles: int, dim: int) -> pyro.plate:
+    """The plate of `num_particles` independent draws, at batch dimension `dim` (negative)."""
+    return pyro.plate(PARTICLES, num_particles, dim=dim)
+
+
+def one_tensor_of(module: nn.Module) -> Tensor:
+    """A floating tensor that tells where `module` lives and in which precision it computes."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            return tensor
+    return torch.empty(0)
+
+
+@contextmanager
+def seeded(seed: int | None, *modules: nn.Module) -> Iterator[None]:
+    """Draw reproducibly from `seed` inside the block and leave the global generators as they were.
+
+    `seed=None` draws from the global generators. `modules` tell which CUDA devices take part.
+    """
+    if seed is None:
+        yield
+        return
+    devices = {t.device for m in modules for t in (one_tensor_of(m),) if t.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(devices, key=str)):
+        torch.manual_seed(seed)
+        yield

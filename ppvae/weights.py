@@ -1,0 +1,246 @@
+r"""log p(x, z) − log q(z | x), particle by particle and row by row.
+
+The one place where a story and a guide are scored together. Every bound, gap and diagnostic of the library is
+a summary of what `score` gives.
+"""
+
+__all__ = [
+    "Scores",
+    "batch_for",
+    "check_pair",
+    "draw",
+    "log_weights",
+    "particle_step",
+    "refuse_global",
+    "row_chunks",
+    "score",
+]
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppvae.data import as_rows
+from ppvae.story import (
+    Batch,
+    LogJoint,
+    SampleRows,
+    Sites,
+    TensorDict,
+    as_batch,
+    local_params,
+    num_rows_of,
+    one_tensor_of,
+    particle_plate,
+    seeded,
+    sites_of,
+)
+
+# Numbers that one chunk of particles and rows may hold per observed entry: bounds the memory of streaming.
+CHUNK_NUMBERS = 2**23
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What S particles of each of B rows weigh.
+
+    Arguments:
+        latents: Latent site -> `(S, B, *row)`; a global site `(S, *event)`.
+        log_joint: log p(x, z) of the row, `(S, B)`, in nats.
+        log_guide: log q(z | x) of the row, `(S, B)`, in nats.
+        log_shared: log p − log q of the global sites, `(S,)`, in nats; 0 without any.
+    """
+
+    latents: TensorDict
+    log_joint: Tensor
+    log_guide: Tensor
+    log_shared: Tensor
+
+    @property
+    def log_weights(self) -> Tensor:
+        """log w = log p(x, z) − log q(z | x), `(S, B)`, in nats."""
+        return self.log_joint - self.log_guide
+
+
+def batch_for(story: nn.Module, data: Any, num_rows: int | None = None) -> TensorDict:
+    """Rows as one batch, on the story's device and in its precision; dynamic pixels are drawn once.
+
+    Arguments:
+        story: The story.
+        data: Anything that `ppvae.data.as_rows` takes.
+        num_rows: Only the first so many; None takes all.
+
+    Returns:
+        Name -> `(B, *event)`.
+    """
+    rows = as_rows(data)
+    rows = rows if num_rows is None else rows.head(min(num_rows, len(rows)))
+    like = one_tensor_of(story)
+    rows = rows.frozen(seed=0).to(device=like.device, dtype=like.dtype)
+    return dict(rows.tensors)
+
+
+def draw(guide: nn.Module, batch: Batch, num_particles: int, sites: Sites) -> SampleRows:
+    """Run the guide under a plate of particles.
+
+    Arguments:
+        guide: Any Pyro guide, called with the batch.
+        batch: Name -> `(B, *event)`.
+        num_particles: S.
+        sites: The story's sites under this batch.
+
+    Returns:
+        The handler that holds what was drawn and its log density.
+    """
+    batch = as_batch(batch)
+    dim = sites.particle_dim
+    drawn = SampleRows(dim, num_particles, num_rows_of(batch))
+    with local_params(guide), drawn, particle_plate(num_particles, dim):
+        guide(batch)
+    check_guide_sites(drawn, sites)
+    return drawn
+
+
+def score(
+    story: nn.Module,
+    guide: nn.Module,
+    batch: Batch,
+    num_particles: int = 1,
+    *,
+    sites: Sites | None = None,
+) -> Scores:
+    """Draw particles from the guide and score them under both programs.
+
+    Arguments:
+        story: The story.
+        guide: Any Pyro guide for it.
+        batch: Rows, name -> `(B, *event)`.
+        num_particles: S.
+        sites: The story's sites, if already known.
+
+    Returns:
+        The particles and their scores; gradients flow.
+
+    Raises:
+        ValueError: If the guide misses a latent site, or has one that the story lacks.
+    """
+    sites = sites_of(story, batch) if sites is None else sites
+    drawn = draw(guide, batch, num_particles, sites)
+    log_joint, log_prior_shared = LogJoint(story, batch, sites).split(drawn.values)
+    return Scores(drawn.values, log_joint, drawn.local, log_prior_shared - drawn.shared)
+
+
+def log_weights(
+    story: nn.Module,
+    guide: nn.Module,
+    data: Any,
+    num_particles: int,
+    *,
+    seed: int | None = None,
+) -> Tensor:
+    r"""Importance weights log w = log p(x, z) − log q(z | x), streamed over rows in bounded memory.
+
+    Arguments:
+        story: The story.
+        guide: Any Pyro guide for it.
+        data: Rows, anything that `ppvae.data.as_rows` takes.
+        num_particles: S.
+        seed: Seed of the draws; None uses the global generator.
+
+    Returns:
+        `(S, B)`, in nats, without gradients.
+
+    Raises:
+        ValueError: If the story has global latent sites: its rows are not independent.
+    """
+    batch = batch_for(story, data)
+    sites = check_pair(story, guide, batch)
+    refuse_global(sites, "importance weights per row")
+    columns = []
+    with torch.no_grad(), seeded(seed, story, guide):
+        for rows in row_chunks(batch, guide):
+            step = particle_step(batch, num_rows_of(rows))
+            sizes = [min(step, num_particles - s) for s in range(0, num_particles, step)]
+            parts = [score(story, guide, rows, k, sites=sites).log_weights for k in sizes]
+            columns.append(torch.cat(parts))
+    return torch.cat(columns, 1)
+
+
+def row_chunks(batch: TensorDict, guide: nn.Module | None = None) -> Iterator[TensorDict]:
+    """Cut a batch into pieces that one particle of fits in a chunk.
+
+    A guide that holds parameters for each row (`local`) can only be called on its own rows and is not cut.
+    """
+    num_rows = num_rows_of(batch)
+    step = num_rows
+    if not getattr(guide, "is_local", False):
+        step = max(1, min(1000, CHUNK_NUMBERS // numbers_per_row(batch)))
+    for start in range(0, num_rows, step):
+        yield {k: v[start : start + step] for k, v in batch.items()}
+
+
+def particle_step(batch: TensorDict, num_rows: int) -> int:
+    """Particles that one chunk of `num_rows` rows may hold."""
+    return max(1, CHUNK_NUMBERS // (numbers_per_row(batch) * num_rows))
+
+
+def numbers_per_row(batch: TensorDict) -> int:
+    """Numbers in one row; at least 256, which stands for hidden layers."""
+    return max(256, sum(v[0].numel() for v in batch.values()))
+
+
+def check_pair(story: nn.Module, guide: nn.Module, batch: Batch) -> Sites:
+    """Check that a guide draws exactly the story's latent sites, and register lazy parameters of both.
+
+    Arguments:
+        story: The story.
+        guide: Its guide.
+        batch: Rows; local guides are checked on all of theirs.
+
+    Returns:
+        The story's sites under this batch.
+
+    Raises:
+        ValueError: Naming the sites that are missing, unknown, or of the wrong shape.
+    """
+    batch = as_batch(batch)
+    sites = sites_of(story, batch)
+    few = batch if getattr(guide, "is_local", False) else {k: v[:2] for k, v in batch.items()}
+    with torch.no_grad(), seeded(0, story, guide):
+        score(story, guide, few, 1, sites=sites)
+    return sites
+
+
+def check_guide_sites(drawn: SampleRows, sites: Sites) -> None:
+    """The guide's sites must be the story's latent sites, each inside or outside the plate as there."""
+    missing = sorted(set(sites.latent) - set(drawn.values))
+    if missing:
+        raise ValueError(
+            f"expected the guide to sample every latent site of the story, got none for {missing}; "
+            f"it samples {sorted(drawn.values)}"
+        )
+    unknown = sorted(set(drawn.values) - set(sites.latent))
+    if unknown:
+        raise ValueError(
+            f"expected the guide to sample only latent sites {sorted(sites.latent)}, got also {unknown}; "
+            "mark auxiliary sites with infer={'is_auxiliary': True}"
+        )
+    for name, site in sites.latent.items():
+        if site.is_local != drawn.is_local[name]:
+            where = "inside" if site.is_local else "outside"
+            raise ValueError(
+                f"site '{name}': expected the guide to sample it {where} the plate 'data', as the story does"
+            )
+
+
+def refuse_global(sites: Sites, what: str) -> None:
+    """Per-row quantities need rows that are independent given the parameters."""
+    shared = sorted(sites.global_latent)
+    if shared:
+        raise ValueError(
+            f"expected a story whose latent sites are all inside the plate 'data' for {what}, got the "
+            f"global sites {shared}; make them parameters, or fix them with pyro.poutine.condition"
+        )
