@@ -52,8 +52,10 @@ class Estimate:
         """
         rows = self.value.numel()
         monte_carlo = self.std_error.square().mean() / rows
-        spread = self.value.var() / rows if rows > 1 else torch.zeros_like(monte_carlo)
-        return Estimate(self.value.mean(), torch.maximum(monte_carlo, spread).sqrt())
+        if rows == 1:
+            return Estimate(self.value.mean(), monte_carlo.sqrt())
+        spread = self.value.var() / rows
+        return Estimate(self.value.mean(), torch.fmax(monte_carlo, spread).sqrt())
 
     def __sub__(self, other: "Estimate") -> "Estimate":
         """Difference of two independent estimates; of rows, a paired difference."""
@@ -65,10 +67,6 @@ class Estimate:
 
     def __getitem__(self, index: int | slice | Tensor) -> "Estimate":
         return Estimate(self.value[index], self.std_error[index])
-
-    def to(self, *args: object, **kwargs: object) -> "Estimate":
-        """Move or cast both tensors, as `Tensor.to`."""
-        return Estimate(self.value.to(*args, **kwargs), self.std_error.to(*args, **kwargs))  # type: ignore[call-overload]
 
     def __str__(self) -> str:
         if self.value.numel() == 1:

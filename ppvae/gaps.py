@@ -163,7 +163,12 @@ def _gaps_of(
             )
         else:
             found[method] = annealed_evidence(
-                story, local, rows, num_chains=num_chains, num_temperatures=num_temperatures, seed=seed
+                story,
+                local,
+                rows,
+                num_chains=num_chains,
+                num_temperatures=num_temperatures,
+                seed=seed,
             )
     with torch.no_grad():
         return found, elbo(story, local, rows, num_particles=ELBO_PARTICLES, seed=seed + 5), search

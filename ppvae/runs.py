@@ -6,7 +6,7 @@ last two states, `figures/` the pictures. Weights are safetensors and the rest o
 `weights_only=True`: reading a folder runs no code from it.
 """
 
-__all__ = ["RunFolder", "load", "save"]
+__all__ = ["RunFolder", "load", "save", "versions"]
 
 import json
 import os
@@ -79,7 +79,7 @@ class RunFolder:
                 f"{' and more' if len(held) > 3 else ''}; name another folder, or continue it with "
                 "resume=True"
             )
-        text = to_json({**config, "versions": _versions(), "created": _now()})
+        text = to_json({**config, "versions": versions(), "created": _now()})
         (path / "figures").mkdir(parents=True, exist_ok=True)
         write_bytes(path / "config.json", text.encode())
         return cls(path, json.loads(text))
@@ -240,7 +240,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"expected the config of a run in {file}, got: {error}") from error
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
     names = {"torch": "torch", "pyro": "pyro-ppl", "ppvae": "ppvae"}
     return {"python": platform.python_version()} | {k: _version(v) for k, v in names.items()}
 

@@ -31,6 +31,7 @@ from ppvae.story import (
     Sites,
     TensorDict,
     as_batch,
+    check_data,
     local_params,
     num_rows_of,
     one_tensor_of,
@@ -96,10 +97,19 @@ def draw(guide: nn.Module, batch: Batch, num_particles: int, sites: Sites) -> Sa
         The handler that holds what was drawn and its log density.
     """
     batch = as_batch(batch)
-    dim = sites.particle_dim
-    drawn = SampleRows(dim, num_particles, num_rows_of(batch))
-    with local_params(guide), drawn, particle_plate(num_particles, dim):
-        guide(batch)
+    dim, num_rows = sites.particle_dim, num_rows_of(batch)
+    drawn = SampleRows(dim, num_particles, num_rows)
+    try:
+        with local_params(guide), drawn, particle_plate(num_particles, dim):
+            guide(batch)
+    except (RuntimeError, ValueError, IndexError):
+        # Somebody else's guide need not know particles: one run for each, with no dimension for them.
+        each = []
+        for _ in range(num_particles):
+            each.append(SampleRows(dim, 1, num_rows))
+            with local_params(guide), each[-1]:
+                guide(batch)
+        drawn = SampleRows.stacked(each)
     check_guide_sites(drawn, sites)
     return drawn
 
@@ -204,10 +214,10 @@ def check_pair(story: nn.Module, guide: nn.Module, batch: Batch) -> Sites:
         The story's sites under this batch.
 
     Raises:
-        ValueError: Naming the sites that are missing, unknown, or of the wrong shape.
+        ValueError: If the data do not fit the story; naming the sites that are missing, unknown, or of the wrong shape.
     """
     batch = as_batch(batch)
-    sites = sites_of(story, batch)
+    sites = check_data(story, batch)
     few = batch if getattr(guide, "is_local", False) else {k: v[:2] for k, v in batch.items()}
     with torch.no_grad(), seeded(0, story, guide):
         score(story, guide, few, 1, sites=sites)
@@ -234,6 +244,12 @@ def check_guide_sites(drawn: SampleRows, sites: Sites) -> None:
             raise ValueError(
                 f"site '{name}': expected the guide to sample it {where} the plate 'data', as the story does"
             )
+        shape = drawn.values[name].shape[1 + site.is_local :]
+        if shape != site.row_shape:
+            raise ValueError(
+                f"site '{name}': expected the guide to draw {tuple(site.row_shape)} in each row, as the story does, got "
+                f"{tuple(shape)}; compare the plates and .to_event of both"
+            )
 
 
 def refuse_global(sites: Sites, what: str) -> None:
@@ -242,5 +258,5 @@ def refuse_global(sites: Sites, what: str) -> None:
     if shared:
         raise ValueError(
             f"expected a story whose latent sites are all inside the plate 'data' for {what}, got the "
-            f"global sites {shared}; make them parameters, or fix them with pyro.poutine.condition"
+            f"global sites {shared}; make them parameters of the story"
         )

@@ -78,7 +78,9 @@ def log_evidence(
             local = localize(guide, rows, story)
             optimize_local(story, local, seed=seed)
         if method == "iwae":
-            parts.append(importance_evidence(log_weights(story, local, rows, num_particles, seed=seed)))
+            parts.append(
+                importance_evidence(log_weights(story, local, rows, num_particles, seed=seed))
+            )
         else:
             sizes = {
                 "num_chains": num_chains,

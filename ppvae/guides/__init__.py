@@ -1,5 +1,6 @@
 r"""Guides: amortized posteriors made from a story's own trace. One family a file, one row in `FAMILIES`."""
 
+import inspect
 from typing import Any
 
 from torch import nn
@@ -52,7 +53,20 @@ def build(
     """
     if name not in FAMILIES:
         raise ValueError(f"expected a guide among {', '.join(FAMILIES)}; got '{name}'")
-    try:
-        return FAMILIES[name](story, data, encoder=encoder, **options)
-    except TypeError as error:
-        raise ValueError(f"guide '{name}': {error}") from error
+    known = _options_of(FAMILIES[name])
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(f"guide '{name}': expected options among {', '.join(known)}; got {unknown}")
+    return FAMILIES[name](story, data, encoder=encoder, **options)
+
+
+def _options_of(family: type[Guide]) -> list[str]:
+    """Keyword arguments of a family's class and of the classes that it passes them on to."""
+    found = [
+        parameter.name
+        for cls in family.__mro__
+        if "__init__" in vars(cls) and issubclass(cls, Guide)
+        for parameter in inspect.signature(cls).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+    return sorted(set(found))

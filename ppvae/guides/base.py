@@ -12,9 +12,11 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from pyro.distributions import Distribution
 from torch import Size, nn
 
+from ppvae.data import as_rows
 from ppvae.guides.contract import GlobalPart, GuideBase
 from ppvae.guides.features import Features
 from ppvae.guides.local import LocalGuide
@@ -55,7 +57,11 @@ class Guide(GuideBase):
         name: str = "guide",
     ) -> None:
         super().__init__(name=name)
-        batch = batch_for(story, data, ROWS_TO_LOOK_AT)
+        if not hidden:
+            raise ValueError("expected at least one hidden width for the encoder, got none")
+        rows = as_rows(data)
+        masked = [k for k, v in rows.tensors.items() if bool(torch.isnan(v).any())]
+        batch = batch_for(story, rows, ROWS_TO_LOOK_AT)
         sites = sites_of(story, batch)
         if not sites.local_latent:
             raise ValueError(
@@ -65,7 +71,7 @@ class Guide(GuideBase):
         self.place = Place(sites.local_latent)
         self.row_dim = sites.row_dim
         self.shared = GlobalPart(sites.global_latent)
-        self.features = Features(batch, encoder, tuple(hidden))
+        self.features = Features(batch, encoder, tuple(hidden), masked)
         dim = self.place.flat.dim
         self.shapes = {k: Size(v) for k, v in self.parameter_shapes(dim).items()}
         self.sizes = [shape.numel() for shape in self.shapes.values()]

@@ -31,8 +31,10 @@ class GlobalPart(PyroModule):
     def __init__(self, sites: Sites) -> None:
         super().__init__()
         self.place = Place(sites)
-        self.loc = nn.Parameter(torch.zeros(self.place.flat.dim))
-        self.log_scale = nn.Parameter(torch.full((self.place.flat.dim,), INITIAL_GLOBAL_SCALE).log())
+        dim = self.place.flat.dim
+        if dim:  # no parameters of size zero: they would never move
+            self.loc = nn.Parameter(torch.zeros(dim))
+            self.log_scale = nn.Parameter(torch.full((dim,), INITIAL_GLOBAL_SCALE).log())
 
     def forward(self) -> None:
         if self.place.flat.dim:

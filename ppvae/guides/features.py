@@ -2,6 +2,8 @@ r"""What the encoder sees: a batch as one tensor a row, missing entries filled a
 
 __all__ = ["Features"]
 
+from collections.abc import Collection
+
 import torch
 from torch import Size, Tensor, nn
 
@@ -22,22 +24,27 @@ class Features(nn.Module):
         batch: Rows that tell shapes, ranges and missing keys, name -> `(B, *event)`.
         encoder: From the joined input to `(B, features)`; None chooses by shape.
         hidden: Hidden widths of the default encoder.
+        masked: Keys with missing values, where `batch` is only the head of the data.
     """
 
     def __init__(
-        self, batch: TensorDict, encoder: nn.Module | None, hidden: tuple[int, ...]
+        self,
+        batch: TensorDict,
+        encoder: nn.Module | None,
+        hidden: tuple[int, ...],
+        masked: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.shapes = {k: v.shape[1:] for k, v in batch.items()}
-        self.masked = {k for k, v in batch.items() if bool(torch.isnan(v).any())}
+        self.masked = {k for k, v in batch.items() if k in masked or bool(torch.isnan(v).any())}
         for key, value in batch.items():
             loc, scale = _moments(value)
-            self.register_buffer(f"{key}_loc", loc)
-            self.register_buffer(f"{key}_scale", scale)
+            self.register_buffer(f"{_attribute(key)}_loc", loc)
+            self.register_buffer(f"{_attribute(key)}_scale", scale)
         inputs = self.inputs({k: v[:2] for k, v in batch.items()})
         if encoder is None:
-            encoder = default_encoder(Size(inputs.shape[1:]), hidden).to(inputs)
-        self.encoder = encoder
+            encoder = default_encoder(Size(inputs.shape[1:]), hidden)
+        self.encoder = encoder.to(inputs)
         self.num_features = num_features(encoder, inputs)
 
     def forward(self, batch: TensorDict) -> Tensor:
@@ -62,15 +69,26 @@ class Features(nn.Module):
                 f"'{key}': expected rows of shape {tuple(self.shapes[key])}, for which the guide was built, "
                 f"got {tuple(value.shape[1:])}"
             )
-        scaled = (value - getattr(self, f"{key}_loc")) / getattr(self, f"{key}_scale")
+        loc, scale = (getattr(self, f"{_attribute(key)}_{part}") for part in ("loc", "scale"))
+        scaled = (value - loc) / scale
         if value.dim() == 1:
             scaled = scaled.unsqueeze(-1)
-        if key not in self.masked:
-            return scaled
         missing = torch.isnan(scaled)
+        if key not in self.masked:
+            if bool(missing.any()):
+                raise ValueError(
+                    f"'{key}': expected no missing values (NaN), as in the data that the guide was built for; build "
+                    "the guide on data that miss some"
+                )
+            return scaled
         filled = torch.where(missing, torch.zeros_like(scaled), scaled)
         channel = -1 if scaled.dim() < 4 else 1
         return torch.cat([filled, missing.to(scaled)], channel)
+
+
+def _attribute(key: str) -> str:
+    """A buffer's name may hold no dot, a site's may."""
+    return key.replace(".", "/")
 
 
 def _moments(value: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 r"""Putting draws of one real vector at a story's latent sites: supports, plates, Jacobians."""
 
-__all__ = ["Place"]
+__all__ = ["Place", "PointMass"]
 
 from contextlib import ExitStack
 from typing import Any
@@ -9,8 +9,22 @@ import pyro
 import pyro.distributions as dist
 from pyro.distributions import Distribution
 from torch import Size, Tensor
+from torch.distributions import register_kl
 
 from ppvae.story import Flat, Site, Sites
+
+
+class PointMass(dist.Delta):
+    """A Delta whose KL divergence counts its own log density.
+
+    Pyro's KL of a `Delta` leaves that term out, so `TraceMeanField_ELBO` would lose the Jacobian of a constrained
+    site.
+    """
+
+
+@register_kl(PointMass, Distribution)
+def _kl_point_mass(p: Any, q: Any) -> Tensor:
+    return p.log_density - q.log_prob(p.v)
 
 
 class Place:
@@ -68,13 +82,13 @@ class Place:
         transform = self.flat.transforms[site.name]
         event_dim = site.layout.event_dim
         if transform is None:
-            return dist.Delta(value, event_dim=event_dim)
+            return PointMass(value, event_dim=event_dim)
         constrained = transform(value)
         log_det = transform.log_abs_det_jacobian(value, constrained)
         surplus = log_det.dim() - (constrained.dim() - event_dim)
         if surplus:
             log_det = log_det.flatten(-surplus).sum(-1)
-        return dist.Delta(constrained, log_density=-log_det, event_dim=event_dim)
+        return PointMass(constrained, log_density=-log_det, event_dim=event_dim)
 
     def _sample(self, site: Site, fn: Distribution, plates: dict[str, pyro.plate]) -> None:
         with ExitStack() as stack:
@@ -92,11 +106,11 @@ def _spread(part: Tensor, shape: Size, site: Site) -> Tensor:
     batch = part.shape[:-1]
     if len(batch) < site.layout.depth and inner:
         batch = Size([1] * (site.layout.depth - len(batch)) + list(batch))
-    value = part.reshape(*batch, *shape)
+    value = part.reshape([*batch, *shape])
     for position, (dim, _) in enumerate(inner):
         value = value.transpose(len(batch) + dim, len(batch) + position)
     if inner:  # the swapped axes have size 1 now
-        value = value.reshape(*value.shape[: len(batch)], *value.shape[len(batch) + len(inner) :])
+        value = value.reshape([*value.shape[: len(batch)], *value.shape[len(batch) + len(inner) :]])
     return value
 
 

@@ -48,6 +48,11 @@ class SiteLocal(PyroModule):
 
     def _free(self, name: str, fn: Any, again: Any) -> None:
         """Make the parameters of one site's distribution free."""
+        if not self.flat.sites[name].layout.is_simple:
+            raise ValueError(
+                f"site '{name}': expected a site in the plate '{DATA_PLATE}' alone, at batch dimension -1, got inner "
+                "plates; use one of ppvae.guides to measure its gaps"
+            )
         base, num_event = _unwrap(fn)
         other = _unwrap(again)[0]
         keys = _parameter_names(base)
@@ -59,27 +64,33 @@ class SiteLocal(PyroModule):
                     f"{key} that depends on another draw; use one of ppvae.guides to measure its gaps"
                 )
             raw = transform_to(base.arg_constraints[key]).inv(value.detach()).clone()
-            self.rows[f"{name}/{key}"] = nn.Parameter(raw)
+            self.rows[_attribute(name, key)] = nn.Parameter(raw)
         self.shells[name] = (type(base), num_event, keys)
 
-    def site_distribution(self, name: str) -> Any:
-        """q of one site with each row's own parameters, batch shape as in the guide."""
-        family, num_event, keys = self.shells[name]
-        free = {
-            k: transform_to(family.arg_constraints[k])(self.rows[f"{name}/{k}"]) for k in keys
-        }
-        return family(**free).to_event(num_event)
+    def parameters_of(self, batch: Batch) -> TensorDict:
+        """The rows' own parameters on unconstrained space, name -> `(B, *shape)`."""
+        return dict(self.rows.items())
+
+    def distribution(self, parameters: TensorDict) -> Distribution:
+        """q(u | x) over the local latent sites as one real vector, batch shape `(B,)`."""
+        sites = {n: self._site_distribution(n, parameters) for n in self.flat.sites}
+        return _FlatProduct(sites, self.flat)
 
     def posterior(self, batch: Batch) -> Distribution:
-        """q(u | x) over the local latent sites as one real vector, batch shape `(B,)`."""
-        return _FlatProduct({n: self.site_distribution(n) for n in self.flat.sites}, self.flat)
+        """`distribution` at the rows' own parameters."""
+        return self.distribution(self.parameters_of(batch))
+
+    def _site_distribution(self, name: str, parameters: TensorDict) -> Any:
+        family, num_event, keys = self.shells[name]
+        free = {k: transform_to(family.arg_constraints[k])(parameters[_attribute(name, k)]) for k in keys}
+        return family(**free).to_event(num_event)
 
     def forward(self, batch: Batch) -> None:
         """Sample every local site."""
         num_rows = len(next(iter(self.batch.values())))
         with pyro.plate(DATA_PLATE, num_rows, dim=self.row_dim):
             for name in self.flat.sites:
-                pyro.sample(name, self.site_distribution(name))
+                pyro.sample(name, self._site_distribution(name, self.parameters_of(batch)))
 
 
 class _FlatProduct(dist.TorchDistribution):
@@ -105,6 +116,11 @@ class _FlatProduct(dist.TorchDistribution):
 def _traced(guide: nn.Module, batch: TensorDict, seed: int) -> Any:
     with torch.no_grad(), local_params(guide), seeded(seed, guide):
         return poutine.trace(guide).get_trace(batch).nodes
+
+
+def _attribute(name: str, key: str) -> str:
+    """A parameter's name may hold no dot, a site's may."""
+    return f"{name.replace('.', '/')}/{key}"
 
 
 def _unwrap(fn: Any) -> tuple[Any, int]:

@@ -1,35 +1,28 @@
 r"""The story contract: a Pyro program that generates rows, conditioned and scored row by row.
 
-Read in this order: `program` (no side effects), `sites` (what a story draws), `messengers` and `observe`
-(conditioning, simulating, scoring), `flat` (latent sites as one real vector), `check` (the doctor),
-`adopt` (plain Pyro pairs).
+Read in this order: `program` (no side effects), `sites` (what a story draws), `batch` (its data), `messengers`,
+`observe` and `score` (conditioning, simulating, scoring), `flat` (latent sites as one real vector), `check` and
+`values` (the doctor), `adopt` (plain Pyro pairs).
 """
 
 from ppvae.story.adopt import adopt
-from ppvae.story.check import check_data, check_story
+from ppvae.story.batch import Batch, as_batch, num_rows_of, split_batch
+from ppvae.story.check import check_story
 from ppvae.story.flat import Flat
 from ppvae.story.messengers import RowLogProb, RowScale, SampleRows
-from ppvae.story.observe import (
-    Batch,
-    LogJoint,
-    Observed,
-    as_batch,
-    log_joint,
-    num_rows_of,
-    observe,
-    scale_rows,
-    simulate,
-    sites_of,
-)
+from ppvae.story.observe import Observed, observe, scale_rows, simulate, sites_of
 from ppvae.story.program import (
     PARTICLES,
     TensorDict,
+    evaluating,
     local_params,
     one_tensor_of,
     particle_plate,
     seeded,
 )
+from ppvae.story.score import LogJoint, log_joint
 from ppvae.story.sites import DATA_PLATE, Layout, Site, Sites
+from ppvae.story.values import check_data
 
 __all__ = [
     "DATA_PLATE",
@@ -49,6 +42,7 @@ __all__ = [
     "as_batch",
     "check_data",
     "check_story",
+    "evaluating",
     "local_params",
     "log_joint",
     "num_rows_of",
@@ -59,4 +53,5 @@ __all__ = [
     "seeded",
     "simulate",
     "sites_of",
+    "split_batch",
 ]

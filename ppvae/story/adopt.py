@@ -14,7 +14,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
-from ppvae.story.observe import Batch, as_batch
+from ppvae.story.batch import Batch, as_batch, num_rows_of
 from ppvae.story.program import TensorDict, local_params, one_tensor_of
 
 Program = Callable[..., Any]
@@ -31,40 +31,80 @@ class _KeepParams(Messenger):
         if getattr(msg["fn"], "__self__", None) is not pyro.get_param_store():
             return  # a PyroModule's own parameter: it comes with its value
         args, kwargs = msg["args"], msg["kwargs"]
-        init = args[1] if len(args) > 1 else None
-        constraint = kwargs.get("constraint", constraints.real)
+        init = args[1] if len(args) > 1 else kwargs.get("init_tensor")
+        constraint = args[2] if len(args) > 2 else kwargs.get("constraint", constraints.real)
         msg["value"] = self.owner.param(args[0], init, constraint)
         msg["done"] = msg["stop"] = True
 
+    def _pyro_post_param(self, msg: Any) -> None:
+        value = msg["value"]
+        if msg["done"] and isinstance(value, nn.Parameter):
+            self.owner.keep(msg["name"], value)
+        elif hasattr(value, "unconstrained"):  # a PyroParam
+            self.owner.keep(msg["name"], value.unconstrained())
+
 
 class _Program(PyroModule):
-    """A Pyro callable whose parameters are registered here the first time it runs."""
+    """A Pyro callable whose parameters are registered here the first time it runs.
+
+    Attributes:
+        borrowed: The module that a method belongs to. It may hold the other program's networks too, so that it is
+            no part of this module, but moves and changes mode with it.
+        row_shapes: Shapes of the rows that the program met, without their number.
+    """
 
     def __init__(self, program: Program, name: str) -> None:
         super().__init__(name=name)
         self.adopted = nn.ParameterDict()
         self.row_shapes: dict[str, torch.Size] = {}
+        self.borrowed: tuple[nn.Module, ...] = ()
+        # In tuples: a bound method's owner is not registered, and looking `adopted` up costs no Pyro message.
+        self._program, self._own = (program,), (self.adopted,)
+        owner = getattr(program, "__self__", None)
         if isinstance(program, nn.Module):
             self.module = program
-        self._program = (
-            program,
-        )  # a tuple, so that a bound method's whole owner is not registered
+        elif isinstance(owner, nn.Module):
+            self.borrowed = (owner,)
+            like = one_tensor_of(owner).new_empty(0)
+            self.register_buffer("like", like, persistent=False)
 
     def param(self, name: str, init: Any, constraint: constraints.Constraint) -> Tensor:
         """The parameter `name`, made from `init` when it is first asked for."""
-        key = name.replace(".", "/")
         if isinstance(init, nn.Parameter):
-            if key not in self.adopted:
-                self.adopted[key] = init
+            self.keep(name, init)
             return init
-        if key not in self.adopted:
+        key, own = _attribute(name), self._own[0]
+        if key not in own:
             if init is None:
                 raise ValueError(
                     f"expected pyro.param('{name}') to give an initial value, got none"
                 )
             value = init() if callable(init) else init
-            self.adopted[key] = nn.Parameter(transform_to(constraint).inv(value.detach()).clone())
-        return transform_to(constraint)(self.adopted[key])
+            own[key] = nn.Parameter(transform_to(constraint).inv(value.detach()).clone())
+        return transform_to(constraint)(own[key])
+
+    def keep(self, name: str, parameter: nn.Parameter) -> None:
+        """Register a network's own parameter."""
+        key, own = _attribute(name), self._own[0]
+        if key not in own:
+            module = self._modules.get("module")
+            if module is None or all(parameter is not p for p in module.parameters()):
+                own[key] = parameter
+        elif own[key] is not parameter:
+            raise ValueError(
+                f"expected one parameter named '{name}', got two: give networks distinct names; of plain functions a "
+                "copy still runs the original's networks, so adopt methods of a module to copy them"
+            )
+
+    def train(self, mode: bool = True) -> "_Program":
+        for part in self.borrowed:
+            part.train(mode)
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "_Program":
+        for part in self.borrowed:
+            part._apply(fn, recurse)
+        return super()._apply(fn, recurse)
 
     def run(self, batch: Batch) -> None:
         batch = as_batch(batch)
@@ -100,6 +140,8 @@ class AdoptedStory(_Program):
                 "expected to know the shape of a row before generating with an adopted model; "
                 "call adopt(model, guide, example=rows)"
             )
+        if inputs and num_rows_of(inputs) != n:
+            raise ValueError(f"expected {n} rows of inputs, got {num_rows_of(inputs)}")
         like = one_tensor_of(self)
         shapes = {} if inputs else self.row_shapes
         blank: TensorDict = {k: like.new_zeros((n, *shape)) for k, shape in shapes.items()}
@@ -112,6 +154,11 @@ class AdoptedGuide(_Program):
 
     def forward(self, batch: Batch) -> None:
         self.run(batch)
+
+
+def _attribute(name: str) -> str:
+    """A parameter's name may hold no dot."""
+    return name.replace(".", "/")
 
 
 def adopt(

@@ -1,35 +1,31 @@
 r"""The story doctor: one clear message per fault, before any training."""
 
-__all__ = ["check_data", "check_story"]
+__all__ = ["check_story"]
 
 import inspect
-from collections.abc import Mapping
 
 import torch
-from pyro.infer.inspect import get_dependencies
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from ppvae.story.observe import (
-    Batch,
-    LogJoint,
-    as_batch,
-    num_rows_of,
-    simulate,
-    sites_of,
-    split_batch,
-)
-from ppvae.story.program import TensorDict, local_params, seeded
+from ppvae.story.batch import Batch, as_batch, num_rows_of, split_batch
+from ppvae.story.observe import simulate, sites_of
+from ppvae.story.program import TensorDict, evaluating
+from ppvae.story.score import LogJoint
 from ppvae.story.sites import Sites
+from ppvae.story.values import check_data, parents_of
 
 NUM_PARTICLES = 3
+NUM_ROWS = 3
+CANNOT_RUN = (RuntimeError, TypeError, IndexError, AttributeError)
 
 
 def check_story(story: nn.Module, batch: Batch | None = None) -> Sites:
     """Check that a story keeps the contract, and that data fit it.
 
-    Checks, in this order: it is a module whose `forward(n, ...)` runs; it observes nothing by itself; its
-    rows stand in a plate called `data`; it accepts leading particle dimensions; its rows do not touch
-    each other; the data have its shapes and lie in its supports.
+    Checks, in this order: it is a module whose `forward(n, ...)` runs; its rows stand in a plate called `data`
+    and it observes nothing by itself; the data have its shapes and lie in its supports; a row's shape does not
+    depend on how many rows there are; it accepts leading particle dimensions; its rows do not touch each other.
 
     Arguments:
         story: The story.
@@ -46,40 +42,18 @@ def check_story(story: nn.Module, batch: Batch | None = None) -> Sites:
     if batch is None:
         batch = _generated(story)
     batch = as_batch(batch)
-    sites = check_data(story, batch)
-    few = {k: v[:NUM_PARTICLES] for k, v in batch.items()}
-    _check_particles_and_rows(story, few, sites)
-    return sites
-
-
-def check_data(story: nn.Module, batch: Batch) -> Sites:
-    """Check that a batch has the story's shapes, lies in its supports, and misses only what it may.
-
-    Arguments:
-        story: The story.
-        batch: Name -> `(B, *event)`.
-
-    Returns:
-        The story's sites under this batch.
-
-    Raises:
-        ValueError: At the first fault.
-    """
-    batch = as_batch(batch)
-    sites = sites_of(story, batch)
-    if hasattr(story, "run_conditioned"):
-        _refuse_missing(batch, set(batch), "an adopted model observes its data itself")
-        return sites
-    values, covariates = split_batch(story, batch)
-    _refuse_missing(covariates, set(covariates), "a covariate cannot be missing")
-    for name, value in values.items():
-        _check_support(name, value, sites)
-    missing = {n for n, v in values.items() if bool(torch.isnan(v).any())}
-    if missing:
-        with_children = missing & _parents(story, covariates)
-        _refuse_missing(
-            values, with_children, "other sites depend on it, so a missing value cannot be skipped"
-        )
+    num_rows_of(batch)
+    try:
+        sites = check_data(story, batch)
+        _check_sizes(story, batch, sites)
+    except CANNOT_RUN as error:
+        raise ValueError(_cannot_run(story, error)) from error
+    _check_no_batch_norm(story)
+    few = _repeated(batch, NUM_ROWS)
+    latents = _prior_particles(story, few, sites)
+    if latents:
+        with torch.no_grad(), evaluating(story):
+            _compare_scores(story, few, latents, sites)
     return sites
 
 
@@ -98,96 +72,62 @@ def _check_signature(story: nn.Module) -> None:
             )
 
 
+def _cannot_run(story: nn.Module, error: Exception) -> str:
+    return (
+        f"expected {type(story).__name__}.forward(n) to generate n rows, got {type(error).__name__}: {error}; "
+        "covariates go in the batch, and a model(x) that takes its data is wrapped by ppvae.adopt(model, guide)"
+    )
+
+
 def _generated(story: nn.Module) -> TensorDict:
     """Rows of the story's own, its childless local sites taken as observed."""
     try:
-        rows = simulate(story, NUM_PARTICLES, seed=0)
-        leaves = set(rows) - _parents(story, {})
-    except (RuntimeError, TypeError, IndexError) as error:
-        raise ValueError(
-            f"expected {type(story).__name__}.forward(n) to generate rows, got: {error}; if it takes "
-            "covariates, check it with a batch that holds them"
-        ) from error
-    keep = {k: v for k, v in rows.items() if k in leaves and v.shape[:1] == (NUM_PARTICLES,)}
+        rows = simulate(story, NUM_ROWS, seed=0)
+        leaves = set(rows) - parents_of(story, {}, NUM_ROWS)
+    except CANNOT_RUN as error:
+        raise ValueError(_cannot_run(story, error)) from error
+    keep = {k: v for k, v in rows.items() if k in leaves and v.shape[:1] == (NUM_ROWS,)}
     if not keep:
         raise ValueError(f"expected a site that data can show, got only {sorted(rows)}")
     return keep
 
 
-def _parents(story: nn.Module, covariates: TensorDict) -> set[str]:
-    """Sites that other sites depend on."""
-    n = num_rows_of(covariates) if covariates else NUM_PARTICLES
-    with local_params(story), seeded(0, story):
-        found = get_dependencies(story, (n,), covariates)
-    prior: Mapping[str, Mapping[str, object]] = found["prior_dependencies"]  # type: ignore[assignment]
-    return {up for down, ups in prior.items() for up in ups if up != down}
+def _repeated(batch: TensorDict, num_rows: int) -> TensorDict:
+    """Exactly so many rows, the first ones again where there are fewer."""
+    index = torch.arange(num_rows) % num_rows_of(batch)
+    return {k: v[index.to(v.device)] for k, v in batch.items()}
 
 
-def _check_support(name: str, value: Tensor, sites: Sites) -> None:
-    site = sites[name]
-    present = torch.nan_to_num(value, nan=0.0) if bool(torch.isnan(value).any()) else value
-    inside = site.support.check(present)
-    if value.dim() > inside.dim():
-        missing = torch.isnan(value).flatten(inside.dim()).any(-1)
-    else:
-        missing = torch.isnan(value)
-    bad = (~(inside | missing)).nonzero()
-    if len(bad):
-        row = int(bad[0, 0])
-        entries = value[row].flatten()
-        example = _outside(entries, site.support)
-        raise ValueError(
-            f"site '{name}': expected values in its support {site.support}, got {example:g} in row {row}"
-            f"{_advice(site.support)}"
-        )
+def _check_sizes(story: nn.Module, batch: TensorDict, sites: Sites) -> None:
+    """A site without `to_event` may fit some number of rows by chance, but not two of them."""
+    for num_rows in (2, NUM_ROWS):
+        for name, site in sites_of(story, _repeated(batch, num_rows)).items():
+            if site.row_shape != sites[name].row_shape:
+                raise ValueError(
+                    f"site '{name}': expected one shape for each row, got {tuple(site.row_shape)} in {num_rows} rows "
+                    f"and {tuple(sites[name].row_shape)} in more; declare event dimensions with .to_event(1)"
+                )
 
 
-def _outside(entries: Tensor, support: torch.distributions.constraints.Constraint) -> float:
-    """An entry that lies outside, or the first entry where only the whole event does."""
-    base = support
-    while hasattr(base, "base_constraint"):
-        base = base.base_constraint
-    if base.event_dim == 0:
-        outside = entries[~base.check(entries)]
-        if len(outside):
-            return float(outside[0])
-    return float(entries[0])
-
-
-def _advice(support: torch.distributions.constraints.Constraint) -> str:
-    if "boolean" in str(support).lower():
-        return "; binarise the data (ppvae.data.load(..., binarize='static')) or use another likelihood"
-    return "; rescale the data or use another likelihood"
-
-
-def _refuse_missing(batch: Mapping[str, Tensor], names: set[str], why: str) -> None:
-    for name in sorted(names):
-        value = batch[name]
-        missing = (
-            torch.isnan(value) if value.is_floating_point() else torch.zeros_like(value).bool()
-        )
-        if bool(missing.any()):
-            row = int(missing.nonzero()[0, 0])
+def _check_no_batch_norm(story: nn.Module) -> None:
+    for name, part in story.named_modules():
+        if isinstance(part, _BatchNorm):
             raise ValueError(
-                f"'{name}': expected no missing values (NaN), got one in row {row}; {why}"
+                f"'{name}': expected each row to be scored by itself, got {type(part).__name__}, which mixes the rows "
+                "of a batch in training; use nn.LayerNorm or nn.GroupNorm"
             )
 
 
-def _check_particles_and_rows(story: nn.Module, batch: TensorDict, sites: Sites) -> None:
-    """Scores of particles and rows must not depend on what stands beside them."""
-    latents = _prior_particles(story, batch, sites)
-    if not latents:
-        return
-    was_training = story.training
-    story.eval()
-    try:
-        with torch.no_grad():
-            _compare_scores(story, batch, latents, sites)
-    finally:
-        story.train(was_training)
+def _prior_particles(story: nn.Module, batch: TensorDict, sites: Sites) -> TensorDict:
+    """A few draws of the latent sites from the story itself, particles stacked in front."""
+    inputs = batch if hasattr(story, "run_conditioned") else split_batch(story, batch)[1]
+    n = num_rows_of(batch)
+    draws = [simulate(story, n, seed=seed, **inputs) for seed in range(NUM_PARTICLES)]
+    return {name: torch.stack([d[name] for d in draws]) for name in sites.latent}
 
 
 def _compare_scores(story: nn.Module, batch: TensorDict, latents: TensorDict, sites: Sites) -> None:
+    """Scores of particles and rows must not depend on what stands beside them."""
     try:
         together = LogJoint(story, batch, sites)(latents)
     except (RuntimeError, ValueError, IndexError) as error:
@@ -202,22 +142,10 @@ def _compare_scores(story: nn.Module, batch: TensorDict, latents: TensorDict, si
             "expected each particle to be scored by itself, got a score that changes with the particles "
             "beside it; look for reshapes or normalisation over leading dimensions"
         )
-    if sites.global_latent:
-        return
     first_row = LogJoint(story, {k: v[:1] for k, v in batch.items()}, sites)
-    alone = first_row({k: v[:, :1] for k, v in latents.items()})
-    if not bool(((alone[:, 0] - together[:, 0]).abs() <= tolerance[:, 0]).all()):
+    row = {k: v[:, :1] if sites[k].is_local else v for k, v in latents.items()}
+    if not bool(((first_row(row)[:, 0] - together[:, 0]).abs() <= tolerance[:, 0]).all()):
         raise ValueError(
             "expected each row to be scored by itself, got a score that changes with the rows beside it; "
             "look for batch normalisation or sums over rows in the story"
         )
-
-
-def _prior_particles(story: nn.Module, batch: TensorDict, sites: Sites) -> TensorDict:
-    """A few draws of the latent sites from the story itself, particles stacked in front."""
-    if hasattr(story, "run_conditioned"):
-        return {}
-    covariates = split_batch(story, batch)[1]
-    n = num_rows_of(batch)
-    draws = [simulate(story, n, seed=seed, **covariates) for seed in range(NUM_PARTICLES)]
-    return {name: torch.stack([d[name] for d in draws]) for name in sites.latent}

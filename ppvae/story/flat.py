@@ -30,12 +30,12 @@ class Flat:
     """
 
     def __init__(self, sites: Sites) -> None:
-        discrete = [name for name, site in sites.items() if site.is_discrete]
-        if discrete:
-            raise ValueError(
-                f"expected continuous latent sites, got the discrete site {discrete[0]!r} "
-                f"(support {sites[discrete[0]].support}); sum it out inside the story, or observe it"
-            )
+        for name, site in sites.items():
+            if site.is_discrete:
+                raise ValueError(
+                    f"site '{name}': expected a continuous latent site, got a discrete one (support "
+                    f"{site.support}); sum it out inside the story, observe it, or write a Pyro guide for it"
+                )
         self.sites = sites
         self.transforms = {n: _transform(s) for n, s in sites.items()}
         self.shapes = {n: _unconstrained_shape(s) for n, s in sites.items()}
@@ -58,7 +58,8 @@ class Flat:
         for name in self.sites:
             latents[name], part = self.site(name, u[..., self.slices[name]])
             if part is not None:
-                log_det = log_det + part.flatten(u.dim() - 1).sum(-1)
+                inner = tuple(range(u.dim() - 1, part.dim()))
+                log_det = log_det + (part.sum(inner) if inner else part)
         return latents, log_det.expand(u.shape[:-1])
 
     def site(self, name: str, part: Tensor) -> tuple[Tensor, Tensor | None]:

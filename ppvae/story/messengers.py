@@ -1,8 +1,8 @@
 r"""Pyro effect handlers that condition a story on rows and score it row by row."""
 
-__all__ = ["Condition", "RowLogProb", "RowScale", "SampleRows"]
+__all__ = ["Condition", "RowLogProb", "RowScale", "SampleRows", "refuse_loop", "valid_value"]
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +36,13 @@ class Condition(Messenger):
         name = msg["name"]
         if is_bookkeeping(msg):
             return
+        refuse_loop(msg["cond_indep_stack"])
         self.met.add(name)
+        if name in self.values and msg["is_observed"]:
+            raise ValueError(
+                f"site '{name}': expected the story to generate it, got obs=... inside the story, beside values in the "
+                "data; take obs= away"
+            )
         if name in self.latents:
             value = self._in_program(msg, self.latents[name])
         elif name in self.values:
@@ -114,6 +120,16 @@ class SampleRows(RowLogProb):
         super().__init__(particle_dim, num_particles, num_rows)
         self.values: TensorDict = {}
 
+    @classmethod
+    def stacked(cls, each: Sequence["SampleRows"]) -> "SampleRows":
+        """Several runs of one particle as one run of several."""
+        first = each[0]
+        whole = cls(first.particle_dim, len(each), first.num_rows)
+        whole.is_local = first.is_local
+        whole.by_site = {k: torch.cat([one.by_site[k] for one in each]) for k in first.by_site}
+        whole.values = {k: torch.cat([one.values[k] for one in each]) for k in first.values}
+        return whole
+
     def _pyro_post_sample(self, msg: Any) -> None:
         if is_bookkeeping(msg):
             return
@@ -133,6 +149,15 @@ class RowScale(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if any(f.name == DATA_PLATE for f in msg["cond_indep_stack"]):
             msg["scale"] = msg["scale"] * self.factor
+
+
+def refuse_loop(stack: Any) -> None:
+    """The plate of the rows must be vectorised: a loop gives each row a site of its own."""
+    if any(f.name == DATA_PLATE and not f.vectorized for f in stack):
+        raise ValueError(
+            f'expected the plate "{DATA_PLATE}" to hold all rows at once, got a loop over it; write '
+            f'`with pyro.plate("{DATA_PLATE}", n):` and tensors with the rows in front'
+        )
 
 
 def check_shape(name: str, value: Tensor, fn: Any, stack: Any) -> None:
@@ -174,9 +199,13 @@ def fill_and_mask(name: str, value: Tensor, fn: Any) -> tuple[Tensor, Any]:
 
 def valid_value(support: constraints.Constraint, like: Tensor) -> Tensor:
     """Some value inside `support`, broadcastable with `like`."""
-    if support.is_discrete:
-        return torch.as_tensor(getattr(support, "lower_bound", 0)).to(like)
     event_dim = support.event_dim
+    if support.is_discrete:
+        value = torch.as_tensor(getattr(support, "lower_bound", 0)).to(like)
+        if event_dim and not bool(support.check(torch.zeros_like(like)).all()):
+            value = torch.zeros_like(like)  # one-hot: the first category
+            value[..., 0] = 1
+        return value
     transform = biject_to(support)
     shape = transform.inverse_shape(like.shape) if event_dim else like.shape
     return transform(like.new_zeros(shape))

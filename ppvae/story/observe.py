@@ -1,20 +1,22 @@
-r"""Conditioning a story on rows of data, running it forward, and scoring it row by row."""
+r"""Conditioning a story on rows of data, and running it forward."""
 
-__all__ = ["LogJoint", "Observed", "log_joint", "observe", "scale_rows", "simulate", "sites_of"]
+__all__ = ["Observed", "observe", "run_observed", "scale_rows", "simulate", "sites_of"]
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from ppvae.story.messengers import Condition, RowLogProb, RowScale
-from ppvae.story.program import TensorDict, local_params, particle_plate, seeded
+from ppvae.story.batch import Batch, as_batch, num_rows_of, split_batch
+from ppvae.story.messengers import Condition, RowScale, refuse_loop
+from ppvae.story.program import TensorDict, evaluating, local_params, seeded
 from ppvae.story.sites import DATA_PLATE, Layout, Sites, is_bookkeeping
 
-Batch = Tensor | Mapping[str, Tensor]
+# Rows of a traced run: a number that seldom is also the length of an event, so that a forgotten `to_event` shows.
+ROWS_TO_TRACE = 5
 
 
 class Observed(nn.Module):
@@ -94,15 +96,17 @@ def simulate(
         raise ValueError(f"expected at least one row to simulate, got n={n}")
     with torch.no_grad(), local_params(story), seeded(seed, story):
         trace = poutine.trace(story).get_trace(n, **covariates)
-    return {
-        name: Layout.of(node["cond_indep_stack"], node["fn"].event_dim).to_rows(node["value"])
-        for name, node in trace.nodes.items()
-        if node["type"] == "sample" and not is_bookkeeping(node)
-    }
+    rows: TensorDict = {}
+    for name, node in trace.nodes.items():
+        if node["type"] == "sample" and not is_bookkeeping(node):
+            refuse_loop(node["cond_indep_stack"])
+            layout = Layout.of(node["cond_indep_stack"], node["fn"].event_dim)
+            rows[name] = layout.to_rows(node["value"])
+    return rows
 
 
 def sites_of(story: nn.Module, batch: Batch) -> Sites:
-    """The story's sites when it is conditioned on rows like `batch`, from one traced run on two rows.
+    """The story's sites when it is conditioned on rows like `batch`, from one traced run on a few of them.
 
     Arguments:
         story: The story.
@@ -112,106 +116,40 @@ def sites_of(story: nn.Module, batch: Batch) -> Sites:
         The sites by name, each marked latent or observed.
 
     Raises:
-        ValueError: If the story has no plate `data`, or the batch does not fit its sites.
+        ValueError: If the story has no plate `data`, observes a site by itself, or the batch does not fit its sites.
     """
     batch = as_batch(batch)
-    few = {k: v[:2] for k, v in batch.items()}
-    was_training = story.training
-    story.eval()
-    try:
-        with torch.no_grad(), local_params(story), seeded(0, story):
-            trace = poutine.trace(lambda: run_observed(story, few, {}, 0)).get_trace()
-    finally:
-        story.train(was_training)
+    num_rows_of(batch)
+    few = {k: v[:ROWS_TO_TRACE] for k, v in batch.items()}
+    with torch.no_grad(), evaluating(story), local_params(story), seeded(0, story):
+        trace = _traced(story, few)
     sites = Sites.from_trace(trace)
     if not any(s.layout.row_dim is not None for s in sites.values()):
         raise ValueError(
             f'expected a plate named "{DATA_PLATE}" around the rows, got a story with none; '
             f'write `with pyro.plate("{DATA_PLATE}", n):` around the sites {sorted(sites)}'
         )
+    if not hasattr(story, "run_conditioned"):
+        for name in sites.observed:
+            if name not in batch and not isinstance(trace.nodes[name]["fn"], dist.Unit):
+                raise ValueError(
+                    f"site '{name}': expected the story to observe nothing by itself, got obs=... inside it; take "
+                    f"obs= away and give the values as data, {{'{name}': values}}"
+                )
     return sites
 
 
-class LogJoint:
-    """log p(x, z) row by row for fixed rows x and any number of particles z.
-
-    Arguments:
-        story: The story.
-        batch: The rows x, name -> `(B, *event)`.
-        sites: The story's sites, if already known.
-    """
-
-    def __init__(self, story: nn.Module, batch: Batch, sites: Sites | None = None) -> None:
-        self.story = story
-        self.batch = as_batch(batch)
-        self.sites = sites_of(story, self.batch) if sites is None else sites
-
-    def __call__(self, latents: Mapping[str, Tensor]) -> Tensor:
-        """Score particles.
-
-        Arguments:
-            latents: Every local latent site, name -> `(S, B, *row)`.
-
-        Returns:
-            log p(x, z) with shape `(S, B)`, in nats.
-        """
-        return self.split(latents)[0]
-
-    def split(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """As `__call__`, with the global sites' log p apart: `(S, B)` and `(S,)`, in nats."""
-        missing = sorted(set(self.sites.latent) - set(latents))
-        if missing:
-            raise ValueError(f"expected a value for every latent site, got none for {missing}")
-        num_particles = next(iter(latents.values())).shape[0] if latents else 1
-        dim = self.sites.particle_dim
-        scored = RowLogProb(dim, num_particles, num_rows_of(self.batch))
-        with local_params(self.story), scored, particle_plate(num_particles, dim):
-            run_observed(self.story, self.batch, latents, dim)
-        return scored.local, scored.shared
-
-
-def log_joint(story: nn.Module, batch: Batch, latents: Mapping[str, Tensor]) -> Tensor:
-    """log p(x, z) of each particle and row.
-
-    Arguments:
-        story: The story; its observation densities are normalised.
-        batch: Rows x, name -> `(B, *event)`; NaN is missing and does not count.
-        latents: Every local latent site, name -> `(S, B, *row)`.
-
-    Returns:
-        `(S, B)`, in nats.
-
-    Raises:
-        ValueError: If a latent site is absent.
-    """
-    return LogJoint(story, batch)(latents)
-
-
-def as_batch(batch: Batch) -> TensorDict:
-    """A bare tensor is the site named `x`."""
-    return {"x": batch} if isinstance(batch, Tensor) else dict(batch)
-
-
-def num_rows_of(batch: Mapping[str, Tensor]) -> int:
-    if not batch:
-        raise ValueError("expected a batch with at least one key, got an empty one")
-    return next(iter(batch.values())).shape[0]
-
-
-def split_batch(story: nn.Module, batch: TensorDict) -> tuple[TensorDict, TensorDict]:
-    """Sort a batch's keys into values of sites and covariates (arguments of the story's `forward`)."""
-    parameters = list(inspect.signature(story.forward).parameters.values())[1:]
-    names = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
-    lacking = [
-        p.name
-        for p in parameters
-        if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in batch
-    ]
-    if lacking:
-        raise ValueError(f"expected the covariates {lacking} in the data, got keys {list(batch)}")
-    return {k: v for k, v in batch.items() if k not in names}, {
-        k: v for k, v in batch.items() if k in names
-    }
+def _traced(story: nn.Module, batch: TensorDict) -> Any:
+    """The trace of one conditioned run, Pyro's complaint about plates put in the story's words."""
+    try:
+        return poutine.trace(lambda: run_observed(story, batch, {}, 0)).get_trace()
+    except ValueError as error:
+        if "Shape mismatch inside plate" not in str(error):
+            raise
+        raise ValueError(
+            f"expected each plate to be one batch dimension of its sites, got: {error}; declare the dimensions of one "
+            "draw as event dimensions with .to_event(1)"
+        ) from error
 
 
 def run_observed(

@@ -1,6 +1,14 @@
 r"""Running Pyro programs without side effects: parameters stay in modules, seeds are arguments."""
 
-__all__ = ["PARTICLES", "TensorDict", "local_params", "one_tensor_of", "particle_plate", "seeded"]
+__all__ = [
+    "PARTICLES",
+    "TensorDict",
+    "evaluating",
+    "local_params",
+    "one_tensor_of",
+    "particle_plate",
+    "seeded",
+]
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,3 +66,20 @@ def seeded(seed: int | None, *modules: nn.Module) -> Iterator[None]:
     with torch.random.fork_rng(devices=sorted(devices, key=str)):
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Run a module in evaluation mode (no dropout, no running statistics) and put every part back after it.
+
+    Parts are restored one by one: a part that was frozen in evaluation mode stays so.
+    """
+    roots = (module, *getattr(module, "borrowed", ()))
+    modes = {part: part.training for root in roots for part in root.modules()}
+    for part in modes:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training

@@ -82,7 +82,7 @@ class Layout:
         batch = [1] * depth
         for position, i in enumerate(order):
             batch[own[i]] = value.shape[lead + position]
-        return value.reshape(*value.shape[:lead], *batch, *value.shape[lead + num_own :])
+        return value.reshape([*value.shape[:lead], *batch, *value.shape[lead + num_own :]])
 
     def to_rows(self, value: Tensor, event_dim: int | None = None, particle_dim: int = 0) -> Tensor:
         """Pyro's layout to rows first: the inverse of `to_program` (missing plates are not expanded)."""
@@ -206,10 +206,12 @@ def _support(name: str, fn: Any) -> constraints.Constraint:
 
 
 def _one_row(name: str, support: constraints.Constraint, event_dim: int) -> constraints.Constraint:
-    row = copy(support)
+    own: dict[str, Any] = {}
     for key, bound in vars(support).items():
         if isinstance(bound, constraints.Constraint):
-            setattr(row, key, _one_row(name, bound, event_dim))
+            inner = _one_row(name, bound, event_dim)
+            if inner is not bound:
+                own[key] = inner
         elif isinstance(bound, Tensor) and bound.dim() > event_dim:
             first = bound.reshape(-1, *bound.shape[bound.dim() - event_dim :])[0]
             if not bool((bound == first).all()):
@@ -217,5 +219,9 @@ def _one_row(name: str, support: constraints.Constraint, event_dim: int) -> cons
                     f"site '{name}': expected the same support in every row, got {key} that differs "
                     "between rows; draw a standardised variable and rescale it instead"
                 )
-            setattr(row, key, first)
+            own[key] = first
+    if not own:
+        return support
+    row = copy(support)
+    vars(row).update(own)
     return row

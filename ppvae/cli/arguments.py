@@ -1,0 +1,82 @@
+r"""Arguments and options that commands share, with their help."""
+
+__all__ = [
+    "BatchSize",
+    "Binarize",
+    "Data",
+    "DataRoot",
+    "Decoder",
+    "DecoderChoice",
+    "Device",
+    "Epochs",
+    "EvidenceChoice",
+    "Guide",
+    "Guides",
+    "LearningRate",
+    "Objective",
+    "Particles",
+    "Patience",
+    "Quiet",
+    "Rows",
+    "RunDir",
+    "Seed",
+    "Set",
+    "Story",
+    "Weights",
+]
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+
+class Decoder(StrEnum):
+    """Whose story each guide is measured on."""
+
+    SHARED = "shared"
+    OWN = "own"
+
+
+Story = Annotated[
+    str, Argument(help="A story of the gallery, or a file: my_story.py, my_story.py:ClassName.")
+]
+Data = Annotated[str, Option("--data", help="A data set by name, or the path of a file.")]
+DataRoot = Annotated[Path | None, Option("--data-root", help="Folder of the data sets.")]
+Binarize = Annotated[
+    str | None, Option("--binarize", help="static, dynamic, threshold or none; else as is usual.")
+]
+Set = Annotated[
+    list[str] | None,
+    Option("--set", metavar="NAME=VALUE", help="Option of the story; may be repeated."),
+]
+Guide = Annotated[str, Option("--guide", help="Family of the guide; see ppvae list guides.")]
+Guides = Annotated[
+    list[str] | None,
+    Option("--guides", metavar="NAME...", help="Families to compare; all of them by default."),
+]
+DecoderChoice = Annotated[
+    Decoder, Option("--decoder", help="One trained story for all guides, or one each.")
+]
+Objective = Annotated[str, Option("--objective", help="Training loss; see ppvae list objectives.")]
+Epochs = Annotated[int, Option("--epochs", min=1, help="Passes over the training rows, at most.")]
+BatchSize = Annotated[int, Option("--batch-size", min=1, help="Rows a step.")]
+LearningRate = Annotated[float, Option("--lr", help="Step size of Adam.")]
+Patience = Annotated[
+    int | None, Option("--patience", min=1, help="Epochs without a better validation ELBO.")
+]
+Rows = Annotated[int, Option("--rows", min=1, help="Test rows to measure on.")]
+EvidenceChoice = Annotated[
+    str, Option("--evidence", help="How log p(x) is found: auto, best, exact, iwae or ais.")
+]
+Particles = Annotated[int, Option("--particles", min=1, help="Particles of each row.")]
+Seed = Annotated[int, Option("--seed", help="Seed of everything but the data.")]
+Device = Annotated[str, Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+RunDir = Annotated[
+    Path | None, Option("--run-dir", help="Folder of the results; must be new or empty.")
+]
+Weights = Annotated[
+    Path | None, Option("--weights", help="A run folder of ppvae fit; without it, train first.")
+]
+Quiet = Annotated[bool, Option("--no-progress", help="Show no progress bars.")]

@@ -1,0 +1,93 @@
+r"""The entry point: what was typed goes in, an exit code comes out, an error is one line."""
+
+__all__ = ["app", "main", "spread_guides"]
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+from ppvae.cli import gallery, measure
+
+BAD_INPUT, OTHER_ERROR, INTERRUPTED = 2, 1, 130
+
+# Pyro appends a table of shapes to errors inside a model.
+SHAPE_TABLE = "Trace Shapes:"
+# What typer raises for a wrong command line. Its place differs between typer's versions, its heirs
+# do not.
+COMMAND_LINE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.callback(no_args_is_help=True)
+def ppvae(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Variational autoencoders as probabilistic programs: fit guides, and measure in nats what they
+    lose."""
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (
+    measure.compare,
+    measure.fit,
+    measure.gaps,
+    measure.evidence,
+    gallery.check,
+    gallery.generate,
+    gallery.new,
+)
+for command in COMMANDS:
+    app.command()(command)
+app.command("list")(gallery.list_)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Arguments:
+        arguments: What was typed after `ppvae`; None takes it from the process.
+
+    Returns:
+        The exit code: 0, 2 for bad input, 130 after Ctrl-C, 1 for any other error.
+    """
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in typed
+    rest = spread_guides([word for word in typed if word != "--debug"])
+    try:
+        code = app(args=rest, prog_name="ppvae", standalone_mode=False, obj=typed)
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("interrupted", INTERRUPTED)
+    except COMMAND_LINE_ERROR as error:
+        message = getattr(error, "format_message", error.__str__)()
+        return _say(message or "expected a command; see ppvae --help", BAD_INPUT)
+    except Exception as error:
+        if debug:
+            raise
+        if isinstance(error, ValueError):
+            return _say(str(error), BAD_INPUT)
+        return _say(f"{type(error).__name__}: {error} (--debug shows the traceback)", OTHER_ERROR)
+
+
+def spread_guides(words: Sequence[str]) -> list[str]:
+    """Let one `--guides` take several names: `--guides a b` becomes `--guides a,b`."""
+    spread: list[str] = []
+    taking = False
+    for word in words:
+        starts = word == "--guides"
+        if word.startswith("-"):
+            taking = False
+        if taking and spread[-1] != "--guides":
+            spread[-1] += f",{word}"
+        else:
+            spread.append(word)
+        taking = taking or starts
+    return spread
+
+
+def _say(message: str, code: int) -> int:
+    message = message.partition(SHAPE_TABLE)[0]
+    print(f"ppvae: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,235 @@
+r"""The commands that train and measure: `compare`, `fit`, `gaps`, `evidence`."""
+
+__all__ = ["compare", "evidence", "fit", "gaps"]
+
+import shlex
+import sys
+from typing import Annotated
+
+from typer import Context, Option
+
+from ppvae.cli.arguments import (
+    BatchSize,
+    Binarize,
+    Data,
+    DataRoot,
+    Decoder,
+    DecoderChoice,
+    Device,
+    Epochs,
+    EvidenceChoice,
+    Guide,
+    Guides,
+    LearningRate,
+    Objective,
+    Particles,
+    Patience,
+    Quiet,
+    Rows,
+    RunDir,
+    Seed,
+    Set,
+    Story,
+    Weights,
+)
+
+
+def compare(
+    context: Context,
+    story: Story,
+    data: Data = "digits",
+    guides: Guides = None,
+    decoder: DecoderChoice = Decoder.SHARED,
+    epochs: Epochs = 100,
+    batch_size: BatchSize = 100,
+    lr: LearningRate = 1e-3,
+    objective: Objective = "trace_elbo",
+    patience: Patience = None,
+    rows: Rows = 100,
+    evidence: EvidenceChoice = "auto",
+    particles: Particles = 1000,
+    seed: Seed = 0,
+    device: Device = "auto",
+    run_dir: RunDir = None,
+    data_root: DataRoot = None,
+    binarize: Binarize = None,
+    options: Set = None,
+    no_progress: Quiet = False,
+) -> None:
+    """Train several guides on one story, and say in nats what each loses, and why."""
+    import ppvae
+    from ppvae.cli import setup as parts
+    from ppvae.report.words import headline
+    from ppvae.runs import RunFolder
+
+    names = [n for part in guides or () for n in part.split(",") if n]
+    names = list(dict.fromkeys(names or ppvae.guides.FAMILIES))
+    setup = parts.prepare(
+        story, data, names, data_root=data_root, binarize=binarize, options=options,
+        seed=seed, device=device,
+    )  # fmt: skip
+    parts.refuse_evidence(setup, evidence)
+    command = shlex.join(["ppvae", *context.obj])
+    path = parts.run_path(run_dir, story, data, "compare")
+    folder = RunFolder.create(path, {"command": command, "story": story, "guides": names})
+    league = ppvae.compare(
+        setup.story, setup.guides, setup.train, val=setup.val, test=setup.test,
+        decoder=decoder.value, epochs=epochs, batch_size=batch_size, lr=lr, objective=objective,
+        rows=rows, evidence=evidence, num_particles=particles, seed=seed, device=device,
+        patience=patience, progress=_shows_progress(no_progress),
+    )  # fmt: skip
+    for name, guide in league.guides.items():
+        ppvae.save(folder.path / "weights" / name, league.stories[name], guide)
+    folder.write_text("league.csv", league.to_pandas().to_csv())
+    measured = setup.test.head(min(rows, len(setup.test)))
+    title = f"Guides for the story {story} on {setup.train.name}"
+    page = ppvae.report(
+        league, measured, path=folder.path / "report.html", title=title, command=command
+    )
+    out = parts.console()
+    out.print(league)
+    for sentence in headline(league):
+        out.print(sentence, highlight=False)
+    out.print(f"report: {page}", highlight=False, soft_wrap=True)
+
+
+def fit(
+    story: Story,
+    data: Data = "digits",
+    guide: Guide = "mean_field",
+    epochs: Epochs = 100,
+    batch_size: BatchSize = 100,
+    lr: LearningRate = 1e-3,
+    objective: Objective = "trace_elbo",
+    particles: Particles = 1,
+    kl_warmup: Annotated[
+        int, Option("--kl-warmup", min=0, help="Epochs over which the latent terms grow to 1.")
+    ] = 0,
+    patience: Patience = None,
+    precision: Annotated[str, Option("--precision", help="auto, float32 or float64.")] = "auto",
+    seed: Seed = 0,
+    device: Device = "auto",
+    run_dir: RunDir = None,
+    resume: Annotated[
+        bool, Option("--resume", help="Go on from the checkpoint in --run-dir.")
+    ] = False,
+    data_root: DataRoot = None,
+    binarize: Binarize = None,
+    options: Set = None,
+    no_progress: Quiet = False,
+) -> None:
+    """Train a story with one guide; the weights go to the run folder."""
+    import ppvae
+    from ppvae.cli import setup as parts
+
+    if resume and run_dir is None:
+        raise ValueError("expected --run-dir with --resume: the folder to go on from")
+    setup = parts.prepare(
+        story, data, [guide], data_root=data_root, binarize=binarize, options=options,
+        seed=seed, device=device,
+    )  # fmt: skip
+    path = parts.run_path(run_dir, story, data, "fit")
+    built = setup.guides[guide]
+    try:
+        history = ppvae.fit(
+            setup.story, built, setup.train, val=setup.val, objective=objective, epochs=epochs,
+            batch_size=batch_size, lr=lr, num_particles=particles, kl_warmup=kl_warmup,
+            patience=patience, seed=seed, device=device, precision=precision, run_dir=path,
+            resume=resume, progress=_shows_progress(no_progress),
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        print(f"the last checkpoint is kept: go on with --resume --run-dir {path}", file=sys.stderr)
+        raise
+    ppvae.save(path, setup.story, built)
+    found = ppvae.elbo(setup.story, built, setup.test, seed=seed).mean()
+    out = parts.console()
+    out.print(
+        f"ELBO {found} nats per row on {len(setup.test)} test rows; epoch {history.best_epoch} of "
+        f"{len(history.records)}, {history.seconds:.1f} s",
+        highlight=False,
+    )
+    out.print(f"weights: {path}", highlight=False, soft_wrap=True)
+
+
+def gaps(
+    story: Story,
+    data: Data = "digits",
+    guide: Guide = "mean_field",
+    weights: Weights = None,
+    rows: Rows = 100,
+    evidence: EvidenceChoice = "auto",
+    particles: Particles = 1000,
+    epochs: Epochs = 100,
+    batch_size: BatchSize = 100,
+    lr: LearningRate = 1e-3,
+    seed: Seed = 0,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+    binarize: Binarize = None,
+    options: Set = None,
+    no_progress: Quiet = False,
+) -> None:
+    """Measure what one guide loses: approximation gap and amortization gap."""
+    import ppvae
+    from ppvae.cli import setup as parts
+
+    setup = parts.prepare(
+        story, data, [guide], data_root=data_root, binarize=binarize, options=options,
+        seed=seed, device=device,
+    )  # fmt: skip
+    parts.refuse_evidence(setup, evidence)
+    built = parts.trained(
+        setup, weights, seed, device,
+        epochs=epochs, batch_size=batch_size, lr=lr, progress=_shows_progress(no_progress),
+    )  # fmt: skip
+    measured = setup.test.head(min(rows, len(setup.test)))
+    found = ppvae.gaps(
+        setup.story, built, measured, evidence=evidence, num_particles=particles, seed=seed
+    )
+    parts.console().print(str(found), highlight=False)
+
+
+def evidence(
+    story: Story,
+    method: Annotated[str, Option("--method", help="exact, iwae or ais.")] = "ais",
+    data: Data = "digits",
+    guide: Guide = "mean_field",
+    weights: Weights = None,
+    rows: Rows = 100,
+    particles: Particles = 1000,
+    epochs: Epochs = 100,
+    batch_size: BatchSize = 100,
+    lr: LearningRate = 1e-3,
+    seed: Seed = 0,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+    binarize: Binarize = None,
+    options: Set = None,
+    no_progress: Quiet = False,
+) -> None:
+    """Measure log p(x), the evidence, on test rows."""
+    import ppvae
+    from ppvae.cli import setup as parts
+
+    setup = parts.prepare(
+        story, data, [guide], data_root=data_root, binarize=binarize, options=options,
+        seed=seed, device=device,
+    )  # fmt: skip
+    parts.refuse_evidence(setup, method)
+    built = parts.trained(
+        setup, weights, seed, device,
+        epochs=epochs, batch_size=batch_size, lr=lr, progress=_shows_progress(no_progress),
+    )  # fmt: skip
+    measured = setup.test.head(min(rows, len(setup.test)))
+    found = ppvae.log_evidence(
+        setup.story, measured, method=method, guide=built, num_particles=particles, seed=seed
+    )
+    kind = "exact" if method == "exact" else f"a lower bound by {method}"
+    parts.console().print(
+        f"log p(x) {found.mean()} nats per row on {len(measured)} test rows, {kind}",
+        highlight=False,
+    )
+
+
+def _shows_progress(no_progress: bool) -> bool:
+    return sys.stdout.isatty() and not no_progress

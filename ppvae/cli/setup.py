@@ -1,0 +1,117 @@
+r"""What commands do before they measure: find data and story, build guides, train or load
+weights."""
+
+__all__ = ["Setup", "console", "parse_options", "prepare", "refuse_evidence", "run_path", "trained"]
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from ppvae import guides
+from ppvae.data import Rows, load
+from ppvae.evidence import exact_evidence
+from ppvae.fit import fit, resolve_device
+from ppvae.gallery import load_story
+from ppvae.gaps import evidence_methods
+from ppvae.runs import load as load_weights
+from ppvae.story import check_data, seeded
+from ppvae.weights import batch_for
+
+WIDTH_OF_A_FILE = 160
+ROWS_TO_LOOK_AT = 2000
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Data in its three splits, and an untrained story with its guides."""
+
+    train: Rows
+    val: Rows
+    test: Rows
+    story: nn.Module
+    guides: dict[str, nn.Module]
+
+
+def prepare(
+    story: str,
+    data: str,
+    guide_names: Sequence[str],
+    *,
+    data_root: Path | None,
+    binarize: Any,
+    options: Sequence[str] | None,
+    seed: int,
+    device: str,
+) -> Setup:
+    """Load data and story, build the guides, and check that all fit together.
+
+    Raises:
+        ValueError: At the first fault.
+    """
+    resolve_device(device)
+    train, val, test = (
+        load(data, split=split, binarize=binarize, root=data_root)
+        for split in ("train", "valid", "test")
+    )
+    few = dict(train.head(min(ROWS_TO_LOOK_AT, len(train))).frozen(seed=0).tensors)
+    with seeded(seed):
+        made = load_story(story, few, **parse_options(options))
+        for part in (train, val, test):
+            check_data(made, batch_for(made, part))
+        built: dict[str, nn.Module] = {n: guides.build(n, made, train) for n in guide_names}
+    return Setup(train, val, test, made, built)
+
+
+def trained(
+    setup: Setup, weights: Path | None, seed: int, device: str, **training: Any
+) -> nn.Module:
+    """The one guide of a setup, with its story, trained now or loaded from a run folder."""
+    guide = next(iter(setup.guides.values()))
+    if weights is None:
+        print("training first, as no --weights were given", file=sys.stderr)
+        fit(setup.story, guide, setup.train, val=setup.val, seed=seed, device=device, **training)
+    else:
+        load_weights(weights, setup.story, guide)
+        for module in (setup.story, guide):
+            module.to(resolve_device(device)).eval()
+    return guide
+
+
+def refuse_evidence(setup: Setup, evidence: str) -> None:
+    """Refuse a way to find log p(x) that the story does not have, before anything is trained."""
+    if "exact" in evidence_methods(setup.story, evidence):
+        exact_evidence(setup.story, batch_for(setup.story, setup.test, 1))
+
+
+def parse_options(pairs: Sequence[str] | None) -> dict[str, Any]:
+    """`NAME=VALUE` words as options: the value is JSON where it is JSON, else a string."""
+    options = {}
+    for pair in pairs or ():
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"expected --set NAME=VALUE, got '{pair}'")
+        try:
+            options[name] = json.loads(text)
+        except json.JSONDecodeError:
+            options[name] = text
+    return options
+
+
+def run_path(given: Path | None, story: str, data: str, what: str) -> Path:
+    """The run folder: as given, or a new one under `runs`."""
+    if given is not None:
+        return given
+    parts = [Path(story.partition(":")[0]).stem, Path(data.partition(":")[0]).stem, what]
+    return Path("runs") / "-".join([*parts, datetime.now().strftime("%Y%m%d-%H%M%S")])
+
+
+def console() -> Console:
+    """Where tables go; wide enough for them where there is no terminal to fit."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)

@@ -1,0 +1,98 @@
+r"""Stories by name or path: the gallery that travels with the package, and files of the user's own."""
+
+__all__ = ["gallery_folder", "load_story", "story_class", "story_names"]
+
+import importlib.util
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def gallery_folder() -> Path:
+    """The folder of the gallery's files: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "models"
+    return inside if inside.is_dir() else package.parent / "models"
+
+
+def story_names() -> list[str]:
+    """Names of the gallery's stories."""
+    return sorted(p.stem for p in gallery_folder().glob("*.py") if not p.stem.startswith("_"))
+
+
+def load_story(spec: str, batch: Mapping[str, Tensor], **options: Any) -> nn.Module:
+    """Make a story for rows like `batch`.
+
+    Arguments:
+        spec: A gallery name (`vae`), a file (`my_story.py`), or a class in a file (`my_story.py:MyStory`).
+        batch: Rows that tell the shapes, name -> `(B, *event)`.
+        options: Arguments of the story's constructor.
+
+    Returns:
+        The story, built by its `from_data(batch, **options)` where it has one.
+
+    Raises:
+        ValueError: If there is no such story, file or class, or an option is unknown.
+    """
+    cls = story_class(spec)
+    build = getattr(cls, "from_data", None)
+    signature = inspect.signature(build or cls)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    known = [n for n in signature.parameters if not (build and n == "batch")]
+    unknown = sorted(set(options) - set(known))
+    if unknown and not takes_any:
+        raise ValueError(f"story '{spec}': expected options among {known}; got {unknown}")
+    return build(batch, **options) if build else cls(**options)
+
+
+def story_class(spec: str) -> type[nn.Module]:
+    """The class that a story's name or path means; its file is run.
+
+    Raises:
+        ValueError: If there is no such story, file or class.
+    """
+    path, _, wanted = spec.partition(":")
+    file = Path(path)
+    if not path.endswith(".py"):
+        file = gallery_folder() / f"{path}.py"
+        if path not in story_names():
+            raise ValueError(
+                f"expected a story among {', '.join(story_names())}, or a file such as my_story.py; got '{spec}'"
+            )
+    elif not file.is_file():
+        raise ValueError(f"expected a story's file, got '{path}', which does not exist")
+    module = _run_file(file)
+    names = [wanted] if wanted else list(getattr(module, "__all__", [])) or list(vars(module))
+    classes = [c for c in (getattr(module, n, None) for n in names) if _is_story(c, module)]
+    if len(classes) != 1:
+        what = f"a class '{wanted}'" if wanted else "one story class"
+        found = ", ".join(c.__name__ for c in classes) or "none"
+        raise ValueError(
+            f"expected {what} in {file.name}, got {found}; name it as {file.name}:ClassName"
+        )
+    return classes[0]
+
+
+def _is_story(value: Any, module: ModuleType) -> bool:
+    return (
+        inspect.isclass(value)
+        and issubclass(value, nn.Module)
+        and value.__module__ == module.__name__
+    )
+
+
+def _run_file(file: Path) -> ModuleType:
+    name = f"ppvae_story_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"expected a Python file, got '{file}'")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError, NameError) as error:
+        raise ValueError(f"story file '{file.name}' does not run: {error}") from error
+    return module

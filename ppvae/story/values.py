@@ -1,0 +1,124 @@
+r"""Data against a story: shapes, supports, and which values may be missing."""
+
+__all__ = ["check_data", "parents_of"]
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from pyro.infer.inspect import get_dependencies
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from ppvae.story.batch import Batch, as_batch, num_rows_of, split_batch
+from ppvae.story.messengers import valid_value
+from ppvae.story.observe import ROWS_TO_TRACE, sites_of
+from ppvae.story.program import TensorDict, local_params, seeded
+from ppvae.story.sites import Site, Sites
+
+
+def check_data(story: nn.Module, batch: Batch) -> Sites:
+    """Check that a batch has the story's shapes, lies in its supports, and misses only what it may.
+
+    Arguments:
+        story: The story.
+        batch: Name -> `(B, *event)`.
+
+    Returns:
+        The story's sites under this batch.
+
+    Raises:
+        ValueError: At the first fault.
+    """
+    batch = as_batch(batch)
+    num_rows_of(batch)
+    if hasattr(story, "run_conditioned"):
+        _refuse_missing(batch, batch, "an adopted model observes its data itself")
+        return sites_of(story, batch)
+    values, covariates = split_batch(story, batch)
+    _refuse_missing(covariates, covariates, "a covariate cannot be missing")
+    sites = sites_of(story, batch)
+    missing = {k: torch.isnan(v) for k, v in values.items()}
+    missing = {k: v for k, v in missing.items() if bool(v.any())}
+    for name, value in values.items():
+        _check_support(sites[name], value, missing.get(name))
+    if missing:
+        parents = parents_of(story, covariates, ROWS_TO_TRACE)
+        why = "other sites depend on it, so a missing value cannot be skipped"
+        _refuse_missing(values, set(missing) & parents, why)
+        _try_partly_missing(story, batch, missing)
+    return sites
+
+
+def parents_of(story: nn.Module, covariates: TensorDict, num_rows: int) -> set[str]:
+    """Sites that other sites depend on."""
+    few = {k: v[:num_rows] for k, v in covariates.items()}
+    num_rows = num_rows_of(few) if few else num_rows
+    with local_params(story), seeded(0, story):
+        found: Any = get_dependencies(story, (num_rows,), few)
+    prior: dict[str, dict[str, object]] = found["prior_dependencies"]
+    return {up for down, ups in prior.items() for up in ups if up != down}
+
+
+def _try_partly_missing(story: nn.Module, batch: TensorDict, missing: TensorDict) -> None:
+    """Run the rows that miss some entries of a site: an event that cannot be split says so."""
+    partly = torch.zeros(num_rows_of(batch), dtype=torch.bool)
+    for entries in missing.values():
+        flat = entries.flatten(1) if entries.dim() > 1 else entries.unsqueeze(-1)
+        partly |= (flat.any(-1) & ~flat.all(-1)).to(partly.device)
+    rows = partly.nonzero().flatten()
+    for few in rows.split(ROWS_TO_TRACE) if len(rows) else ():
+        sites_of(story, {k: v[few.to(v.device)] for k, v in batch.items()})
+
+
+def _check_support(site: Site, value: Tensor, missing: Tensor | None) -> None:
+    if missing is not None:
+        value = torch.where(missing, valid_value(site.support, value), value)
+    inside = site.support.check(value)
+    bad = (~inside).nonzero()
+    if missing is not None and site.support.event_dim and _is_joint(site.support):
+        whole = missing.flatten(missing.dim() - site.support.event_dim).any(-1)
+        bad = (~inside & ~whole).nonzero()
+    if len(bad):
+        row = int(bad[0, 0])
+        example = _outside(value[row].flatten(), site.support)
+        raise ValueError(
+            f"site '{site.name}': expected values in its support {site.support}, got {example:g} in row {row}"
+            f"{_advice(site.support)}"
+        )
+
+
+def _base(support: constraints.Constraint) -> constraints.Constraint:
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
+
+
+def _is_joint(support: constraints.Constraint) -> bool:
+    """Whether membership is decided by a whole event, as on a simplex."""
+    return _base(support).event_dim > 0
+
+
+def _outside(entries: Tensor, support: constraints.Constraint) -> float:
+    """An entry that lies outside, or the first entry where only the whole event does."""
+    if not _is_joint(support):
+        outside = entries[~_base(support).check(entries)]
+        if len(outside):
+            return float(outside[0])
+    return float(entries[0])
+
+
+def _advice(support: constraints.Constraint) -> str:
+    if "boolean" in str(support).lower():
+        return "; binarise the data (ppvae.data.load(..., binarize='static')) or use another likelihood"
+    return "; rescale the data or use another likelihood"
+
+
+def _refuse_missing(batch: Mapping[str, Tensor], names: Collection[str], why: str) -> None:
+    for name in sorted(names):
+        missing = torch.isnan(batch[name])
+        if bool(missing.any()):
+            row = int(missing.nonzero()[0, 0])
+            raise ValueError(
+                f"'{name}': expected no missing values (NaN), got one in row {row}; {why}"
+            )

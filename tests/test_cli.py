@@ -1,0 +1,309 @@
+r"""The command line does its work with tiny settings, and answers bad input with one line and exit
+code 2."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ppvae.cli import main
+from ppvae.cli.main import spread_guides
+from ppvae.cli.setup import parse_options
+
+TINY = ["--epochs", "1", "--rows", "4", "--particles", "100", "--device", "cpu", "--no-progress"]
+
+NO_PLATE = """
+import pyro, torch
+import pyro.distributions as dist
+from pyro.nn import PyroModule
+
+class Bare(PyroModule):
+    def forward(self, n):
+        with pyro.plate("rows", n):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(torch.zeros(64), 1.0).to_event(1))
+"""
+
+WRONG_SHAPE = """
+import pyro, torch
+import pyro.distributions as dist
+from pyro.nn import PyroModule
+
+class Ten(PyroModule):
+    def forward(self, n):
+        with pyro.plate("data", n):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True).expand(n, 10), 1.0).to_event(1))
+"""
+
+
+def run_python(*arguments):
+    """A process of its own, where the package is found even if it is not installed."""
+    root = Path(__file__).parents[1]
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, cwd=root, check=False
+    )
+
+
+@pytest.fixture(autouse=True)
+def in_a_new_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def numbers(tmp_path):
+    """A file of 40 rows of 5 numbers."""
+    generator = np.random.default_rng(0)
+    np.save(tmp_path / "numbers.npy", generator.normal(size=(40, 5)).astype(np.float32))
+    return "numbers.npy"
+
+
+# --- what commands do -------------------------------------------------------
+
+
+def test_help_answers_at_once_and_imports_no_torch():
+    code = (
+        "import sys; from ppvae.cli import main; code = main(['--help']); "
+        "assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules; sys.exit(code)"
+    )
+    start = time.perf_counter()
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert all(word in done.stdout for word in ("compare", "gaps", "check", "list", "new"))
+    assert time.perf_counter() - start < 2.0  # the aim is 0.5 s on a machine that is not busy
+
+
+def test_compare_writes_table_report_and_weights(numbers, tmp_path, capsys):
+    typed = ["compare", "factor_analysis", "--data", numbers, "--guides", "mean_field", "full_rank"]
+    assert main([*typed, *TINY, "--run-dir", "out", "--set", "latent_dim=1"]) == 0
+    out = capsys.readouterr().out
+    assert "mean_field" in out and "full_rank" in out and "nats per row" in out
+    files = {p.relative_to(tmp_path / "out").as_posix() for p in tmp_path.rglob("out/**/*.*")}
+    assert {"report.html", "league.csv", "config.json", "figures/gaps.png"} <= files
+    assert "weights/full_rank/guide.safetensors" in files
+    lines = (tmp_path / "out" / "league.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["guide", "mean_field", "full_rank"]
+    command = json.loads((tmp_path / "out" / "config.json").read_text())["command"]
+    assert command.startswith(
+        "ppvae compare factor_analysis --data numbers.npy --guides mean_field"
+    )
+
+
+def test_fit_then_gaps_and_evidence_from_its_weights(numbers, capsys):
+    story = ["factor_analysis", "--data", numbers, "--guide", "full_rank"]
+    assert main(["fit", *story, "--epochs", "2", "--run-dir", "run", "--no-progress"]) == 0
+    assert "nats per row" in capsys.readouterr().out
+    rest = [*story, "--weights", "run", "--rows", "4", "--particles", "100"]
+    assert main(["gaps", *rest]) == 0
+    shown = capsys.readouterr()
+    assert "approximation_gap" in shown.out and "by exact" in shown.out
+    assert "training first" not in shown.err
+    assert main(["evidence", *rest, "--method", "exact"]) == 0
+    assert "nats per row on 4 test rows, exact" in capsys.readouterr().out
+
+
+def test_a_run_goes_on_where_it_stopped(numbers, tmp_path):
+    story = ["fit", "factor_analysis", "--data", numbers, "--run-dir", "run", "--no-progress"]
+    assert main([*story, "--epochs", "1"]) == 0
+    assert main([*story, "--epochs", "3", "--resume"]) == 0
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+
+
+def test_evidence_without_weights_trains_first_and_says_so(numbers, capsys):
+    assert main(["evidence", "factor_analysis", "--data", numbers, "--method", "iwae", *TINY]) == 0
+    shown = capsys.readouterr()
+    assert "training first" in shown.err
+    assert "a lower bound by iwae" in shown.out
+
+
+def test_check_shows_the_sites(numbers, capsys):
+    assert main(["check", "factor_analysis", "--data", numbers]) == 0
+    out = capsys.readouterr().out
+    assert "keeps the contract" in out and "latent" in out and "(5,)" in out
+
+
+def test_generate_writes_pictures(tmp_path):
+    typed = ["generate", "vae", "--n", "10", "--epochs", "1", "--out", "new.png"]
+    assert main([*typed, "--set", "latent_dim=2"]) == 0
+    assert (tmp_path / "new.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [("stories", "vae"), ("guides", "iaf"), ("data", "mnist"), ("objectives", "trace_elbo")],
+)
+def test_list_names_each_with_a_line(what, name, capsys):
+    assert main(["list", what]) == 0
+    (line,) = (ln for ln in capsys.readouterr().out.splitlines() if ln.split()[:1] == [name])
+    assert len(line.split()) > 3
+
+
+def test_new_copies_a_story_that_then_passes_the_check(numbers, tmp_path, capsys):
+    assert main(["new", "mine", "--from", "factor_analysis"]) == 0
+    assert main(["check", "mine.py", "--data", numbers]) == 0
+    assert main(["check", "mine.py:FactorAnalysis", "--data", numbers]) == 0
+    before = (tmp_path / "mine.py").read_bytes()
+    capsys.readouterr()
+    assert refused(["new", "mine"], capsys).startswith("ppvae: expected the name of a new file")
+    assert (tmp_path / "mine.py").read_bytes() == before
+
+
+# --- parsing ----------------------------------------------------------------
+
+
+def test_guides_may_be_spaced_repeated_or_joined_by_commas():
+    assert spread_guides(["--guides", "a", "b", "--seed", "1"]) == [
+        "--guides",
+        "a,b",
+        "--seed",
+        "1",
+    ]
+    assert spread_guides(["--guides", "a", "--guides", "b", "c"]) == [
+        "--guides",
+        "a",
+        "--guides",
+        "b,c",
+    ]
+    assert spread_guides(["vae", "--guides", "a,b"]) == ["vae", "--guides", "a,b"]
+    assert spread_guides(["--guides"]) == ["--guides"]
+
+
+def test_options_of_a_story_are_json_or_text():
+    pairs = ["a=2", "b=[1, 2]", "c=word", "d=x=y", "e=true"]
+    assert parse_options(pairs) == {"a": 2, "b": [1, 2], "c": "word", "d": "x=y", "e": True}
+    with pytest.raises(ValueError, match="expected --set NAME=VALUE, got 'a'"):
+        parse_options(["a"])
+
+
+# --- bad input --------------------------------------------------------------
+
+
+def refused(typed, capsys):
+    """The one line that a bad command line is answered with."""
+    assert main(typed) == 2
+    shown = capsys.readouterr()
+    lines = shown.err.splitlines()
+    assert len(lines) == 1, shown.err
+    assert "Traceback" not in lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["compare", "vae", "--guides", "nonsense"], "expected a guide among mean_field.*nonsense"),
+        (["compare", "nonsense"], "expected a story among factor_analysis.*'nonsense'"),
+        (["compare", "absent.py"], r"expected a story's file, got 'absent\.py'"),
+        (["compare", "vae", "--data", "digit"], "expected a data set among.*Did you mean digits"),
+        (["compare", "vae", "--data", "absent.npy"], r"absent\.npy"),
+        (["compare", "vae", "--set", "depth=3"], "expected options among.*latent_dim.*depth"),
+        (["compare", "vae", "--evidence", "exact"], "to define log_evidence"),
+        (["compare", "vae", "--evidence", "magic"], "expected evidence among auto.*'magic'"),
+        (["compare", "vae", "--decoder", "both"], "both"),
+        (["compare", "vae", "--epochs", "many"], "--epochs"),
+        (["compare", "vae", "--epochs", "0"], "--epochs"),
+        (["compare"], "(?i)missing argument"),
+        (["conjure"], "conjure"),
+        (["fit", "vae", "--objective", "magic"], "expected an objective among.*'magic'"),
+        (["fit", "vae", "--resume"], "expected --run-dir with --resume"),
+        (["fit", "vae", "--device", "toaster"], "expected a device such as"),
+        (["gaps", "vae", "--weights", "absent"], r"story\.safetensors, got no such file"),
+        (["new", "mine", "--from", "nonsense"], "expected a story among"),
+        (["generate", "vae", "--out", "x.gif"], r"expected --out to be a \.png file"),
+        (["list", "flowers"], "flowers"),
+    ],
+)  # fmt: skip
+def test_bad_words_are_refused(typed, message, capsys):
+    line = refused(typed, capsys)
+    assert re.search(message, line), line
+
+
+def test_pixels_that_are_no_bits_are_refused(tmp_path, capsys):
+    np.save(tmp_path / "grey.npy", np.full((30, 16), 0.5, dtype=np.float32))
+    line = refused(["compare", "vae", "--data", "grey.npy"], capsys)
+    assert "site 'x': expected values in its support" in line and "0.5" in line
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("rows", [None, 0])
+def test_an_empty_data_file_is_refused(rows, tmp_path, capsys):
+    file = tmp_path / "empty.npy"
+    if rows is None:
+        file.write_bytes(b"")
+    else:
+        np.save(file, np.zeros((0, 5), dtype=np.float32))
+    assert "empty" in refused(["compare", "vae", "--data", "empty.npy"], capsys)
+
+
+def test_rows_of_another_shape_are_refused(numbers, tmp_path, capsys):
+    (tmp_path / "ten.py").write_text(WRONG_SHAPE)
+    line = refused(["compare", "ten.py", "--data", numbers], capsys)
+    assert "site 'x': expected rows of shape (10,), got (5,)" in line
+
+
+def test_a_story_without_a_data_plate_is_refused(tmp_path, capsys):
+    (tmp_path / "bare.py").write_text(NO_PLATE)
+    for command in ("compare", "check"):
+        assert 'expected a plate named "data"' in refused([command, "bare.py"], capsys)
+
+
+def test_a_story_file_that_does_not_run_is_refused(tmp_path, capsys):
+    (tmp_path / "broken.py").write_text("def f(:\n")
+    assert "'broken.py' does not run" in refused(["check", "broken.py"], capsys)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_is_refused_where_there_is_none(capsys):
+    for command in ("compare", "fit", "gaps"):
+        assert "CUDA" in refused([command, "vae", "--device", "cuda"], capsys)
+
+
+@pytest.mark.parametrize("command", ["compare", "fit"])
+def test_a_run_folder_with_files_is_refused_and_left_alone(command, numbers, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    typed = [command, "factor_analysis", "--data", numbers, "--run-dir", "mine", "--epochs", "1"]
+    assert "expected an empty or new run folder" in refused([*typed, "--no-progress"], capsys)
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+# --- exit codes -------------------------------------------------------------
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(ValueError, match="expected a story among"):
+        main(["check", "nonsense", "--debug"])
+
+
+def test_ctrl_c_gives_130_and_says_where_the_checkpoint_is(numbers, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ppvae.trainer.Trainer._epoch", interrupted)
+    assert main(["fit", "factor_analysis", "--data", numbers, "--run-dir", "run"]) == 130
+    assert "--resume --run-dir run" in capsys.readouterr().err
+
+
+def test_an_error_of_the_machine_gives_1_and_one_line(monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("ppvae.cli.setup.load", full)
+    assert main(["check", "vae"]) == 1
+    assert (
+        capsys.readouterr().err == "ppvae: OSError: no space left (--debug shows the traceback)\n"
+    )
+
+
+def test_python_m_ppvae_is_the_command_line():
+    done = run_python("-m", "ppvae", "check", "nonsense")
+    assert done.returncode == 2
+    assert done.stderr.startswith("ppvae: expected a story among")
+    assert done.stderr.count("\n") == 1

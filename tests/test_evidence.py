@@ -1,0 +1,87 @@
+r"""Evidence estimates against a story with closed forms."""
+
+import math
+
+import exact
+import pytest
+import torch
+
+import ppvae
+from ppvae.gallery import load_story
+from ppvae.evidence import annealed_evidence, importance_evidence
+
+
+def test_exact_guide_has_constant_weights_equal_to_the_log_evidence() -> None:
+    story = exact.linear_gaussian()
+    rows = exact.rows_of(story, 20)
+    log_w = ppvae.log_weights(story, exact.ScaledPosterior(story), rows, 50, seed=0)
+    assert float((log_w - story.log_evidence(rows)).abs().max()) < 1e-10
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_elbo_of_a_scaled_posterior_misses_the_evidence_by_its_divergence(factor: float) -> None:
+    story = exact.linear_gaussian(latent_dim=2)
+    rows = exact.rows_of(story, 30)
+    elbo = ppvae.elbo(story, exact.ScaledPosterior(story, factor), rows, num_particles=2000)
+    gap = (factor**2 - 1 - 2 * math.log(factor)) * 2 / 2
+    error = elbo.value + gap - story.log_evidence(rows)
+    assert bool((error.abs() < 4.5 * elbo.std_error).all())
+
+
+def test_one_particle_iwelbo_is_the_elbo_and_more_particles_never_lower_it() -> None:
+    story = exact.linear_gaussian()
+    rows = exact.rows_of(story, 40)
+    guide = exact.ScaledPosterior(story, 1.6)
+    elbo = ppvae.elbo(story, guide, rows, num_particles=400, seed=0)
+    bounds = {
+        k: ppvae.iwelbo(story, guide, rows, num_particles=k, num_repeats=400 // min(k, 10), seed=k)
+        for k in (1, 10, 100)
+    }
+    one = (bounds[1] - elbo).mean()
+    assert abs(float(one.value)) < 4 * float(one.std_error)
+    for low, high in ((1, 10), (10, 100)):
+        gain = (bounds[high] - bounds[low]).mean()
+        assert float(gain.value) > -4 * float(gain.std_error)
+
+
+@pytest.mark.parametrize("method", ["iwae", "ais"])
+@pytest.mark.parametrize("name", ["mean_field", "full_rank", "iaf"])
+def test_estimators_agree_with_the_closed_form(method: str, name: str) -> None:
+    story = exact.linear_gaussian()
+    rows = exact.rows_of(story, 25)
+    guide = ppvae.guides.build(name, story, rows)
+    found = ppvae.log_evidence(
+        story, rows, method=method, guide=guide, num_temperatures=20, num_particles=2000
+    )
+    error = found - ppvae.Estimate.exact(story.log_evidence(rows).detach())
+    combined = float(error.std_error.square().sum().sqrt()) / len(rows["x"])
+    assert abs(float(error.value.mean())) < 4 * combined
+    assert float(error.value.abs().max()) < 0.2
+
+
+def test_ais_is_unbiased_in_exp_space() -> None:
+    story = exact.linear_gaussian(4, 2)
+    rows = exact.rows_of(story, 1)
+    many = {"x": rows["x"].expand(1000, -1)}
+    guide = exact.ScaledPosterior(story, 2.0, shift=0.5)
+    found = annealed_evidence(story, guide, many, num_chains=1, num_temperatures=5)
+    weights = (found.value - story.log_evidence(many)).exp()
+    assert abs(float(weights.mean()) - 1) < 4 * float(weights.std()) / 1000**0.5
+
+
+def test_exact_needs_a_closed_form_and_others_a_guide() -> None:
+    rows = ppvae.data.load("digits").head(4)
+    story = load_story("vae", rows.batch())
+    with pytest.raises(ValueError, match="to define log_evidence"):
+        ppvae.log_evidence(story, rows, method="exact")
+    with pytest.raises(ValueError, match="needs a guide"):
+        ppvae.log_evidence(story, rows, method="ais")
+    with pytest.raises(ValueError, match="exact, iwae, ais"):
+        ppvae.log_evidence(story, rows, method="magic")
+
+
+def test_weights_that_are_all_zero_are_an_error() -> None:
+    log_w = torch.zeros(50, 3)
+    log_w[:, 1] = -torch.inf
+    with pytest.raises(ValueError, match="1 of 3 rows"):
+        importance_evidence(log_w)

@@ -1,0 +1,222 @@
+r"""The report says what the numbers say, needs nothing but itself, and escapes everything."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from importlib import import_module
+
+import pytest
+import torch
+
+from models.vae import VAE
+from ppvae.compare import League
+from ppvae.estimate import Estimate
+from ppvae.fit import History
+from ppvae.gaps import Gaps
+from ppvae.guides import MeanField
+from ppvae.report import report
+from ppvae.report.words import cautions, fault, headline, nats
+
+NUM_ROWS = 60
+NUM_EPOCHS = 12
+
+
+def estimate(mean, spread=0.2, error=0.02, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(NUM_ROWS, generator=generator)
+    noise = noise - noise.mean()
+    return Estimate(mean + spread * noise, torch.full((NUM_ROWS,), error))
+
+
+def made_gaps(approximation, amortization, *, converged=True, method="ais", khat=0.3):
+    evidence = estimate(-20.0, spread=3.0)
+    local = Estimate(evidence.value - estimate(approximation, seed=1).value, evidence.std_error)
+    return Gaps(
+        log_evidence=evidence,
+        elbo_local=local,
+        elbo=Estimate(local.value - estimate(amortization, seed=2).value, local.std_error),
+        method=method,
+        khat=khat + 0.2 * torch.randn(NUM_ROWS, generator=torch.Generator().manual_seed(3)),
+        local_steps=100,
+        local_converged=converged,
+    )
+
+
+def made_history(level):
+    records = [
+        {"epoch": e, "loss": 9 / e - level, "elbo": level - 9 / e, "val_elbo": level - 10 / e}
+        for e in range(1, NUM_EPOCHS + 1)
+    ]
+    return History(records, seconds=1.5, best_epoch=NUM_EPOCHS)
+
+
+def made_league(decoder="shared", num_pixels=64, **gaps):
+    torch.manual_seed(0)
+    x = torch.rand(20, num_pixels).round()
+    story = VAE(num_pixels, latent_dim=3, hidden=(20,))
+    found = gaps or {
+        "mean_field": made_gaps(2.0, 0.4, khat=0.6),
+        "full_rank": made_gaps(0.6, 0.9),
+        "iaf": made_gaps(0.3, 0.3),
+    }
+    guide = MeanField(story, x, hidden=(20,))
+    league = League(
+        gaps=found,
+        histories={name: made_history(-21.0 - i) for i, name in enumerate(found)},
+        stories=dict.fromkeys(found, story),
+        guides=dict.fromkeys(found, guide),
+        decoder=decoder,
+        num_particles=1000,
+        settings={"seed": 0, "data": "digits", "epochs": NUM_EPOCHS},
+    )
+    return league, x
+
+
+class Reader(HTMLParser):
+    """Collects tags, attributes and text, and checks that tags are closed in order."""
+
+    VOID = frozenset({"meta", "link", "img", "br"})
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.tags, self.text, self.sources = [], [], [], []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.sources += [v for k, v in attrs if k in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def written(tmp_path, league, x, **options):
+    path = report(league, x, path=tmp_path / "out" / "report.html", title="A & B", **options)
+    return path.read_text(encoding="utf-8")
+
+
+# --- page -------------------------------------------------------------------
+
+
+def test_the_page_holds_everything_it_shows(tmp_path):
+    page = written(tmp_path, *made_league(), command="ppvae compare vae")
+    reader = Reader(page)
+    assert "script" not in reader.tags
+    assert all(source.startswith("data:") for source in reader.sources)
+    assert not re.search(r"https?://|url\(|@import", page)
+    assert reader.tags.count("img") == 5
+    names = {p.stem for p in (tmp_path / "out" / "figures").iterdir()}
+    assert names == {"gaps", "training", "khat", "samples", "reconstructions"}
+
+
+def test_the_table_holds_every_guide_with_standard_errors(tmp_path):
+    league, x = made_league()
+    text = "|".join(Reader(written(tmp_path, league, x)).text)
+    for row in league.rows:
+        assert nats(row.inference_gap) in text and nats(row.elbo) in text
+    assert "nats per row" in text and "±" in text
+    for name, elbo, gap in league.differences():
+        assert f"{name}|{nats(elbo)}|{nats(gap)}" in text
+
+
+def test_names_and_commands_are_escaped(tmp_path):
+    name = "<script>alert('&')</script>"
+    league, x = made_league(**{name: made_gaps(1.0, 0.1)})
+    page = written(tmp_path, league, x, command="ppvae --set 'a<b'")
+    reader = Reader(page)
+    assert "script" not in reader.tags
+    assert name in "".join(reader.text) and "ppvae --set 'a<b'" in "".join(reader.text)
+
+
+@pytest.mark.parametrize(
+    ("num_pixels", "scale", "reason"),
+    [(10, 1, r"shape \(10,\) are no pictures"), (64, 3, r"not all in \[0, 1\]")],
+)
+def test_rows_that_are_no_pictures_are_skipped_with_a_sentence(tmp_path, num_pixels, scale, reason):
+    league, x = made_league(num_pixels=num_pixels)
+    page = written(tmp_path, league, scale * x)
+    assert Reader(page).tags.count("img") == 3
+    assert re.search(f"Not drawn: .*{reason}", page)
+
+
+def test_stories_of_their_own_show_their_own_samples(monkeypatch):
+    shown = []
+    figures = import_module("ppvae.report.figures")
+    monkeypatch.setattr(figures, "image_grid", lambda rows, *_: shown.append(list(rows)))
+    league, x = made_league(decoder="own")
+    figures._samples(league, x)
+    figures._reconstructions(league, x)
+    assert shown == [["data", "mean_field", "full_rank", "iaf"]] * 2
+
+
+# --- words ------------------------------------------------------------------
+
+
+def test_the_headline_names_the_guide_that_loses_least():
+    first, blame = headline(made_league()[0])
+    assert first.startswith("iaf loses least: 0.60 ± ")
+    assert "full_rank loses 1.50" in first and "paired over the rows" in first
+    assert blame.startswith("iaf loses to its family (0.30") and blame.endswith("alike.")
+
+
+def test_guides_that_cannot_be_told_apart_are_not_ranked():
+    league, _ = made_league(a=made_gaps(1.0, 0.1), b=made_gaps(1.0, 0.1))
+    league = replace(league, gaps={**league.gaps, "b": made_gaps(1.001, 0.1)})
+    assert "cannot be told apart" in headline(league)[0]
+
+
+def test_a_better_story_is_told_from_a_better_guide():
+    better = made_gaps(2.0, 0.1)
+    better = replace(
+        better,
+        **{k: Estimate(getattr(better, k).value + 5, getattr(better, k).std_error)
+           for k in ("log_evidence", "elbo_local", "elbo")},
+    )  # fmt: skip
+    league, _ = made_league("own", good_guide=made_gaps(0.5, 0.1), good_story=better)
+    assert headline(league)[0].startswith("good_guide loses least")
+    assert headline(league)[1].startswith("good_story has the higher ELBO, by 3.50")
+
+
+@pytest.mark.parametrize(
+    ("approximation", "amortization", "expected"),
+    [(2.0, 0.1, "family"), (0.1, 2.0, "encoder"), (1.0, 1.0, "both"), (0.0, 0.0, "nothing seen")],
+)
+def test_the_fault_lies_where_the_larger_gap_is(approximation, amortization, expected):
+    league, _ = made_league(one=made_gaps(approximation, amortization))
+    assert fault(league.rows[0]) == expected
+    assert len(headline(league)) == 2
+
+
+def test_cautions_tell_what_is_not_to_be_trusted():
+    league, _ = made_league(
+        one=made_gaps(1.0, -0.5, converged=False, khat=0.9), two=made_gaps(1.0, 0.5, khat=-1.0)
+    )
+    told = " ".join(cautions(league))
+    assert "log p̂(x) is a lower bound (ais)" in told
+    assert re.search(r"k-hat is above 0\.67 on a share of the rows \(one \d\d%\)", told)
+    assert "one: the search for q* stopped" in told
+    assert "one: the amortization gap came out below zero" in told
+    exact, _ = made_league(one=made_gaps(1.0, 0.5, method="exact"))
+    assert cautions(exact)[0].startswith("log p(x) is exact")
+    fine, _ = made_league(one=made_gaps(1.0, 0.5, khat=-1.0))
+    assert "k-hat is below 0.67 on all rows. k-hat sees" in " ".join(cautions(fine))
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (-1.234, 0.05, "−1.23 ± 0.05"),
+        (0.1234, 0.004, "0.123 ± 0.004"),
+        (-0.001, 0.02, "0.00 ± 0.02"),
+        (2.0, 0.0, "2.00 ± 0.00"),
+        (1.0, 1e-7, "1.0000 ± 0.0000"),
+    ],
+)
+def test_numbers_have_the_decimals_that_their_error_needs(value, error, text):
+    assert nats(Estimate(torch.tensor(value), torch.tensor(error))) == text
