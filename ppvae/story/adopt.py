@@ -48,8 +48,8 @@ class _Program(PyroModule):
     """A Pyro callable whose parameters are registered here the first time it runs.
 
     Attributes:
-        borrowed: The module that a method belongs to. It may hold the other program's networks too, so that it is
-            no part of this module, but moves and changes mode with it.
+        borrowed: The module that a method belongs to, or those that a function names. They may hold the other
+            program's networks too, so that they are no part of this module, but move and change mode with it.
         row_shapes: Shapes of the rows that the program met, without their number.
     """
 
@@ -57,16 +57,13 @@ class _Program(PyroModule):
         super().__init__(name=name)
         self.adopted = nn.ParameterDict()
         self.row_shapes: dict[str, torch.Size] = {}
-        self.borrowed: tuple[nn.Module, ...] = ()
-        # In tuples: a bound method's owner is not registered, and looking `adopted` up costs no Pyro message.
+        # In tuples: what is borrowed is not registered, and looking `adopted` up costs no Pyro message.
+        self.borrowed = _modules_of(program)
         self._program, self._own = (program,), (self.adopted,)
-        owner = getattr(program, "__self__", None)
         if isinstance(program, nn.Module):
             self.module = program
-        elif isinstance(owner, nn.Module):
-            self.borrowed = (owner,)
-            like = one_tensor_of(owner).new_empty(0)
-            self.register_buffer("like", like, persistent=False)
+        for part in self.borrowed[:1]:
+            self.register_buffer("like", one_tensor_of(part).new_empty(0), persistent=False)
 
     def param(self, name: str, init: Any, constraint: constraints.Constraint) -> Tensor:
         """The parameter `name`, made from `init` when it is first asked for."""
@@ -154,6 +151,16 @@ class AdoptedGuide(_Program):
 
     def forward(self, batch: Batch) -> None:
         self.run(batch)
+
+
+def _modules_of(program: Program) -> tuple[nn.Module, ...]:
+    """The modules that a method belongs to, or that a function names."""
+    if inspect.isfunction(program):
+        names = inspect.getclosurevars(program)
+        found = {**names.globals, **names.nonlocals}.values()
+        return tuple(part for part in found if isinstance(part, nn.Module))
+    owner = getattr(program, "__self__", None)
+    return (owner,) if isinstance(owner, nn.Module) else ()
 
 
 def _attribute(name: str) -> str:

@@ -33,11 +33,17 @@ def local_params(*modules: nn.Module) -> Iterator[None]:
             setting is on while they are built; here it is given to those that were built before.
     """
     for module in modules:
-        for part in module.modules():
+        for part in _parts_of(module):
             if isinstance(part, PyroModule) and not hasattr(part._pyro_context, "param_state"):
                 part._pyro_context.param_state = {"params": {}, "constraints": {}}
     with pyro.settings.context(module_local_params=True):
         yield
+
+
+def _parts_of(module: nn.Module) -> Iterator[nn.Module]:
+    """A module with all its parts, and those that an adopted program borrows."""
+    for root in (module, *getattr(module, "borrowed", ())):
+        yield from root.modules()
 
 
 def particle_plate(num_particles: int, dim: int) -> pyro.plate:
@@ -74,8 +80,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
     Parts are restored one by one: a part that was frozen in evaluation mode stays so.
     """
-    roots = (module, *getattr(module, "borrowed", ()))
-    modes = {part: part.training for root in roots for part in root.modules()}
+    modes = {part: part.training for part in _parts_of(module)}
     for part in modes:
         part.training = False
     try:

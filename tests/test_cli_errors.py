@@ -1,0 +1,135 @@
+r"""Bad input is answered with one line and exit code 2, before anything is written."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from ppvae.cli import main
+
+NO_PLATE = """
+import pyro, torch
+import pyro.distributions as dist
+from pyro.nn import PyroModule
+
+class Bare(PyroModule):
+    def forward(self, n):
+        with pyro.plate("rows", n):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(torch.zeros(64), 1.0).to_event(1))
+"""
+
+WRONG_SHAPE = """
+import pyro, torch
+import pyro.distributions as dist
+from pyro.nn import PyroModule
+
+class Ten(PyroModule):
+    def forward(self, n):
+        with pyro.plate("data", n):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True).expand(n, 10), 1.0).to_event(1))
+"""
+
+
+@pytest.fixture(autouse=True)
+def in_a_new_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def numbers(tmp_path):
+    """A file of 40 rows of 5 numbers."""
+    generator = np.random.default_rng(0)
+    np.save(tmp_path / "numbers.npy", generator.normal(size=(40, 5)).astype(np.float32))
+    return "numbers.npy"
+
+
+def refused(typed, capsys):
+    """The one line that a bad command line is answered with."""
+    assert main(typed) == 2
+    shown = capsys.readouterr()
+    lines = shown.err.splitlines()
+    assert len(lines) == 1, shown.err
+    assert "Traceback" not in lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["compare", "vae", "--guides", "nonsense"], "expected a guide among mean_field.*nonsense"),
+        (["compare", "nonsense"], "expected a story among factor_analysis.*'nonsense'"),
+        (["compare", "absent.py"], r"expected a story's file, got 'absent\.py'"),
+        (["compare", "vae", "--data", "digit"], "expected a data set among.*Did you mean digits"),
+        (["compare", "vae", "--data", "absent.npy"], r"absent\.npy"),
+        (["compare", "vae", "--set", "depth=3"], "expected options among.*latent_dim.*depth"),
+        (["compare", "vae", "--evidence", "exact"], "to define log_evidence"),
+        (["compare", "vae", "--evidence", "magic"], "expected evidence among auto.*'magic'"),
+        (["compare", "vae", "--decoder", "both"], "both"),
+        (["compare", "vae", "--epochs", "many"], "--epochs"),
+        (["compare", "vae", "--epochs", "0"], "--epochs"),
+        (["compare"], "(?i)missing argument"),
+        (["conjure"], "conjure"),
+        (["fit", "vae", "--objective", "magic"], "expected an objective among.*'magic'"),
+        (["fit", "vae", "--resume"], "expected --run-dir with --resume"),
+        (["fit", "vae", "--device", "toaster"], "expected a device such as"),
+        (["gaps", "vae", "--weights", "absent"], r"story\.safetensors, got no such file"),
+        (["new", "mine", "--from", "nonsense"], "expected a story among"),
+        (["generate", "vae", "--out", "x.gif"], r"expected --out to be a \.png file"),
+        (["list", "flowers"], "flowers"),
+    ],
+)  # fmt: skip
+def test_bad_words_are_refused(typed, message, capsys):
+    line = refused(typed, capsys)
+    assert re.search(message, line), line
+
+
+def test_pixels_that_are_no_bits_are_refused(tmp_path, capsys):
+    np.save(tmp_path / "grey.npy", np.full((30, 16), 0.5, dtype=np.float32))
+    line = refused(["compare", "vae", "--data", "grey.npy"], capsys)
+    assert "site 'x': expected values in its support" in line and "0.5" in line
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("rows", [None, 0])
+def test_an_empty_data_file_is_refused(rows, tmp_path, capsys):
+    file = tmp_path / "empty.npy"
+    if rows is None:
+        file.write_bytes(b"")
+    else:
+        np.save(file, np.zeros((0, 5), dtype=np.float32))
+    assert "empty" in refused(["compare", "vae", "--data", "empty.npy"], capsys)
+
+
+def test_rows_of_another_shape_are_refused(numbers, tmp_path, capsys):
+    (tmp_path / "ten.py").write_text(WRONG_SHAPE)
+    line = refused(["compare", "ten.py", "--data", numbers], capsys)
+    assert "site 'x': expected rows of shape (10,), got (5,)" in line
+
+
+def test_a_story_without_a_data_plate_is_refused(tmp_path, capsys):
+    (tmp_path / "bare.py").write_text(NO_PLATE)
+    for command in ("compare", "check"):
+        assert 'expected a plate named "data"' in refused([command, "bare.py"], capsys)
+
+
+def test_a_story_file_that_does_not_run_is_refused(tmp_path, capsys):
+    (tmp_path / "broken.py").write_text("def f(:\n")
+    assert "'broken.py' does not run" in refused(["check", "broken.py"], capsys)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_is_refused_where_there_is_none(capsys):
+    for command in ("compare", "fit", "gaps"):
+        assert "CUDA" in refused([command, "vae", "--device", "cuda"], capsys)
+
+
+@pytest.mark.parametrize("command", ["compare", "fit"])
+def test_a_run_folder_with_files_is_refused_and_left_alone(command, numbers, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    typed = [command, "factor_analysis", "--data", numbers, "--run-dir", "mine", "--epochs", "1"]
+    assert "expected an empty or new run folder" in refused([*typed, "--no-progress"], capsys)
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.txt"]
