@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/ppvae compare vae --data digits --guides mean_field full_rank iaf
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -55,10 +55,15 @@ class VAE(PyroModule):
         self.register_buffer("zero", torch.zeros(latent_dim))
 
     @classmethod
-    def from_data(cls, batch: Mapping[str, Tensor], latent_dim: int | None = None) -> "VAE":
+    def from_data(
+        cls,
+        batch: Mapping[str, Tensor],
+        latent_dim: int | None = None,
+        hidden: Sequence[int] = (200, 200),
+    ) -> "VAE":
         """The story for pictures like `batch["x"]`, `(B, P)`: 50 causes, for fewer than 200 pixels 10."""
         num_pixels = batch["x"].shape[-1]
-        return cls(num_pixels, latent_dim or (50 if num_pixels >= 200 else 10))
+        return cls(num_pixels, latent_dim or (50 if num_pixels >= 200 else 10), hidden)
 
     def forward(self, n: int) -> None:
         with pyro.plate("data", n):

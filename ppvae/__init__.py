@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ppvae import data, diagnostics, evidence, guides, nets, objectives, plots
     from ppvae.compare import League, compare
     from ppvae.estimate import Estimate
-    from ppvae.evidence import elbo, iwelbo, log_evidence
+    from ppvae.evidence import Sandwich, bdmc, elbo, iwelbo, log_evidence
     from ppvae.fit import History, fit
     from ppvae.gaps import Gaps, gaps
     from ppvae.predict import embed, generate, reconstruct
@@ -40,7 +40,9 @@ _PUBLIC = {
     "Gaps": "gaps",
     "History": "fit",
     "League": "compare",
+    "Sandwich": "evidence",
     "adopt": "story",
+    "bdmc": "evidence",
     "check_story": "story",
     "compare": "compare",
     "elbo": "evidence",
@@ -66,7 +68,9 @@ __all__ = [
     "Gaps",
     "History",
     "League",
+    "Sandwich",
     "adopt",
+    "bdmc",
     "check_story",
     "compare",
     "data",

@@ -2,18 +2,17 @@ r"""The training loop: one torch optimiser over story and guide, rows in memory,
 
 __all__ = ["Callback", "History", "fit", "resolve_device"]
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from ppvae import objectives
 from ppvae.data import Rows, as_rows
+from ppvae.progress import stages
 from ppvae.runs import RunFolder
 from ppvae.story import check_data, local_params, one_tensor_of, seeded
 from ppvae.trainer import SCHEDULES, History, Record, Trainer
@@ -48,7 +47,7 @@ def fit(
 ) -> History:
     """Train story and guide together by stochastic gradient ascent on the ELBO (AEVB).
 
-    Both are changed in place. Parameters with `requires_grad=False` stay: freeze the story to train the guide
+    Both are changed in place, and left in evaluation mode. Parameters with `requires_grad=False` stay: freeze the story to train the guide
     alone. With validation rows, the weights of the best epoch are put back at the end.
 
     Arguments:
@@ -107,15 +106,18 @@ def fit(
         if folder is not None and resume:
             trainer.restore(folder.load_checkpoint({"story": story, "guide": guide}))
             folder.drop_metrics_after(len(trainer.history.records))
-        with _bar(epochs, progress) as advance:
+        with stages(epochs, progress) as stage:
+            stage("training")
             for record in trainer.run(epochs, patience):
-                advance(record)
+                stage(_in_words(record))
                 if folder is not None:
                     folder.append_metrics(record)
                     modules = {"story": story, "guide": guide}
                     folder.save_checkpoint(record["epoch"], modules, trainer.state())
                 for callback in callbacks:
                     callback(record)
+    story.eval()
+    guide.eval()
     return trainer.history
 
 
@@ -181,19 +183,6 @@ def resolve_device(device: str) -> torch.device:
     return found
 
 
-@contextmanager
-def _bar(epochs: int, show: bool) -> Iterator[Callable[[Record], None]]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, transient=True, disable=not show) as bar:
-        task = bar.add_task("training", total=epochs)
-
-        def advance(record: Record) -> None:
-            val = "" if record["val_elbo"] is None else f", validation {record['val_elbo']:.2f}"
-            bar.update(task, advance=1, description=f"ELBO {record['elbo']:.2f}{val} nats per row")
-
-        yield advance
+def _in_words(record: Record) -> str:
+    validation = "" if record["val_elbo"] is None else f", validation {record['val_elbo']:.2f}"
+    return f"ELBO {record['elbo']:.2f}{validation} nats per row"

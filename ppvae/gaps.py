@@ -5,20 +5,14 @@ __all__ = ["Gaps", "gaps"]
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ppvae.diagnostics.khat import khat
 from ppvae.estimate import Estimate
-from ppvae.evidence import (
-    METHODS,
-    annealed_evidence,
-    elbo,
-    exact_evidence,
-    importance_evidence,
-)
-from ppvae.guides import localize, optimize_local
-from ppvae.story import TensorDict, num_rows_of
+from ppvae.evidence import METHODS, Effort, Sandwich, bdmc, elbo, evidence_from
+from ppvae.guides import LocalFit, localize, optimize_local
+from ppvae.progress import Stage, stages
+from ppvae.story import TensorDict, num_rows_of, split_batch
 from ppvae.weights import batch_for, check_pair, log_weights, refuse_global
 
 ROWS_AT_A_TIME = 250
@@ -37,6 +31,7 @@ class Gaps:
         khat: Pareto k-hat of the amortized guide's importance weights, `(B,)`.
         local_steps: Optimiser steps that q* took, at most.
         local_converged: Whether the search for q* converged on all rows.
+        certificate: Bounds on log p(x) of simulated rows with the same annealing; None where no annealing was used.
     """
 
     log_evidence: Estimate
@@ -46,6 +41,7 @@ class Gaps:
     khat: Tensor
     local_steps: int
     local_converged: bool
+    certificate: Sandwich | None = None
 
     @property
     def approximation_gap(self) -> Estimate:
@@ -69,6 +65,10 @@ class Gaps:
             "approximation_gap", "amortization_gap", "inference_gap",
         ):  # fmt: skip
             lines.append(f"  {name:<18} {getattr(self, name).mean()}")
+        if self.certificate is not None:
+            lines.append(f"  certificate (BDMC): {self.certificate}")
+        if not self.local_converged:
+            lines.append(f"  q* had not converged after {self.local_steps} steps on some rows")
         return "\n".join(lines)
 
 
@@ -81,7 +81,9 @@ def gaps(
     num_particles: int = 1000,
     num_chains: int = 16,
     num_temperatures: int = 50,
+    num_simulated: int = 50,
     seed: int = 0,
+    progress: bool = False,
 ) -> Gaps:
     """Measure the approximation gap and the amortization gap of a guide on each row.
 
@@ -93,11 +95,13 @@ def gaps(
         guide: A guide of `ppvae.guides`, or any Pyro guide whose sites are independent given the row.
         data: Rows, anything that `ppvae.data.as_rows` takes.
         evidence: `auto` (the closed form if the story has one, else `best`), `best` (the higher of `iwae` and
-            `ais`, in mean), `exact`, `iwae` or `ais`.
+            `ais`, in mean), `exact`, `iwae`, `ais` or `quadrature`.
         num_particles: Particles of `iwae` and k-hat.
         num_chains: Chains of `ais`.
         num_temperatures: Temperatures of `ais`.
+        num_simulated: Simulated rows on which bidirectional Monte Carlo certifies the annealing; 0 for none.
         seed: Seed of all draws.
+        progress: Show a progress bar on a terminal.
 
     Returns:
         The gaps.
@@ -109,22 +113,30 @@ def gaps(
         C. Cremer, X. Li, D. Duvenaud (2018). Inference suboptimality in variational autoencoders.
     """
     methods = evidence_methods(story, evidence)
+    effort = Effort(num_particles, num_chains, num_temperatures, seed=seed)
     batch = batch_for(story, data)
     refuse_global(check_pair(story, guide, batch), "gaps")
-    parts = [
-        _gaps_of(story, guide, rows, methods, num_particles, num_chains, num_temperatures, seed)
-        for rows in _slices(batch)
-    ]
-    log_evidence = {m: Estimate.cat([p[0][m] for p in parts]) for m in methods}
+    pieces = _slices(batch)
+    with stages(len(pieces) * (2 + len(methods)) + 2, progress) as stage:
+        parts = [_measure(story, guide, rows, methods, effort, stage) for rows in pieces]
+        stage("scoring the guide")
+        log_w = log_weights(story, guide, batch, num_particles, seed=seed + 3)
+        found = elbo(story, guide, batch, num_particles=ELBO_PARTICLES, seed=seed + 2)
+        certificate = None
+        if "ais" in methods and num_simulated:
+            stage("certifying on simulated rows")
+            certificate = certify(story, guide, batch, effort, num_simulated)
+    log_evidence = {m: Estimate.cat([p.log_evidence[m] for p in parts]) for m in methods}
     method = max(methods, key=lambda m: float(log_evidence[m].value.mean()))
     return Gaps(
         log_evidence=log_evidence[method],
-        elbo_local=Estimate.cat([p[1] for p in parts]),
-        elbo=elbo(story, guide, batch, num_particles=ELBO_PARTICLES, seed=seed + 2),
+        elbo_local=Estimate.cat([p.elbo_local for p in parts]),
+        elbo=found,
         method=method,
-        khat=khat(log_weights(story, guide, batch, num_particles, seed=seed + 3)),
-        local_steps=max(p[2].num_steps for p in parts),
-        local_converged=all(p[2].converged for p in parts),
+        khat=khat(log_w),
+        local_steps=max(p.search.num_steps for p in parts),
+        local_converged=all(p.search.converged for p in parts),
+        certificate=certificate,
     )
 
 
@@ -140,38 +152,57 @@ def evidence_methods(story: nn.Module, evidence: str) -> list[str]:
     return [evidence]
 
 
-def _gaps_of(
+def certify(
+    story: nn.Module, guide: nn.Module, batch: TensorDict, effort: Effort, num_rows: int
+) -> Sandwich | None:
+    """Bidirectional Monte Carlo with the annealing of `effort`; None for an adopted story, which observes its data
+    by itself and so cannot be conditioned on rows that it generated."""
+    if hasattr(story, "run_conditioned"):
+        return None
+    covariates = split_batch(story, batch)[1]
+    num_rows = min([num_rows, *(len(v) for v in covariates.values())])
+    return bdmc(
+        story,
+        guide,
+        num_rows,
+        observed=[k for k in batch if k not in covariates],
+        covariates=covariates or None,
+        num_chains=effort.num_chains,
+        num_temperatures=effort.num_temperatures,
+        num_leapfrog=effort.num_leapfrog,
+        seed=effort.seed,
+    )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """log p(x) by each method, L[q*], and how the search for q* went, on as many rows as fit at a time."""
+
+    log_evidence: dict[str, Estimate]
+    elbo_local: Estimate
+    search: LocalFit
+
+
+def _measure(
     story: nn.Module,
     guide: nn.Module,
     rows: TensorDict,
     methods: list[str],
-    num_particles: int,
-    num_chains: int,
-    num_temperatures: int,
-    seed: int,
-) -> tuple[dict[str, Estimate], Estimate, Any]:
-    """log p(x) by each method, L[q*], and how the search for q* went, for as many rows as fit at a time."""
+    effort: Effort,
+    stage: Stage,
+) -> _Measured:
+    stage("searching q*")
     local = localize(guide, rows, story)
-    search = optimize_local(story, local, seed=seed)
-    found: dict[str, Estimate] = {}
+    search = optimize_local(story, local, seed=effort.seed)
+    found = {}
     for method in methods:
-        if method == "exact":
-            found[method] = exact_evidence(story, rows)
-        elif method == "iwae":
-            found[method] = importance_evidence(
-                log_weights(story, local, rows, num_particles, seed=seed + 4)
-            )
-        else:
-            found[method] = annealed_evidence(
-                story,
-                local,
-                rows,
-                num_chains=num_chains,
-                num_temperatures=num_temperatures,
-                seed=seed,
-            )
-    with torch.no_grad():
-        return found, elbo(story, local, rows, num_particles=ELBO_PARTICLES, seed=seed + 5), search
+        stage(f"log p(x) by {method}")
+        found[method] = evidence_from(method, story, local, rows, effort)
+    stage("scoring q*")
+    seed = None if effort.seed is None else effort.seed + 5
+    return _Measured(
+        found, elbo(story, local, rows, num_particles=ELBO_PARTICLES, seed=seed), search
+    )
 
 
 def _slices(batch: TensorDict) -> list[TensorDict]:

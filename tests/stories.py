@@ -138,12 +138,11 @@ class DeepPlates(Small):
     """Two inner plates, one of them shared by a latent site."""
 
     def forward(self, n):
-        with pyro.plate("data", n, dim=-2):
-            with pyro.plate("left", 2, dim=-3):
-                v = pyro.sample("v", dist.Normal(self.zero[0], 1.0))
-                with pyro.plate("right", 3, dim=-1):
-                    w = pyro.sample("w", dist.Normal(v, 1.0))
-                    pyro.sample("x", dist.Normal(w, self.noise))
+        with pyro.plate("data", n, dim=-2), pyro.plate("left", 2, dim=-3):
+            v = pyro.sample("v", dist.Normal(self.zero[0], 1.0))
+            with pyro.plate("right", 3, dim=-1):
+                w = pyro.sample("w", dist.Normal(v, 1.0))
+                pyro.sample("x", dist.Normal(w, self.noise))
 
 
 class Global(Small):

@@ -77,9 +77,7 @@ class TutorialVAE(nn.Module):
             z_scale = torch.ones(x.shape[0], self.z_dim, dtype=x.dtype, device=x.device)
             z = pyro.sample("latent", dist.Normal(z_loc, z_scale).to_event(1))
             loc_img = self.decoder.forward(z)
-            pyro.sample(
-                "obs", dist.Bernoulli(loc_img).to_event(1), obs=x.reshape(-1, self.pixels)
-            )
+            pyro.sample("obs", dist.Bernoulli(loc_img).to_event(1), obs=x.reshape(-1, self.pixels))
             return loc_img
 
     def guide(self, x):
@@ -210,7 +208,9 @@ def test_functions_with_params_serve_every_function():
     assert ppvae.elbo(story, adopted, x, num_particles=20).mean().value > start + 1.0
     z = torch.zeros(1, 50, 2)
     scale, loc = story.adopted["scale"].exp(), story.adopted["loc"]
-    expected = dist.Normal(0.0, 1.0).log_prob(z).sum(-1) + dist.Normal(loc, scale).log_prob(x).sum(-1)
+    expected = dist.Normal(0.0, 1.0).log_prob(z).sum(-1) + dist.Normal(loc, scale).log_prob(x).sum(
+        -1
+    )
     torch.testing.assert_close(log_joint(story, x, {"z": z}), expected)  # positive: 2 > 0 by exp
     found = ppvae.gaps(story, adopted, x[:3], num_particles=50, evidence="iwae")
     assert float(found.approximation_gap.value.abs().max()) < 0.2  # a Normal is the exact family
@@ -235,6 +235,8 @@ def test_networks_inside_a_pyro_module_are_trained_too():
 
     story, _ = adopt(networked, example=torch.zeros(2, 2))
     assert {id(p) for p in story.parameters()} == {id(p) for p in net.parameters()}
+    story.eval().double()
+    assert not net.training and net.weight.dtype == torch.float64
 
 
 def test_a_copy_of_a_function_with_networks_is_refused():

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import ppvae
+from ppvae.evidence import Effort, evidence_from, importance_evidence
 from ppvae.gallery import load_story
-from ppvae.evidence import annealed_evidence, importance_evidence
 
 
 def test_exact_guide_has_constant_weights_equal_to_the_log_evidence() -> None:
@@ -64,9 +64,50 @@ def test_ais_is_unbiased_in_exp_space() -> None:
     rows = exact.rows_of(story, 1)
     many = {"x": rows["x"].expand(1000, -1)}
     guide = exact.ScaledPosterior(story, 2.0, shift=0.5)
-    found = annealed_evidence(story, guide, many, num_chains=1, num_temperatures=5)
+    found = evidence_from("ais", story, guide, many, Effort(num_chains=1, num_temperatures=5))
     weights = (found.value - story.log_evidence(many)).exp()
     assert abs(float(weights.mean()) - 1) < 4 * float(weights.std()) / 1000**0.5
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2, 3])
+def test_quadrature_is_exact_for_a_smooth_posterior(latent_dim: int) -> None:
+    story = exact.linear_gaussian(6, latent_dim)
+    rows = exact.rows_of(story, 4)
+    guide = exact.ScaledPosterior(story, 2.0, shift=0.3).double()
+    found = ppvae.log_evidence(story, rows, method="quadrature", guide=guide)
+    error = found.value - story.log_evidence(rows)
+    assert float(error.detach().abs().max()) < 1e-8
+
+
+def test_quadrature_refuses_many_latent_numbers() -> None:
+    story = exact.linear_gaussian(6, 4)
+    rows = exact.rows_of(story, 4)
+    with pytest.raises(ValueError, match="at most 3 latent numbers"):
+        ppvae.log_evidence(story, rows, method="quadrature", guide=exact.ScaledPosterior(story))
+
+
+@pytest.mark.parametrize("name", ["mean_field", "iaf"])
+def test_bidirectional_bounds_stand_on_either_side_of_the_evidence(name: str) -> None:
+    story = exact.linear_gaussian()
+    guide = ppvae.guides.build(name, story, exact.rows_of(story, 20))
+    sandwich = ppvae.bdmc(story, guide, 30, num_temperatures=10, refine=False, seed=3)
+    truth = float(story.log_evidence(exact.rows_of(story, 30, seed=3)).mean().detach())
+    for bound, sign in ((sandwich.lower, 1), (sandwich.upper, -1)):
+        noise = float(bound.std_error.square().sum().sqrt()) / len(bound)
+        assert sign * (truth - float(bound.value.mean())) > -4 * noise
+    refined = ppvae.bdmc(story, guide, 30, num_temperatures=20, seed=3)
+    assert refined.converged
+    assert float(refined.gap.mean().value) < float(sandwich.gap.mean().value)
+
+
+def test_the_certificate_says_when_annealing_is_too_short() -> None:
+    story = exact.linear_gaussian()
+    guide = exact.ScaledPosterior(story, 3.0, shift=2.0)
+    hasty = ppvae.bdmc(
+        story, guide, 20, observed=["x"], num_temperatures=1, num_chains=2, refine=False
+    )
+    assert not hasty.converged
+    assert "take more temperatures" in str(hasty)
 
 
 def test_exact_needs_a_closed_form_and_others_a_guide() -> None:
@@ -76,7 +117,7 @@ def test_exact_needs_a_closed_form_and_others_a_guide() -> None:
         ppvae.log_evidence(story, rows, method="exact")
     with pytest.raises(ValueError, match="needs a guide"):
         ppvae.log_evidence(story, rows, method="ais")
-    with pytest.raises(ValueError, match="exact, iwae, ais"):
+    with pytest.raises(ValueError, match="exact, iwae, ais, quadrature"):
         ppvae.log_evidence(story, rows, method="magic")
 
 

@@ -112,15 +112,15 @@ def test_resumed_training_equals_uninterrupted_training_bit_for_bit(tmp_path: Pa
     other_story, other_guide = deepcopy(story), deepcopy(guide)
     whole = ppvae.fit(story, guide, rows, val=rows.head(50), epochs=4, progress=False)
 
-    class Interrupt(Exception):
+    class InterruptError(Exception):
         pass
 
     def stop(record: dict[str, object]) -> None:
         if record["epoch"] == 2:
-            raise Interrupt
+            raise InterruptError
 
     options = {"val": rows.head(50), "epochs": 4, "run_dir": tmp_path / "run", "progress": False}
-    with pytest.raises(Interrupt):
+    with pytest.raises(InterruptError):
         ppvae.fit(other_story, other_guide, rows, callbacks=[stop], **options)
     fresh_story, fresh_guide, _ = _pair()
     resumed = ppvae.fit(fresh_story, fresh_guide, rows, resume=True, **options)
@@ -231,7 +231,7 @@ def test_a_run_folder_must_be_empty(tmp_path: Path) -> None:
 
 
 def test_pixels_outside_the_support_and_empty_data_are_refused() -> None:
-    story, guide, rows = _pair()
+    story, guide, _ = _pair()
     grey = ppvae.data.load("digits", binarize="none")
     with pytest.raises(ValueError, match=r"site 'x'.*got 0\.\d+ in row"):
         ppvae.fit(story, guide, grey, progress=False)

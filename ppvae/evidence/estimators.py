@@ -1,15 +1,17 @@
 r"""log p(x) of each row, by the method that the user names."""
 
-__all__ = ["METHODS", "log_evidence"]
+__all__ = ["METHODS", "Effort", "evidence_from", "log_evidence"]
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from ppvae.estimate import Estimate
-from ppvae.evidence.annealed import annealed_log_weights
+from ppvae.evidence.annealed import Annealing
 from ppvae.evidence.bounds import importance_evidence
+from ppvae.evidence.quadrature import quadrature_evidence
 from ppvae.guides.local import localize, optimize_local
 from ppvae.story import TensorDict, num_rows_of, seeded
 from ppvae.weights import batch_for, check_pair, log_weights, refuse_global
@@ -18,10 +20,30 @@ METHODS: dict[str, str] = {
     "exact": "the story's own closed form",
     "iwae": "importance sampling with q* as the proposal",
     "ais": "annealed importance sampling from q* with batched HMC",
+    "quadrature": "a grid placed by q*, for at most three latent numbers a row",
 }
 
 # Rows whose q* and chains are held in memory at a time.
 ROWS_AT_A_TIME = 250
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much work an evidence estimate may do.
+
+    Arguments:
+        num_particles: Particles of `iwae`.
+        num_chains: Chains of `ais`.
+        num_temperatures: Temperatures of `ais`, in a linear schedule.
+        num_leapfrog: Leapfrog steps of a transition of `ais`.
+        seed: Seed of all draws; None uses the global generator.
+    """
+
+    num_particles: int = 1000
+    num_chains: int = 16
+    num_temperatures: int = 50
+    num_leapfrog: int = 5
+    seed: int | None = 0
 
 
 def log_evidence(
@@ -41,8 +63,8 @@ def log_evidence(
     Arguments:
         story: The story.
         data: Rows, anything that `ppvae.data.as_rows` takes.
-        method: `exact` (the story's closed form), `iwae` or `ais`.
-        guide: Needed by `iwae` and `ais`. An amortized guide is first refined to q* on each row; a local guide is
+        method: `exact` (the story's closed form), `iwae`, `ais` or `quadrature`.
+        guide: Needed by all but `exact`. An amortized guide is first refined to q* on each row; a local guide is
             used as it is.
         num_particles: Particles of `iwae`.
         num_chains: Chains of `ais`.
@@ -64,66 +86,64 @@ def log_evidence(
     if method not in METHODS:
         raise ValueError(f"expected an evidence method among {', '.join(METHODS)}; got '{method}'")
     batch = batch_for(story, data)
+    effort = Effort(num_particles, num_chains, num_temperatures, num_leapfrog, seed)
     if method == "exact":
         return exact_evidence(story, batch)
     if guide is None:
         raise ValueError(f"method '{method}' needs a guide to start from; pass guide=...")
     refuse_global(check_pair(story, guide, batch), "log evidence per row")
+    if getattr(guide, "is_local", False):
+        return evidence_from(method, story, guide, batch, effort)
     parts = []
     for start in range(0, num_rows_of(batch), ROWS_AT_A_TIME):
-        if getattr(guide, "is_local", False):
-            rows, local = batch, guide
-        else:
-            rows = {k: v[start : start + ROWS_AT_A_TIME] for k, v in batch.items()}
-            local = localize(guide, rows, story)
-            optimize_local(story, local, seed=seed)
-        if method == "iwae":
-            parts.append(
-                importance_evidence(log_weights(story, local, rows, num_particles, seed=seed))
-            )
-        else:
-            sizes = {
-                "num_chains": num_chains,
-                "num_temperatures": num_temperatures,
-                "num_leapfrog": num_leapfrog,
-            }
-            parts.append(annealed_evidence(story, local, rows, seed=seed, **sizes))
-        if local is guide:
-            break
+        rows = {k: v[start : start + ROWS_AT_A_TIME] for k, v in batch.items()}
+        local = localize(guide, rows, story)
+        optimize_local(story, local, seed=seed)
+        parts.append(evidence_from(method, story, local, rows, effort))
     return Estimate.cat(parts)
+
+
+def evidence_from(
+    method: str, story: nn.Module, guide: nn.Module, batch: TensorDict, effort: Effort
+) -> Estimate:
+    """log p(x) by one method, from a guide as it is, without refining it.
+
+    Arguments:
+        method: A key of `METHODS`.
+        story: The story.
+        guide: The proposal, or where annealing starts.
+        batch: Rows, name -> `(B, *event)`.
+        effort: Particles, chains, temperatures.
+
+    Returns:
+        `(B,)`, in nats per row.
+    """
+    if method == "exact":
+        return exact_evidence(story, batch)
+    if method == "quadrature":
+        return quadrature_evidence(story, guide, batch)
+    if method == "iwae":
+        log_w = log_weights(story, guide, batch, effort.num_particles, seed=effort.seed)
+        return importance_evidence(log_w)
+    sites = check_pair(story, guide, batch)
+    with seeded(effort.seed, story, guide), torch.no_grad():
+        annealing = Annealing(
+            story,
+            guide,
+            batch,
+            sites,
+            num_temperatures=effort.num_temperatures,
+            num_leapfrog=effort.num_leapfrog,
+        )
+        return importance_evidence(annealing.forward(effort.num_chains))
 
 
 def exact_evidence(story: nn.Module, batch: TensorDict) -> Estimate:
     """The story's closed form, with no error."""
     if not hasattr(story, "log_evidence"):
         raise ValueError(
-            f"expected {type(story).__name__} to define log_evidence(batch), its closed form; it does not, so use "
-            "method 'iwae' or 'ais'"
+            f"expected {type(story).__name__} to define log_evidence(batch), its closed form; it does not, so "
+            "use method 'iwae' or 'ais' with a guide"
         )
     with torch.no_grad():
         return Estimate.exact(story.log_evidence(batch))
-
-
-def annealed_evidence(
-    story: nn.Module,
-    guide: nn.Module,
-    batch: TensorDict,
-    *,
-    num_chains: int = 16,
-    num_temperatures: int = 50,
-    num_leapfrog: int = 5,
-    seed: int | None = 0,
-) -> Estimate:
-    """AIS from a guide as it is, without refining it; arguments and result as in `log_evidence`."""
-    sites = check_pair(story, guide, batch)
-    with seeded(seed, story, guide), torch.no_grad():
-        log_w, _ = annealed_log_weights(
-            story,
-            guide,
-            batch,
-            sites,
-            num_chains=num_chains,
-            num_temperatures=num_temperatures,
-            num_leapfrog=num_leapfrog,
-        )
-    return importance_evidence(log_w)

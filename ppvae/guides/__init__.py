@@ -34,12 +34,12 @@ FAMILIES: dict[str, type[Guide]] = {
 
 
 def build(
-    name: str, story: nn.Module, data: Any, *, encoder: nn.Module | None = None, **options: Any
+    name: str, /, story: nn.Module, data: Any, *, encoder: nn.Module | None = None, **options: Any
 ) -> Guide:
     """Make a guide of the named family for a story.
 
     Arguments:
-        name: A key of `FAMILIES`.
+        name: A key of `FAMILIES`; positional, since guides have an option `name`.
         story: The story.
         data: Rows like those to come, anything that `ppvae.data.as_rows` takes.
         encoder: From a batch's rows to `(B, features)`; None chooses by their shape.
@@ -56,7 +56,9 @@ def build(
     known = _options_of(FAMILIES[name])
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise ValueError(f"guide '{name}': expected options among {', '.join(known)}; got {unknown}")
+        raise ValueError(
+            f"guide '{name}': expected options among {', '.join(known)}; got {unknown}"
+        )
     return FAMILIES[name](story, data, encoder=encoder, **options)
 
 

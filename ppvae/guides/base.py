@@ -12,7 +12,6 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from pyro.distributions import Distribution
 from torch import Size, nn
 
@@ -21,7 +20,7 @@ from ppvae.guides.contract import GlobalPart, GuideBase
 from ppvae.guides.features import Features
 from ppvae.guides.local import LocalGuide
 from ppvae.guides.place import Place
-from ppvae.story import Batch, TensorDict, as_batch, one_tensor_of, sites_of
+from ppvae.story import Batch, TensorDict, as_batch, has_missing, one_tensor_of, sites_of
 from ppvae.weights import batch_for
 
 ROWS_TO_LOOK_AT = 2000
@@ -60,7 +59,7 @@ class Guide(GuideBase):
         if not hidden:
             raise ValueError("expected at least one hidden width for the encoder, got none")
         rows = as_rows(data)
-        masked = [k for k, v in rows.tensors.items() if bool(torch.isnan(v).any())]
+        masked = [k for k, v in rows.tensors.items() if has_missing(v)]
         batch = batch_for(story, rows, ROWS_TO_LOOK_AT)
         sites = sites_of(story, batch)
         if not sites.local_latent:

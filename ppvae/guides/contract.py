@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from pyro.distributions import Distribution
 from pyro.nn import PyroModule
+from pyro.nn.module import _PyroModuleMeta
 from torch import Tensor, nn
 
 from ppvae.guides.place import Place
@@ -41,7 +42,7 @@ class GlobalPart(PyroModule):
             self.place(dist.Normal(self.loc, self.log_scale.exp()).to_event(1))
 
 
-class _AbstractModule(type(PyroModule), ABCMeta):  # type: ignore[misc]
+class _AbstractModule(_PyroModuleMeta, ABCMeta):
     """Lets a PyroModule, which has a metaclass of its own, have abstract methods."""
 
 

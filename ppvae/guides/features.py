@@ -8,7 +8,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from ppvae.nets import default_encoder, num_features
-from ppvae.story import TensorDict
+from ppvae.story import TensorDict, has_missing
 
 MIN_ROWS_TO_STANDARDISE = 10
 
@@ -36,7 +36,7 @@ class Features(nn.Module):
     ) -> None:
         super().__init__()
         self.shapes = {k: v.shape[1:] for k, v in batch.items()}
-        self.masked = {k for k, v in batch.items() if k in masked or bool(torch.isnan(v).any())}
+        self.masked = {k for k, v in batch.items() if k in masked or has_missing(v)}
         for key, value in batch.items():
             loc, scale = _moments(value)
             self.register_buffer(f"{_attribute(key)}_loc", loc)
@@ -73,14 +73,14 @@ class Features(nn.Module):
         scaled = (value - loc) / scale
         if value.dim() == 1:
             scaled = scaled.unsqueeze(-1)
-        missing = torch.isnan(scaled)
         if key not in self.masked:
-            if bool(missing.any()):
+            if has_missing(scaled):
                 raise ValueError(
                     f"'{key}': expected no missing values (NaN), as in the data that the guide was built for; build "
                     "the guide on data that miss some"
                 )
             return scaled
+        missing = torch.isnan(scaled)
         filled = torch.where(missing, torch.zeros_like(scaled), scaled)
         channel = -1 if scaled.dim() < 4 else 1
         return torch.cat([filled, missing.to(scaled)], channel)

@@ -2,8 +2,9 @@ r"""Normalizing flows as guides: a standard normal pushed through networks. The 
 
 __all__ = ["AutoregressiveTransport", "Pushforward", "RowNetworks"]
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -11,11 +12,17 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.func import functional_call
 
-# zuko switches argument validation off for the whole process when it is imported: put it back.
-_validate = Distribution._validate_args
-from zuko.flows.autoregressive import MaskedAutoregressiveTransform  # noqa: E402
 
-Distribution.set_default_validate_args(_validate)
+@contextmanager
+def _keeping_validation() -> Iterator[None]:
+    """zuko switches argument validation off for the whole process when it is imported: put it back."""
+    before = Distribution._validate_args
+    yield
+    Distribution.set_default_validate_args(before)
+
+
+with _keeping_validation():
+    from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 
 LOG_SQRT_2_PI = 0.9189385332046727
 NEXT_TO_IDENTITY = 1e-2
@@ -128,20 +135,27 @@ class Pushforward(TorchDistribution):
         transport: `(eps, context) -> (v, log |det|)` with a method `inverse(v, context)`.
     """
 
-    arg_constraints = {}  # noqa: RUF012
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
     has_rsample = True
 
     def __init__(
-        self, loc: Tensor, scale: Tensor, context: Tensor, transport: Any, batch_shape: Size | None = None
+        self,
+        loc: Tensor,
+        scale: Tensor,
+        context: Tensor,
+        transport: Any,
+        batch_shape: Size | None = None,
     ) -> None:
         self.loc, self.scale, self.context, self.transport = loc, scale, context, transport
         self._last: tuple[Tensor, Tensor] | None = None
         super().__init__(
-            loc.shape[:-1] if batch_shape is None else batch_shape, loc.shape[-1:], validate_args=False
+            loc.shape[:-1] if batch_shape is None else batch_shape,
+            loc.shape[-1:],
+            validate_args=False,
         )
 
-    def expand(self, batch_shape: Size, _instance: Any = None) -> "Pushforward":
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Pushforward":
         return Pushforward(self.loc, self.scale, self.context, self.transport, Size(batch_shape))
 
     def push(self, eps: Tensor) -> tuple[Tensor, Tensor]:

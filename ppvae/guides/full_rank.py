@@ -24,11 +24,15 @@ class FullRank(Guide):
     """
 
     def parameter_shapes(self, dim: int) -> Mapping[str, tuple[int, ...]]:
-        return {"loc": (dim,), "raw_diagonal": (dim,), "lower": (dim * (dim - 1) // 2,)}
+        shapes: dict[str, tuple[int, ...]] = {"loc": (dim,), "raw_diagonal": (dim,)}
+        if dim > 1:
+            shapes["lower"] = (dim * (dim - 1) // 2,)
+        return shapes
 
     def family(self, parameters: TensorDict, transport: Any) -> dist.Distribution:
-        loc, lower = parameters["loc"], parameters["lower"]
+        loc = parameters["loc"]
         scale_tril = torch.diag_embed(positive(parameters["raw_diagonal"]))  # (B, d, d)
-        rows, columns = torch.tril_indices(loc.shape[-1], loc.shape[-1], -1, device=loc.device)
-        scale_tril[..., rows, columns] = lower
+        if "lower" in parameters:
+            rows, columns = torch.tril_indices(loc.shape[-1], loc.shape[-1], -1, device=loc.device)
+            scale_tril[..., rows, columns] = parameters["lower"]
         return dist.MultivariateNormal(loc, scale_tril=scale_tril)

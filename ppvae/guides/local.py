@@ -13,7 +13,7 @@ from ppvae.guides.contract import GuideBase
 from ppvae.guides.flows import RowNetworks
 from ppvae.guides.site_local import SiteLocal
 from ppvae.story import Batch, LogJoint, TensorDict, as_batch, num_rows_of, seeded, sites_of
-from ppvae.weights import score
+from ppvae.weights import refuse_global, score
 
 # A window of steps is the unit in which gain is measured.
 WINDOW = 40
@@ -58,6 +58,7 @@ class LocalGuide(GuideBase):
         self.place, self.row_dim = guide.place, guide.row_dim
         self._family = (guide,)  # in a tuple: the encoder is no part of this guide
         self.__dict__["shared"] = guide.shared  # nor is it renamed as a part of this guide
+        self.borrowed = (guide.shared,)
         with torch.no_grad():
             start = guide.parameters_of(batch)
         self.rows = nn.ParameterDict({k: nn.Parameter(v.clone()) for k, v in start.items()})
@@ -102,8 +103,9 @@ def localize(guide: nn.Module, batch: Batch, story: nn.Module) -> "LocalGuide | 
     """
     if isinstance(guide, LocalGuide | SiteLocal):
         return guide
-    if hasattr(guide, "local"):
-        return guide.local(batch)
+    local: Any = getattr(guide, "local", None)
+    if local is not None:
+        return local(batch)
     return SiteLocal(guide, as_batch(batch), sites_of(story, batch))
 
 
@@ -132,7 +134,11 @@ def optimize_local(
 
     Returns:
         Steps, gains and whether the search converged.
+
+    Raises:
+        ValueError: If the story has global latent sites: its rows are not independent.
     """
+    refuse_global(sites_of(story, local.batch), "a search for q*")
     start = {k: p.detach().clone() for k, p in local.named_parameters()}
     check_seed = 1 if seed is None else seed + 1
     before = _fresh_log_weights(story, local, check_seed)

@@ -47,18 +47,18 @@ class Place:
         }
         self.only = _only_plain_vector(self.flat)
 
-    def __call__(self, q: Distribution) -> None:
+    def __call__(self, q: Any) -> None:
         """Sample every site.
 
         Arguments:
-            q: Batch shape as at the plate `data` (empty for global sites), event shape `(d,)`.
+            q: A distribution, batch shape as at the plate `data` (empty for global sites), event shape `(d,)`.
         """
         if self.only is not None:
             pyro.sample(self.only, q)
             return
         plates = {name: pyro.plate(name, size, dim=dim) for name, size, dim in self.plates}
         if isinstance(q, dist.Independent) and isinstance(q.base_dist, dist.Normal):
-            for name, site in self.flat.sites.items():
+            for site in self.flat.sites.values():
                 self._sample(site, self._factor(site, q.base_dist), plates)
             return
         u = pyro.sample("_" + "_".join(self.flat.sites), q, infer={"is_auxiliary": True})
@@ -90,7 +90,7 @@ class Place:
             log_det = log_det.flatten(-surplus).sum(-1)
         return PointMass(constrained, log_density=-log_det, event_dim=event_dim)
 
-    def _sample(self, site: Site, fn: Distribution, plates: dict[str, pyro.plate]) -> None:
+    def _sample(self, site: Site, fn: Any, plates: dict[str, pyro.plate]) -> None:
         with ExitStack() as stack:
             for name in site.inner_plates:
                 stack.enter_context(plates[name])

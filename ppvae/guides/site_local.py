@@ -2,8 +2,7 @@ r"""The un-amortized version of a guide that somebody else wrote: its distributi
 
 __all__ = ["SiteLocal"]
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -12,7 +11,7 @@ from pyro import poutine
 from pyro.distributions import Distribution
 from pyro.nn import PyroModule
 from torch import Size, Tensor, nn
-from torch.distributions import transform_to
+from torch.distributions import constraints, transform_to
 
 from ppvae.story import DATA_PLATE, Batch, Flat, Sites, TensorDict, local_params, seeded
 
@@ -82,7 +81,10 @@ class SiteLocal(PyroModule):
 
     def _site_distribution(self, name: str, parameters: TensorDict) -> Any:
         family, num_event, keys = self.shells[name]
-        free = {k: transform_to(family.arg_constraints[k])(parameters[_attribute(name, k)]) for k in keys}
+        free = {
+            k: transform_to(family.arg_constraints[k])(parameters[_attribute(name, k)])
+            for k in keys
+        }
         return family(**free).to_event(num_event)
 
     def forward(self, batch: Batch) -> None:
@@ -96,8 +98,8 @@ class SiteLocal(PyroModule):
 class _FlatProduct(dist.TorchDistribution):
     """Independent sites, seen as one distribution over `u`."""
 
-    arg_constraints: Mapping[str, Any] = {}
-    support = torch.distributions.constraints.real_vector
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.real_vector
     has_rsample = True
 
     def __init__(self, sites: dict[str, Any], flat: Flat) -> None:

@@ -39,7 +39,7 @@ lining-nums;
   font-family: system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Arial, sans-serif; }
 th { text-align: right; vertical-align: bottom; font-weight: 600; border-bottom: 1.5px solid
 #1c1c1c; } td { text-align: right; white-space: nowrap; border-bottom: 1px solid #e4e4e4; }
-th, td { padding: .4rem 0 .4rem 1.05rem; }
+th, td { padding: .4rem 0 .4rem .8rem; }
 td.text { white-space: normal; min-width: 4.5rem; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 td:first-child { font-weight: 600; white-space: nowrap; }

@@ -9,7 +9,7 @@ from ppvae.story.adopt import adopt
 from ppvae.story.batch import Batch, as_batch, num_rows_of, split_batch
 from ppvae.story.check import check_story
 from ppvae.story.flat import Flat
-from ppvae.story.messengers import RowLogProb, RowScale, SampleRows
+from ppvae.story.messengers import RowLogProb, RowScale, SampleRows, has_missing
 from ppvae.story.observe import Observed, observe, scale_rows, simulate, sites_of
 from ppvae.story.program import (
     PARTICLES,
@@ -43,6 +43,7 @@ __all__ = [
     "check_data",
     "check_story",
     "evaluating",
+    "has_missing",
     "local_params",
     "log_joint",
     "num_rows_of",

@@ -35,7 +35,9 @@ def split_batch(story: nn.Module, batch: TensorDict) -> tuple[TensorDict, Tensor
     lacking = [
         p.name
         for p in parameters
-        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in batch
+        if p.default is p.empty
+        and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        and p.name not in batch
     ]
     if lacking:
         raise ValueError(f"expected the covariates {lacking} in the data, got keys {list(batch)}")

@@ -1,6 +1,14 @@
 r"""Pyro effect handlers that condition a story on rows and score it row by row."""
 
-__all__ = ["Condition", "RowLogProb", "RowScale", "SampleRows", "refuse_loop", "valid_value"]
+__all__ = [
+    "Condition",
+    "RowLogProb",
+    "RowScale",
+    "SampleRows",
+    "has_missing",
+    "refuse_loop",
+    "valid_value",
+]
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -48,7 +56,7 @@ class Condition(Messenger):
         elif name in self.values:
             check_shape(name, self.values[name], msg["fn"], msg["cond_indep_stack"])
             value = self._in_program(msg, self.values[name])
-            if value.is_floating_point() and bool(torch.isnan(value).any()):
+            if has_missing(value):
                 value, msg["fn"] = fill_and_mask(name, value, msg["fn"])
         else:
             return
@@ -195,6 +203,12 @@ def fill_and_mask(name: str, value: Tensor, fn: Any) -> tuple[Tensor, Any]:
     filled = torch.where(missing, valid_value(fn.support, value), value)
     masked = fn.mask(~entry)
     return filled, masked.to_event(depth) if depth else masked
+
+
+def has_missing(value: Tensor) -> bool:
+    """Whether an entry is NaN: NaN survives a sum, and one sum is many times cheaper than a mask."""
+    suspect = value.is_floating_point() and bool(torch.isnan(value.sum()))
+    return suspect and bool(torch.isnan(value).any())  # large numbers may sum to NaN too
 
 
 def valid_value(support: constraints.Constraint, like: Tensor) -> Tensor:

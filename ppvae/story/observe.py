@@ -97,7 +97,8 @@ def simulate(
     with torch.no_grad(), local_params(story), seeded(seed, story):
         trace = poutine.trace(story).get_trace(n, **covariates)
     rows: TensorDict = {}
-    for name, node in trace.nodes.items():
+    nodes: dict[str, Any] = dict(trace.nodes)
+    for name, node in nodes.items():
         if node["type"] == "sample" and not is_bookkeeping(node):
             refuse_loop(node["cond_indep_stack"])
             layout = Layout.of(node["cond_indep_stack"], node["fn"].event_dim)

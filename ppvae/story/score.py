@@ -56,9 +56,7 @@ class LogJoint:
         each = [self._alone({k: v[s] for k, v in latents.items()}) for s in range(num_particles)]
         return torch.cat([local for local, _ in each]), torch.cat([shared for _, shared in each])
 
-    def _together(
-        self, latents: Mapping[str, Tensor], num_particles: int
-    ) -> tuple[Tensor, Tensor]:
+    def _together(self, latents: Mapping[str, Tensor], num_particles: int) -> tuple[Tensor, Tensor]:
         dim = self.sites.particle_dim
         scored = RowLogProb(dim, num_particles, num_rows_of(self.batch))
         with local_params(self.story), scored, particle_plate(num_particles, dim):

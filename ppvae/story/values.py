@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ppvae.story.batch import Batch, as_batch, num_rows_of, split_batch
-from ppvae.story.messengers import valid_value
+from ppvae.story.messengers import has_missing, valid_value
 from ppvae.story.observe import ROWS_TO_TRACE, sites_of
 from ppvae.story.program import TensorDict, local_params, seeded
 from ppvae.story.sites import Site, Sites
@@ -38,8 +38,7 @@ def check_data(story: nn.Module, batch: Batch) -> Sites:
     values, covariates = split_batch(story, batch)
     _refuse_missing(covariates, covariates, "a covariate cannot be missing")
     sites = sites_of(story, batch)
-    missing = {k: torch.isnan(v) for k, v in values.items()}
-    missing = {k: v for k, v in missing.items() if bool(v.any())}
+    missing = {k: torch.isnan(v) for k, v in values.items() if has_missing(v)}
     for name, value in values.items():
         _check_support(sites[name], value, missing.get(name))
     if missing:
@@ -116,9 +115,8 @@ def _advice(support: constraints.Constraint) -> str:
 
 def _refuse_missing(batch: Mapping[str, Tensor], names: Collection[str], why: str) -> None:
     for name in sorted(names):
-        missing = torch.isnan(batch[name])
-        if bool(missing.any()):
-            row = int(missing.nonzero()[0, 0])
+        if has_missing(batch[name]):
+            row = int(torch.isnan(batch[name]).nonzero()[0, 0])
             raise ValueError(
                 f"'{name}': expected no missing values (NaN), got one in row {row}; {why}"
             )
