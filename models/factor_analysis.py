@@ -32,6 +32,7 @@ Source
 __all__ = ["FactorAnalysis"]
 
 from collections.abc import Mapping
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -53,7 +54,7 @@ class FactorAnalysis(PyroModule):
         super().__init__()
         self.loadings = nn.Parameter(torch.randn(data_dim, latent_dim))
         self.offset = nn.Parameter(torch.zeros(data_dim))
-        self.noise_scale = PyroParam(torch.linspace(0.5, 1.5, data_dim), constraints.positive)
+        self.noise_scale: Any = PyroParam(torch.linspace(0.5, 1.5, data_dim), constraints.positive)
         self.register_buffer("zero", torch.zeros(latent_dim))
 
     @classmethod

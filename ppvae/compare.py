@@ -239,7 +239,7 @@ def compare(
     found = {}
     for number, (name, (s, g, _)) in enumerate(trained.items()):
         # One shared story needs one certificate.
-        certified = {} if decoder == "own" or number == 0 else {"num_simulated": 0}
+        certified: dict[str, Any] = {} if decoder == "own" or not number else {"num_simulated": 0}
         found[name] = gaps(s, g, measured, **measure, **certified)
     if decoder == "shared":
         found = _share_evidence(found)

@@ -67,7 +67,8 @@ def story_class(spec: str) -> type[nn.Module]:
         raise ValueError(f"expected a story's file, got '{path}', which does not exist")
     module = _run_file(file)
     names = [wanted] if wanted else list(getattr(module, "__all__", [])) or list(vars(module))
-    classes = [c for c in (getattr(module, n, None) for n in names) if _is_story(c, module)]
+    members: list[Any] = [getattr(module, n, None) for n in names]
+    classes = [c for c in members if _is_story(c, module)]
     if len(classes) != 1:
         what = f"a class '{wanted}'" if wanted else "one story class"
         found = ", ".join(c.__name__ for c in classes) or "none"

@@ -93,7 +93,8 @@ class Trainer:
         kl_weight = min(1.0, epoch / (self.kl_warmup + 1))
         self.story.train()
         self.guide.train()
-        losses, counts = [], []
+        losses: list[Tensor] = []
+        counts: list[int] = []
         steps = math.ceil(len(self.rows) / self.batch_size)
         for batch in self.rows.batches(self.batch_size, generator=self.generator, shuffle=True):
             loss = self.loss_of(batch, kl_weight)

@@ -184,14 +184,15 @@ def gaps(
     )  # fmt: skip
     measured = setup.test.head(min(rows, len(setup.test)))
     found = ppvae.gaps(
-        setup.story, built, measured, evidence=evidence, num_particles=particles, seed=seed
-    )
+        setup.story, built, measured, evidence=evidence, num_particles=particles, seed=seed,
+        progress=_shows_progress(no_progress),
+    )  # fmt: skip
     parts.console().print(str(found), highlight=False)
 
 
 def evidence(
     story: Story,
-    method: Annotated[str, Option("--method", help="exact, iwae or ais.")] = "ais",
+    method: Annotated[str, Option("--method", help="exact, iwae, ais or quadrature.")] = "ais",
     data: Data = "digits",
     guide: Guide = "mean_field",
     weights: Weights = None,

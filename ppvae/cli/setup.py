@@ -16,7 +16,7 @@ from torch import nn
 
 from ppvae import guides
 from ppvae.data import Rows, load
-from ppvae.evidence import exact_evidence
+from ppvae.evidence import log_evidence
 from ppvae.fit import fit, resolve_device
 from ppvae.gallery import load_story
 from ppvae.gaps import evidence_methods
@@ -87,7 +87,7 @@ def trained(
 def refuse_evidence(setup: Setup, evidence: str) -> None:
     """Refuse a way to find log p(x) that the story does not have, before anything is trained."""
     if "exact" in evidence_methods(setup.story, evidence):
-        exact_evidence(setup.story, batch_for(setup.story, setup.test, 1))
+        log_evidence(setup.story, setup.test.head(1), method="exact")
 
 
 def parse_options(pairs: Sequence[str] | None) -> dict[str, Any]:

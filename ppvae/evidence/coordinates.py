@@ -54,7 +54,8 @@ def coordinates_of(guide: nn.Module, batch: TensorDict, sites: Sites) -> Coordin
         batch: The rows, name -> `(B, *event)`.
         sites: The story's sites.
     """
-    q = guide.posterior(batch) if hasattr(guide, "posterior") else None
+    posterior: Any = getattr(guide, "posterior", None)
+    q: Any = None if posterior is None else posterior(batch)
     if hasattr(q, "push"):
         return Coordinates(q.push, q.pull, q.event_shape[0], q.batch_shape[0])
     if isinstance(q, dist.MultivariateNormal):

@@ -51,7 +51,7 @@ def fault(row: LeagueRow) -> str:
 
 def cautions(league: League) -> list[str]:
     """What a reader must know before trusting the table."""
-    found = [_about_evidence(league), *_about_khat(league)]
+    found = [_about_evidence(league), *_about_annealing(league), *_about_khat(league)]
     for row in league.rows:
         if not league.gaps[row.name].local_converged:
             found.append(
@@ -92,6 +92,14 @@ def _about_evidence(league: League) -> str:
         f"log p̂(x) is a lower bound ({', '.join(methods)}): the true approximation and inference "
         "gaps are larger by whatever it misses."
     )
+
+
+def _about_annealing(league: League) -> list[str]:
+    return [
+        f"{text[:1].upper()}{text[1:]}: on rows that the story generated itself, upper and lower bound on log p(x) "
+        "lie so far apart."
+        for text in league.certificates
+    ]
 
 
 def _higher_elbo(league: League, best: LeagueRow) -> list[str]:

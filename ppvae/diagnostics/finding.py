@@ -1,0 +1,33 @@
+r"""What a diagnostic says in one line: a number, its error, the bar it is held to, and what to do."""
+
+__all__ = ["Finding", "Verdict"]
+
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["pass", "warn", "fail", "none"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a diagnosis.
+
+    Arguments:
+        name: What was measured, in words.
+        value: The number.
+        std_error: Its standard error, in the number's unit; NaN where none is known.
+        threshold: The bar that the verdict is held to, in words with its number.
+        verdict: `pass`, `warn` (imperfect, or too close to tell), `fail`, or `none`: reported without a bar.
+        advice: What is wrong, in which direction, and what to try next; empty where nothing is.
+    """
+
+    name: str
+    value: float
+    std_error: float
+    threshold: str
+    verdict: Verdict
+    advice: str = ""
+
+    def __str__(self) -> str:
+        line = f"{self.name}: {self.value:.3g} ± {self.std_error:.2g} ({self.threshold}): {self.verdict}"
+        return f"{line}; {self.advice}" if self.advice else line

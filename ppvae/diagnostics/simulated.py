@@ -1,0 +1,90 @@
+r"""Rows simulated from the story with the latent values behind them: what calibration is measured on."""
+
+__all__ = ["Simulated", "simulate_pairs"]
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppvae.diagnostics.particles import refuse_local
+from ppvae.story import Sites, TensorDict, num_rows_of, one_tensor_of, seeded, simulate, split_batch
+from ppvae.story.values import parents_of
+from ppvae.weights import batch_for, check_pair, refuse_global
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Pairs (z, x) drawn from the story: the truth behind x is known.
+
+    Arguments:
+        rows: What the guide is shown, name -> `(N, *event)`: observed sites and covariates.
+        truth: Latent site -> `(N, *row)`.
+        sites: The story's sites.
+    """
+
+    rows: TensorDict
+    truth: TensorDict
+    sites: Sites
+
+
+def simulate_pairs(
+    story: nn.Module, guide: nn.Module, num_simulations: int, data: Any = None, seed: int = 0
+) -> Simulated:
+    """Draw rows like the data from the story, with exactly the keys that the guide was built for.
+
+    Arguments:
+        story: The story, whose latent sites are all inside the plate `data`.
+        guide: An amortized guide.
+        num_simulations: N.
+        data: Rows that tell which sites are observed. Covariates and the pattern of missing entries are taken from
+            rows of it drawn at random; missingness is taken not to depend on the values. None: the sites that no
+            other site depends on are observed, in full, and the story takes no covariates.
+        seed: Seed of the simulation.
+
+    Raises:
+        ValueError: If the story has global latent sites, the guide is local, or the keys of the data are no sites.
+    """
+    if num_simulations < 2:
+        raise ValueError(f"expected at least two simulations, got num_simulations={num_simulations}")
+    refuse_local(guide, "calibration")
+    like: TensorDict = {} if data is None else batch_for(story, data)
+    with seeded(seed, story):
+        if like:
+            picks = torch.randint(num_rows_of(like), (num_simulations,))
+            like = {k: v[picks.to(v.device)] for k, v in like.items()}
+        observed, covariates = _split(story, like)
+        drawn = simulate(story, num_simulations, **covariates)
+    unknown = sorted(set(observed) - set(drawn))
+    if unknown:
+        raise ValueError(
+            f"expected data whose keys name sites or covariates of the story, got {unknown}; its sites are "
+            f"{sorted(drawn)}: give data and sites the same names"
+        )
+    dtype = one_tensor_of(story).dtype
+    rows = {k: _as_missing(drawn[k].to(dtype), like.get(k)) for k in observed}
+    if not hasattr(story, "run_conditioned"):
+        rows |= covariates
+    sites = check_pair(story, guide, rows)
+    refuse_global(sites, "calibration")
+    return Simulated(rows, {k: drawn[k] for k in sites.latent}, sites)
+
+
+def _split(story: nn.Module, like: TensorDict) -> tuple[list[str], TensorDict]:
+    """Names of the observed sites, and covariates to simulate with."""
+    if hasattr(story, "run_conditioned"):
+        shapes: Any = story.row_shapes
+        return list(like) or list(shapes), like
+    values, covariates = split_batch(story, like)
+    if like:
+        return list(values), covariates
+    probe = simulate(story, 3)
+    parents = parents_of(story, {}, 3)
+    return [k for k, v in probe.items() if k not in parents and v.shape[:1] == (3,)], {}
+
+
+def _as_missing(value: Tensor, like: Tensor | None) -> Tensor:
+    if like is None or not bool(torch.isnan(like.sum())):
+        return value
+    return torch.where(torch.isnan(like), torch.full_like(value, torch.nan), value)
