@@ -1,5 +1,6 @@
 r"""Ordinary Pyro pairs, in the form of Pyro's own tutorials, in every function of the library."""
 
+import warnings
 from copy import deepcopy
 
 import pyro
@@ -15,6 +16,14 @@ from ppvae.story import adopt, check_story, log_joint, simulate, sites_of
 from ppvae.weights import score
 
 SIDE = 4
+
+
+@pytest.fixture(autouse=True)
+def empty_store():
+    """Other tests may have used Pyro's global parameter store."""
+    pyro.clear_param_store()
+    yield
+    pyro.clear_param_store()
 
 
 class Encoder(nn.Module):
@@ -114,6 +123,10 @@ def test_the_tutorials_vae_serves_every_function(vae):
     assert history.records[-1]["epoch"] == 15
     found = ppvae.gaps(story, guide, x[:3], num_particles=50, num_chains=2, num_temperatures=4)
     assert bool(torch.isfinite(found.inference_gap.value).all())
+    story.requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ppvae.fit(story, guide, x, epochs=1, progress=False)
     rows = ppvae.generate(story, 5, seed=0)
     assert rows["obs"].shape == (5, SIDE * SIDE) and rows["latent"].shape == (5, 3)
     assert len(pyro.get_param_store()) == 0
@@ -179,9 +192,6 @@ def test_a_module_as_a_model_holds_each_parameter_once():
 
     story, none = adopt(Model(), example=torch.zeros(2, 4))
     assert none is None and list(story.state_dict()) == ["module.net.weight", "module.net.bias"]
-
-
-# Plain functions with pyro.param
 
 
 def model(x):
@@ -280,7 +290,7 @@ def test_missing_values_are_refused():
         check_story(story, x)
 
 
-def test_an_adopted_model_without_a_data_plate_is_named():
+def test_a_missing_data_plate_is_named():
     def bare(x):
         pyro.sample("obs", dist.Normal(torch.zeros(len(x)), 1.0).to_event(1), obs=x)
 

@@ -1,6 +1,13 @@
 r"""What several diagnostics do with particles: cut, score site by site, score under the guide, replicate rows."""
 
-__all__ = ["chunks", "log_guide_at", "log_prob_by_site", "num_chunk_rows", "refuse_local", "replicate"]
+__all__ = [
+    "chunks",
+    "log_guide_at",
+    "log_prob_by_site",
+    "missing_as",
+    "refuse_local",
+    "replicate",
+]
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -27,7 +34,7 @@ CANNOT_TAKE_PARTICLES = (RuntimeError, ValueError, IndexError)
 MAX_CHUNK_ROWS = 1000
 
 
-def num_chunk_rows(batch: TensorDict, guide: nn.Module | None, num_particles: int) -> int:
+def _num_chunk_rows(batch: TensorDict, guide: nn.Module | None, num_particles: int) -> int:
     """Rows of which `num_particles` particles fit in a chunk; all of them for a guide that serves no fewer."""
     if getattr(guide, "is_local", False):
         return num_rows_of(batch)
@@ -39,7 +46,7 @@ def chunks(
     batch: TensorDict, guide: nn.Module | None, num_particles: int
 ) -> Iterator[tuple[slice, TensorDict]]:
     """Cut a batch into pieces that `num_particles` particles of fit in memory, with their places."""
-    step = num_chunk_rows(batch, guide, num_particles)
+    step = _num_chunk_rows(batch, guide, num_particles)
     for start in range(0, num_rows_of(batch), step):
         where = slice(start, start + step)
         yield where, {k: v[where] for k, v in batch.items()}
@@ -140,7 +147,7 @@ def replicate(
             for s in range(num_particles)
         ]
         drawn = {k: torch.stack([one[k] for one in each]) for k in each[0]}
-    return {k: _missing_as(v, batch.get(k)) for k, v in drawn.items()}
+    return {k: missing_as(v, batch.get(k)) for k, v in drawn.items()}
 
 
 def _replicate(
@@ -168,7 +175,8 @@ def _replicate(
     return drawn
 
 
-def _missing_as(value: Tensor, data: Tensor | None) -> Tensor:
+def missing_as(value: Tensor, data: Tensor | None) -> Tensor:
+    """The value, NaN where the data are; they broadcast."""
     if data is None or not data.is_floating_point() or not bool(torch.isnan(data.sum())):
         return value
     return torch.where(torch.isnan(data), torch.full_like(data, torch.nan), value.to(data.dtype))

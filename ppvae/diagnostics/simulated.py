@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.diagnostics.particles import refuse_local
+from ppvae.diagnostics.particles import missing_as, refuse_local
 from ppvae.story import Sites, TensorDict, num_rows_of, one_tensor_of, seeded, simulate, split_batch
 from ppvae.story.values import parents_of
 from ppvae.weights import batch_for, check_pair, refuse_global
@@ -63,7 +63,7 @@ def simulate_pairs(
             f"{sorted(drawn)}: give data and sites the same names"
         )
     dtype = one_tensor_of(story).dtype
-    rows = {k: _as_missing(drawn[k].to(dtype), like.get(k)) for k in observed}
+    rows = {k: missing_as(drawn[k].to(dtype), like.get(k)) for k in observed}
     if not hasattr(story, "run_conditioned"):
         rows |= covariates
     sites = check_pair(story, guide, rows)
@@ -82,9 +82,3 @@ def _split(story: nn.Module, like: TensorDict) -> tuple[list[str], TensorDict]:
     probe = simulate(story, 3)
     parents = parents_of(story, {}, 3)
     return [k for k, v in probe.items() if k not in parents and v.shape[:1] == (3,)], {}
-
-
-def _as_missing(value: Tensor, like: Tensor | None) -> Tensor:
-    if like is None or not bool(torch.isnan(like.sum())):
-        return value
-    return torch.where(torch.isnan(like), torch.full_like(value, torch.nan), value)

@@ -3,7 +3,9 @@ r"""Ordinary Pyro pairs, `model(x)` and `guide(x)` in the tutorials' form, as a 
 __all__ = ["AdoptedGuide", "AdoptedStory", "adopt"]
 
 import inspect
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -103,7 +105,18 @@ class _Program(PyroModule):
             part._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """`pyro.module` warns of each frozen parameter; freezing a story is no fault here."""
+        if all(p.requires_grad for p in self._own[0].values()):
+            yield
+            return
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*was not registered in the param store")
+            yield
+
     def run(self, batch: Batch) -> None:
+        """Call the program on rows, its arguments by the batch's keys."""
         batch = as_batch(batch)
         self.row_shapes = {k: v.shape[1:] for k, v in batch.items()}
         program = self._program[0]
@@ -112,7 +125,7 @@ class _Program(PyroModule):
             for p in inspect.signature(program).parameters.values()
             if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
-        with _KeepParams(self):
+        with _KeepParams(self), self._quiet():
             if set(batch) <= set(arguments):
                 program(**batch)
             elif len(batch) == 1:

@@ -24,6 +24,14 @@ every_pair = pytest.mark.parametrize(("name", "family"), PAIRS)
 amortized_or_local = pytest.mark.parametrize("local", [False, True], ids=["amortized", "local"])
 
 
+@pytest.fixture(autouse=True)
+def empty_store():
+    """Other tests may have used Pyro's global parameter store."""
+    pyro.clear_param_store()
+    yield
+    pyro.clear_param_store()
+
+
 def made(name, family, seed=0, **options):
     """A story, rows of it, and a guide whose parameters are away from their special start."""
     case = CASES[name]

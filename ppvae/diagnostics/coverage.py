@@ -1,0 +1,124 @@
+r"""Expected coverage: does the region that should hold the truth with probability c hold it that often?
+
+The regions are those of highest density of the guide, :math:`\{z : \log q(z \mid x) \ge t\}`: joint over all latent
+numbers, so that a wrong correlation shows too. A guide that ignores the row and answers with the prior passes.
+"""
+
+__all__ = ["Coverage", "coverage"]
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppvae.diagnostics.finding import Finding, Verdict
+from ppvae.diagnostics.particles import chunks, log_guide_at
+from ppvae.diagnostics.sbc import ALPHA
+from ppvae.diagnostics.simulated import simulate_pairs
+from ppvae.diagnostics.uniformity import LEVEL, Ranks, rank_among
+from ppvae.estimate import Estimate
+from ppvae.story import seeded
+from ppvae.weights import draw
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How often credible regions of the guide hold the truth.
+
+    Arguments:
+        ranks: For each simulated row, how many draws lie further inside than the truth.
+        method: How regions are ordered: `highest density` or `tarp`.
+    """
+
+    ranks: Ranks
+    method: str
+
+    @property
+    def levels(self) -> Tensor:
+        """Credibility that the regions claim, `(L,)`, 0 to 1."""
+        return self.ranks.levels
+
+    @property
+    def coverage(self) -> Tensor:
+        """Share of the rows whose region of this level holds the truth, `(L,)`."""
+        return self.ranks.ecdf[0]
+
+    def band(self, level: float = LEVEL) -> tuple[Tensor, Tensor]:
+        """Between which the whole curve lies with this probability if the guide is calibrated."""
+        return self.ranks.band(level)
+
+    @property
+    def calibration_error(self) -> float:
+        """Mean distance of coverage and level, 0 to 1/2; about 0.3 / sqrt(N) for the exact posterior."""
+        return float((self.coverage - self.levels).abs().mean())
+
+    @property
+    def excess(self) -> Estimate:
+        """Mean of coverage less level, a share; below 0 the guide is too sure, above 0 too cautious."""
+        return Estimate.of_draws(0.5 - self.ranks.scaled[0])
+
+    @property
+    def p_value(self) -> float:
+        """Probability of a curve as far from the diagonal as this from the exact posterior."""
+        return self.ranks.p_value
+
+    @property
+    def verdict(self) -> Verdict:
+        """`fail` if the curve leaves its 95 % band."""
+        return "fail" if self.p_value < ALPHA else "pass"
+
+    @property
+    def finding(self) -> Finding:
+        """Mean of coverage less level."""
+        name = "expected coverage, less level" if self.method != "tarp" else "TARP coverage, less level"
+        excess, advice = self.excess, ""
+        if self.verdict == "fail":
+            advice = "the guide's regions are off: try a larger family, or train longer"
+            if self.method != "tarp":
+                sure = "too small: the guide is too sure" if float(excess.value) < 0 else "too large: the guide is too wide"
+                advice = f"regions {sure}; try a larger family, or train with objective iwae"
+        return Finding(
+            name, float(excess.value), float(excess.std_error),
+            f"p >= {ALPHA}, got {self.p_value:.2g}", self.verdict, advice,
+        )  # fmt: skip
+
+
+def coverage(
+    story: nn.Module,
+    guide: nn.Module,
+    data: Any = None,
+    *,
+    num_simulations: int = 1000,
+    num_draws: int = 199,
+    seed: int = 0,
+) -> Coverage:
+    """Expected coverage of the guide's highest-density regions, on rows simulated from the story.
+
+    Arguments:
+        story: The story, its latent sites all inside the plate `data`.
+        guide: An amortized guide whose density can be evaluated.
+        data: As in `sbc`.
+        num_simulations: N, rows simulated.
+        num_draws: L, draws of the guide for each; levels come in steps of 1/(L + 1).
+        seed: Seed of simulation and draws.
+
+    Returns:
+        The curve, with its band and verdict.
+
+    Raises:
+        ValueError: If the story has global latent sites, or the guide's density cannot be evaluated.
+
+    Source:
+        J. Hermans et al. (2022). A trust crisis in simulation-based inference? Your posterior approximations can be
+        unfaithful.
+    """
+    pairs = simulate_pairs(story, guide, num_simulations, data, seed)
+    ranks = torch.empty(1, num_simulations, dtype=torch.long)
+    with torch.no_grad(), seeded(seed + 1, story, guide):
+        for where, rows in chunks(pairs.rows, guide, num_draws):
+            drawn = draw(guide, rows, num_draws, pairs.sites).local  # (L, B)
+            truth = {k: v[None, where] for k, v in pairs.truth.items()}
+            at_truth = log_guide_at(guide, rows, truth, pairs.sites)[0]  # (B,)
+            ranks[0, where] = rank_among(-at_truth, -drawn).cpu()
+    return Coverage(Ranks(("log q",), ranks, num_draws), "highest density")

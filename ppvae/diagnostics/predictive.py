@@ -1,0 +1,225 @@
+r"""Predictive checks: do rows that the story generates look like the data, in the statistics that matter?
+
+A check compares :math:`T(x)` of the data with :math:`T(x^{rep})` of replicated data sets of the same size.
+Replicates of the posterior are drawn given the guide's latent draws of each row, so that they follow the rows:
+the check is mild, and a story that fails it misses something plain. Replicates of the prior come from the story
+alone, so that this check sees whether the story as a whole generates data like these.
+"""
+
+__all__ = [
+    "STATISTICS",
+    "PredictiveCheck",
+    "Statistic",
+    "posterior_predictive_check",
+    "prior_predictive_check",
+]
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppvae.diagnostics.finding import Finding, Verdict
+from ppvae.diagnostics.particles import chunks, missing_as, replicate
+from ppvae.estimate import Estimate
+from ppvae.story import TensorDict, check_data, num_rows_of, seeded, simulate, split_batch
+from ppvae.weights import CHUNK_NUMBERS, batch_for, check_pair, draw, numbers_per_row
+
+Statistic = Callable[[Tensor], Tensor]
+EXTREME = 0.025
+
+
+def _present(x: Tensor) -> Tensor:
+    """All entries that are not missing."""
+    return x[~torch.isnan(x)]
+
+
+STATISTICS: dict[str, Statistic] = {
+    "mean": lambda x: _present(x).mean(),
+    "standard deviation": lambda x: _present(x).std(),
+    "maximum": lambda x: _present(x).max(),
+    "share of zeros": lambda x: (_present(x) == 0).to(x.dtype).mean(),
+}
+
+
+@dataclass(frozen=True)
+class PredictiveCheck:
+    """Statistics of the data beside those of replicated data.
+
+    Arguments:
+        observed: `site: statistic` -> T of the data, any shape, in the statistic's unit.
+        replicated: The same of each replicate, `(S, *)`.
+        kind: `posterior` or `prior`.
+    """
+
+    observed: dict[str, Tensor]
+    replicated: dict[str, Tensor]
+    kind: str
+
+    @property
+    def tail_probability(self) -> dict[str, Estimate]:
+        """P(T(rep) >= T(data)), ties counted half, with its binomial error; near 0 or 1 the data are unlike."""
+        found = {}
+        for name, value in self.observed.items():
+            rep = self.replicated[name]
+            share = ((rep > value).double() + 0.5 * (rep == value).double()).mean(0)
+            # One pseudo-count on either side: an error of 0 would claim that the share is exact.
+            near = (share * len(rep) + 1) / (len(rep) + 2)
+            found[name] = Estimate(share, (near * (1 - near) / len(rep)).sqrt())
+        return found
+
+    @property
+    def _tail(self) -> dict[str, float]:
+        """Two-sided, corrected for the numbers that one statistic has."""
+        tails = {}
+        for name, p in self.tail_probability.items():
+            nearest = torch.minimum(p.value, 1 - p.value)
+            tails[name] = min(0.5, float(nearest.min()) * nearest.numel())
+        return tails
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """`fail` where the data lie among the most extreme 2.5 % of replicates on either side."""
+        return {name: "fail" if tail < EXTREME else "pass" for name, tail in self._tail.items()}
+
+    @property
+    def verdict(self) -> Verdict:
+        """`fail` if any statistic fails."""
+        return "fail" if "fail" in self.verdicts.values() else "pass"
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """One line a statistic: the tail probability furthest from one half."""
+        lines = []
+        for name, p in self.tail_probability.items():
+            worst = int((p.value - 0.5).abs().argmax())
+            value, error = float(p.value.flatten()[worst]), float(p.std_error.flatten()[worst])
+            side = "more" if value < 0.5 else "less"
+            advice = f"the data have {side} of it than rows of the story: try another likelihood or prior"
+            verdict = self.verdicts[name]
+            lines.append(
+                Finding(
+                    f"{self.kind} predictive, {name}", value, error, f"{EXTREME} to {1 - EXTREME}",
+                    verdict, advice if verdict == "fail" else "",
+                )
+            )  # fmt: skip
+        return tuple(lines)
+
+
+def posterior_predictive_check(
+    story: nn.Module,
+    guide: nn.Module,
+    data: Any,
+    *,
+    statistics: Mapping[str, Statistic] | None = None,
+    num_replicates: int = 200,
+    seed: int = 0,
+) -> PredictiveCheck:
+    """Compare the data with replicates drawn from the guide's latent draws.
+
+    Arguments:
+        story: The story.
+        guide: Its guide.
+        data: Rows, anything that `ppvae.data.as_rows` takes.
+        statistics: Name -> function from an observed site's rows `(B, *row)`, NaN where missing, to a tensor of any
+            fixed shape; run on every observed site. None: mean, standard deviation, maximum and share of zeros.
+        num_replicates: S data sets of the size of the data; one is held in memory at a time.
+        seed: Seed of the draws.
+
+    Returns:
+        Statistics and tail probabilities.
+
+    Raises:
+        ValueError: If there is no replicate, or a statistic returns NaN or no tensor.
+
+    Source:
+        A. Gelman, X.-L. Meng, H. Stern (1996). Posterior predictive assessment of model fitness via realized
+        discrepancies.
+    """
+    batch = batch_for(story, data)
+    sites = check_pair(story, guide, batch)
+    names = _names(batch, sites.observed)
+
+    def replicates() -> Iterator[TensorDict]:
+        size = max(1, CHUNK_NUMBERS // (numbers_per_row(batch) * num_rows_of(batch)))
+        for start in range(0, num_replicates, size):
+            count = min(size, num_replicates - start)
+            parts = []
+            for _, rows in chunks(batch, guide, count):
+                latents = draw(guide, rows, count, sites).values
+                parts.append(replicate(story, rows, latents, sites))
+            whole = {k: torch.cat([p[k] for p in parts], 1) for k in names}
+            yield from ({k: v[s] for k, v in whole.items()} for s in range(count))
+
+    with torch.no_grad(), seeded(seed, story, guide):
+        return _check({k: batch[k] for k in names}, statistics, replicates(), "posterior")
+
+
+def prior_predictive_check(
+    story: nn.Module,
+    data: Any,
+    *,
+    statistics: Mapping[str, Statistic] | None = None,
+    num_replicates: int = 200,
+    seed: int = 0,
+) -> PredictiveCheck:
+    """Compare the data with data sets that the story generates; arguments as in `posterior_predictive_check`.
+
+    Of a story whose parameters were trained on the data this is a check of the trained story, not of a prior that
+    was chosen before the data were seen.
+    """
+    batch = batch_for(story, data)
+    names = _names(batch, check_data(story, batch).observed)
+    adopted = hasattr(story, "run_conditioned")
+    covariates = batch if adopted else split_batch(story, batch)[1]
+
+    def replicates() -> Iterator[TensorDict]:
+        for _ in range(num_replicates):
+            drawn = simulate(story, num_rows_of(batch), **covariates)
+            yield {k: missing_as(drawn[k], batch.get(k)) for k in names}
+
+    with torch.no_grad(), seeded(seed, story):
+        return _check({k: batch[k] for k in names}, statistics, replicates(), "prior")
+
+
+def _names(batch: TensorDict, observed: Collection[str]) -> list[str]:
+    names = [name for name in observed if name in batch]
+    if not names:
+        raise ValueError(
+            f"expected data under the names of observed sites {sorted(observed)}, got {sorted(batch)}; give data and "
+            "sites the same names"
+        )
+    return names
+
+
+def _check(
+    data: TensorDict,
+    statistics: Mapping[str, Statistic] | None,
+    replicates: Iterable[TensorDict],
+    kind: str,
+) -> PredictiveCheck:
+    statistics = STATISTICS if statistics is None else statistics
+    if not statistics:
+        raise ValueError("expected at least one statistic, got none")
+    observed = _measure(statistics, data)
+    rows = [_measure(statistics, one) for one in replicates]
+    if not rows:
+        raise ValueError("expected at least one replicate, got none; raise num_replicates")
+    return PredictiveCheck(observed, {k: torch.stack([r[k] for r in rows]) for k in observed}, kind)
+
+
+def _measure(statistics: Mapping[str, Statistic], data: TensorDict) -> TensorDict:
+    """Every statistic of every site, `site: statistic` -> tensor."""
+    found = {}
+    for site, value in data.items():
+        for name, statistic in statistics.items():
+            result = torch.as_tensor(statistic(value))
+            if bool(torch.isnan(result.double()).any()):
+                raise ValueError(
+                    f"statistic '{name}' of site '{site}': expected numbers, got NaN; entries that are missing in the "
+                    "data are NaN in the replicates too"
+                )
+            found[f"{site}: {name}"] = result
+    return found
