@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ppvae.diagnostics.khat import khat
+from ppvae.diagnostics.khat import khat, khat_threshold
 from ppvae.estimate import Estimate
 from ppvae.evidence import METHODS, Effort, Sandwich, bdmc, elbo, evidence_from
 from ppvae.guides import LocalFit, localize, optimize_local
@@ -112,6 +112,7 @@ def gaps(
     Source:
         C. Cremer, X. Li, D. Duvenaud (2018). Inference suboptimality in variational autoencoders.
     """
+    khat_threshold(num_particles)  # refuses too few particles before the long search
     methods = evidence_methods(story, evidence)
     effort = Effort(num_particles, num_chains, num_temperatures, seed=seed)
     batch = batch_for(story, data)

@@ -113,11 +113,12 @@ def num_features(encoder: nn.Module, inputs: Tensor) -> int:
     Raises:
         ValueError: If the output is not one vector a row.
     """
-    training = encoder.training
+    modes = {part: part.training for part in encoder.modules()}
     encoder.eval()
     with torch.no_grad():
         features = encoder(inputs)
-    encoder.train(training)
+    for part, mode in modes.items():
+        part.training = mode
     if features.dim() != 2 or len(features) != len(inputs):
         raise ValueError(
             f"expected an encoder that gives one vector a row, ({len(inputs)}, features); got "

@@ -84,7 +84,8 @@ def build(
         raise ValueError(f"expected an objective among {', '.join(OBJECTIVES)}; got '{name}'")
     elbo = OBJECTIVES[name][0](
         num_particles=num_particles,
-        vectorize_particles=num_particles > 1,
+        # An adopted model need not know particle dimensions: one run for each.
+        vectorize_particles=num_particles > 1 and not hasattr(story, "run_conditioned"),
         max_plate_nesting=sites.max_plate_nesting,
     )
     return Objective(elbo, story, guide, num_rows, sites)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.infer.inspect import get_dependencies
 from torch import Tensor, nn
 
 from ppvae.data import as_rows
@@ -16,6 +15,7 @@ from ppvae.story import Layout, Sites, TensorDict, local_params, num_rows_of, pa
 from ppvae.story.messengers import Condition
 from ppvae.story.observe import simulate, split_batch
 from ppvae.story.sites import is_bookkeeping
+from ppvae.story.values import parents_of
 from ppvae.weights import batch_for, check_pair, draw, particle_step, row_chunks
 
 
@@ -45,7 +45,7 @@ def generate(
     """
     if not mean or n < 1:
         return simulate(story, n, seed=seed, **covariates)
-    parents = _parents(story, n, covariates)
+    parents = parents_of(story, covariates, n)
     with torch.no_grad(), local_params(story), seeded(seed, story):
         nodes: Any = poutine.trace(story).get_trace(n, **covariates).nodes
     rows: TensorDict = {}
@@ -187,23 +187,40 @@ def _observed_means(
     story: nn.Module, rows: TensorDict, latents: TensorDict, sites: Sites, given: Sequence[str]
 ) -> TensorDict:
     """Mean of each observed site given the latent ones, name -> `(S, B, *row)`."""
-    # An adopted model takes its rows as arguments and lets go of its observations when it
-    # generates.
-    adopted = hasattr(story, "run_conditioned")
-    inputs = rows if adopted else split_batch(story, rows)[1]
-    num_particles = next(iter(latents.values())).shape[0]
+    num_particles, num_rows = next(iter(latents.values())).shape[0], num_rows_of(rows)
     held = {name: rows[name] for name in given}
+    wanted = [n for n in sites.observed if n not in given]
+    if hasattr(story, "run_conditioned"):
+        # An adopted model takes its rows as arguments, lets go of its observations when it
+        # generates, and need not know particle dimensions: one run for each.
+        each = [
+            _means(story, rows, Condition(held, one, 0), wanted, 0, num_rows)
+            for one in ({k: v[s] for k, v in latents.items()} for s in range(num_particles))
+        ]
+        return {name: torch.stack([one[name] for one in each]) for name in wanted}
     dim = sites.particle_dim
-    condition = Condition(held, latents, dim)
-    plate = particle_plate(num_particles, dim)
-    with local_params(story), poutine.trace() as traced, plate, condition:
-        story(num_rows_of(rows), **inputs)
+    with particle_plate(num_particles, dim):
+        condition = Condition(held, latents, dim)
+        return _means(story, split_batch(story, rows)[1], condition, wanted, dim, num_rows)
+
+
+def _means(
+    story: nn.Module,
+    inputs: TensorDict,
+    condition: Condition,
+    wanted: Sequence[str],
+    particle_dim: int,
+    num_rows: int,
+) -> TensorDict:
+    """One run of the story under `condition`, and the means of the wanted sites, rows first."""
+    with local_params(story), poutine.trace() as traced, condition:
+        story(num_rows, **inputs)
     nodes: Any = traced.trace.nodes
     means = {}
-    for name in (n for n in sites.observed if n not in given):
+    for name in wanted:
         value = _mean_of(nodes[name], f"hold it at its data with given=['{name}']")
         layout = Layout.of(nodes[name]["cond_indep_stack"], nodes[name]["fn"].event_dim)
-        means[name] = layout.to_rows(value, particle_dim=dim)
+        means[name] = layout.to_rows(value, particle_dim=particle_dim)
     return means
 
 
@@ -223,10 +240,3 @@ def _mean_of(node: Any, advice: str) -> Tensor:
             f"{type(base).__name__}; {advice}"
         )
     return value.expand(fn.shape())
-
-
-def _parents(story: nn.Module, n: int, covariates: TensorDict) -> set[str]:
-    """Sites that other sites depend on."""
-    with local_params(story), seeded(0, story):
-        found: Any = get_dependencies(story, (n,), covariates)["prior_dependencies"]
-    return {up for down, ups in found.items() for up in ups if up != down}

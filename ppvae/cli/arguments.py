@@ -68,7 +68,8 @@ Patience = Annotated[
 ]
 Rows = Annotated[int, Option("--rows", min=1, help="Test rows to measure on.")]
 EvidenceChoice = Annotated[
-    str, Option("--evidence", help="How log p(x) is found: auto, best, exact, iwae, ais or quadrature.")
+    str,
+    Option("--evidence", help="How log p(x) is found: auto, best, exact, iwae, ais or quadrature."),
 ]
 Particles = Annotated[int, Option("--particles", min=1, help="Particles of each row.")]
 Seed = Annotated[int, Option("--seed", help="Seed of everything but the data.")]

@@ -1,10 +1,66 @@
-r"""On which rows is the posterior wrong: one diagnostic a file."""
+r"""On which rows is the posterior wrong, how wrong, and in which direction: one diagnostic a file.
 
+=========================  ============================================  ==============================
+diagnostic                 sees                                          cannot see
+=========================  ============================================  ==============================
+`khat`                     tails of the guide too thin, row by row       a guide too wide, a lost mode
+`sbc`                      shift and scale of each latent number         errors that cancel over rows
+`coverage`                 regions too small or too large, jointly       a guide that ignores the row
+`tarp`                     any of these, jointly                         which of them it is
+`distance_to_reference`    all of these, on a few rows                   other rows
+`active_units`,            latent numbers that say nothing               a wrong posterior
+`kl_by_site`,
+`mutual_information`
+`posterior_predictive_check`  a story unlike the data                    most errors of the guide
+=========================  ============================================  ==============================
+
+`diagnose` runs all but the reference in one go. Calibration is measured on rows simulated from the story: it
+judges the guide as the story's posterior, whatever the data.
+"""
+
+from ppvae.diagnostics.collapse import ActiveUnits, active_units
+from ppvae.diagnostics.coverage import Coverage, coverage
+from ppvae.diagnostics.distance import Distance, distance_to_reference
+from ppvae.diagnostics.finding import Finding
 from ppvae.diagnostics.khat import (
     effective_sample_size,
     khat,
     khat_threshold,
     smooth_log_weights,
 )
+from ppvae.diagnostics.kl import KLBySite, kl_by_site
+from ppvae.diagnostics.predictive import (
+    PredictiveCheck,
+    posterior_predictive_check,
+    prior_predictive_check,
+)
+from ppvae.diagnostics.reference import Reference, reference_posterior
+from ppvae.diagnostics.sbc import SBC, sbc
+from ppvae.diagnostics.surgery import Surgery, mutual_information
+from ppvae.diagnostics.tarp import tarp
 
-__all__ = ["effective_sample_size", "khat", "khat_threshold", "smooth_log_weights"]
+__all__ = [
+    "SBC",
+    "ActiveUnits",
+    "Coverage",
+    "Distance",
+    "Finding",
+    "KLBySite",
+    "PredictiveCheck",
+    "Reference",
+    "Surgery",
+    "active_units",
+    "coverage",
+    "distance_to_reference",
+    "effective_sample_size",
+    "khat",
+    "khat_threshold",
+    "kl_by_site",
+    "mutual_information",
+    "posterior_predictive_check",
+    "prior_predictive_check",
+    "reference_posterior",
+    "sbc",
+    "smooth_log_weights",
+    "tarp",
+]

@@ -13,7 +13,9 @@ Density = Callable[[Tensor], Tensor]
 TARGET_ACCEPTANCE = 0.8
 MAX_ENERGY_ERROR = 1000.0  # nats; beyond it a trajectory has diverged (Stan's bound)
 LONGEST = 12  # leapfrog steps of the longest trajectory, in whitened coordinates about a half turn
-NUM_ROUNDS = 4  # of warm-up: each re-estimates the covariance of every row, from twice as many steps
+NUM_ROUNDS = (
+    4  # of warm-up: each re-estimates the covariance of every row, from twice as many steps
+)
 SHRINK = 5.0  # prior weight, in draws, of a diagonal covariance
 # Dual averaging, M. Hoffman, A. Gelman (2014). The no-U-turn sampler.
 GAMMA, OFFSET, POWER = 0.05, 10.0, 0.75
@@ -70,7 +72,9 @@ def run_chains(log_density: Density, start: Tensor, num_warmup: int, num_samples
     return Run(kept, acceptance, divergences.long())
 
 
-def _tuned(log_density: Density, position: Tensor, scale: Tensor, step: Tensor, size: int) -> Tensor:
+def _tuned(
+    log_density: Density, position: Tensor, scale: Tensor, step: Tensor, size: int
+) -> Tensor:
     """The step size that suits the last metric."""
     tuner = _StepSize(step)
     for _ in range(size):

@@ -71,12 +71,20 @@ class Coverage:
     @property
     def finding(self) -> Finding:
         """Mean of coverage less level."""
-        name = "expected coverage, less level" if self.method != "tarp" else "TARP coverage, less level"
+        name = (
+            "expected coverage, less level"
+            if self.method != "tarp"
+            else "TARP coverage, less level"
+        )
         excess, advice = self.excess, ""
         if self.verdict == "fail":
             advice = "the guide's regions are off: try a larger family, or train longer"
             if self.method != "tarp":
-                sure = "too small: the guide is too sure" if float(excess.value) < 0 else "too large: the guide is too wide"
+                sure = (
+                    "too small: the guide is too sure"
+                    if float(excess.value) < 0
+                    else "too large: the guide is too wide"
+                )
                 advice = f"regions {sure}; try a larger family, or train with objective iwae"
         return Finding(
             name, float(excess.value), float(excess.std_error),

@@ -119,7 +119,11 @@ def log_guide_at(guide: nn.Module, batch: TensorDict, latents: TensorDict, sites
 
 
 def replicate(
-    story: nn.Module, batch: TensorDict, latents: TensorDict, sites: Sites, given: Sequence[str] = ()
+    story: nn.Module,
+    batch: TensorDict,
+    latents: TensorDict,
+    sites: Sites,
+    given: Sequence[str] = (),
 ) -> TensorDict:
     """Draw the observed sites anew, given latent draws: one replicate of the rows for each particle.
 

@@ -12,7 +12,17 @@ from torch import Tensor, nn
 
 from ppvae.diagnostics.chains import run_chains
 from ppvae.diagnostics.finding import Finding, Verdict
-from ppvae.story import Flat, LogJoint, Sites, TensorDict, check_data, num_rows_of, seeded, simulate, split_batch
+from ppvae.story import (
+    Flat,
+    LogJoint,
+    Sites,
+    TensorDict,
+    check_data,
+    num_rows_of,
+    seeded,
+    simulate,
+    split_batch,
+)
 from ppvae.weights import CHUNK_NUMBERS, batch_for, check_pair, draw, numbers_per_row, refuse_global
 
 MAX_RHAT = 1.01
@@ -65,7 +75,9 @@ class Reference:
         """Largest R-hat over rows and numbers."""
         advice = f"{int((~self.converged).sum())} of {len(self.converged)} rows: run longer (num_warmup, num_samples)"
         if int(self.divergences.sum()):
-            advice += f"; {int(self.divergences.sum())} divergences: the posterior has a narrow place"
+            advice += (
+                f"; {int(self.divergences.sum())} divergences: the posterior has a narrow place"
+            )
         return Finding(
             "reference chains, largest R-hat", float(self.rhat.max()), float("nan"),
             f"< {MAX_RHAT}, ESS >= {MIN_ESS:.0f} (least {float(self.ess.min()):.0f})",
@@ -80,8 +92,8 @@ def reference_posterior(
     rows: Sequence[int] | None = None,
     guide: nn.Module | None = None,
     num_chains: int = 8,
-    num_warmup: int = 500,
-    num_samples: int = 1000,
+    num_warmup: int = 300,
+    num_samples: int = 500,
     seed: int = 0,
 ) -> Reference:
     """Sample the posterior of chosen rows with Hamiltonian Monte Carlo, all rows and chains in one batch.

@@ -84,7 +84,12 @@ class SBC:
                 what = f"the draws of {name} are {self.direction(index)}, though each latent number by itself is even"
             advice = f"{what}: try a larger family or encoder, or train longer"
         return Finding(
-            "SBC, p-value of uniform ranks", self.p_value, float("nan"), f">= {ALPHA}", self.verdict, advice
+            "SBC, p-value of uniform ranks",
+            self.p_value,
+            float("nan"),
+            f">= {ALPHA}",
+            self.verdict,
+            advice,
         )
 
 
@@ -147,8 +152,10 @@ def _rank(
     """Ranks of a chunk of rows: of each site `(numbers, B)`, of each quantity `(1, B)`."""
     truth = {k: v[where] for k, v in pairs.truth.items()}
     for name in pairs.sites.latent:
-        yield rank_among(truth[name], draws[name]).flatten(1).T if truth[name].dim() > 1 else (
-            rank_among(truth[name], draws[name])[None]
+        yield (
+            rank_among(truth[name], draws[name]).flatten(1).T
+            if truth[name].dim() > 1
+            else (rank_among(truth[name], draws[name])[None])
         )
     num_rows = len(next(iter(truth.values())))
     for name, quantity in quantities.items():

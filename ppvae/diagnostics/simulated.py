@@ -47,7 +47,9 @@ def simulate_pairs(
         ValueError: If the story has global latent sites, the guide is local, or the keys of the data are no sites.
     """
     if num_simulations < 2:
-        raise ValueError(f"expected at least two simulations, got num_simulations={num_simulations}")
+        raise ValueError(
+            f"expected at least two simulations, got num_simulations={num_simulations}"
+        )
     refuse_local(guide, "calibration")
     like: TensorDict = {} if data is None else batch_for(story, data)
     with seeded(seed, story):

@@ -104,7 +104,9 @@ def mutual_information(
     return Surgery(_over_rows(told), _over_rows(paid - told), _over_rows(paid), log_rows)
 
 
-def _log_aggregate(guide: nn.Module, batch: TensorDict, latents: TensorDict, sites: Sites) -> Tensor:
+def _log_aggregate(
+    guide: nn.Module, batch: TensorDict, latents: TensorDict, sites: Sites
+) -> Tensor:
     """log q(z), the mean over all rows of q(z | x_n), at draws `(S, B)`."""
     num_rows = num_rows_of(batch)
     num_particles, num_own = next(iter(latents.values())).shape[:2]

@@ -59,7 +59,9 @@ class Ranks:
     def _counts(self) -> Tensor:
         """How many ranks are at most i, `(Q, L)`, for i from 0 to L − 1."""
         one_each = torch.zeros(len(self.ranks), self.num_draws + 1, dtype=torch.float64)
-        one_each.scatter_add_(1, self.ranks.long(), torch.ones_like(self.ranks, dtype=torch.float64))
+        one_each.scatter_add_(
+            1, self.ranks.long(), torch.ones_like(self.ranks, dtype=torch.float64)
+        )
         return one_each.cumsum(1)[:, :-1].long()
 
     @property
