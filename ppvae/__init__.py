@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ppvae.compare import League, compare
     from ppvae.estimate import Estimate
     from ppvae.evidence import Sandwich, bdmc, elbo, iwelbo, log_evidence
+    from ppvae.export import to_arviz
     from ppvae.fit import History, fit
     from ppvae.gaps import Gaps, gaps
     from ppvae.predict import embed, generate, reconstruct
@@ -60,6 +61,7 @@ _PUBLIC = {
     "report": "report",
     "save": "runs",
     "simulate": "story",
+    "to_arviz": "export",
 }
 _MODULES = ("data", "diagnostics", "evidence", "guides", "nets", "objectives", "plots")
 
@@ -95,6 +97,7 @@ __all__ = [
     "report",
     "save",
     "simulate",
+    "to_arviz",
 ]
 
 

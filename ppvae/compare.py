@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from ppvae.data import Rows, as_rows
 from ppvae.diagnostics.khat import khat_threshold
 from ppvae.estimate import Estimate
-from ppvae.fit import History, fit
-from ppvae.gaps import Gaps, gaps
-from ppvae.story import check_data
+from ppvae.evidence import Effort
+from ppvae.fit import History, check_options, fit
+from ppvae.gaps import NUM_SIMULATED, Gaps, certify, check_request, evidence_methods, gaps
+from ppvae.story import TensorDict, check_data
 from ppvae.weights import batch_for
 
 DECODERS = {
@@ -217,6 +218,11 @@ def compare(
     Raises:
         ValueError: If there is no guide, an option is unknown, or story, guides and data do not fit.
     """
+    check_options(
+        objective=objective, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, patience=patience,
+        val=val, device=device,
+    )  # fmt: skip
+    check_request(story, evidence, num_particles)
     if not guides:
         raise ValueError("expected at least one guide, got none")
     if decoder not in DECODERS:
@@ -236,13 +242,15 @@ def compare(
     measure: dict[str, Any] = {
         "evidence": evidence, "num_particles": num_particles, "seed": seed, "progress": progress,
     }  # fmt: skip
-    found = {}
-    for number, (name, (s, g, _)) in enumerate(trained.items()):
-        # One shared story needs one certificate.
-        certified: dict[str, Any] = {} if decoder == "own" or not number else {"num_simulated": 0}
-        found[name] = gaps(s, g, measured, **measure, **certified)
+    if (
+        decoder == "shared"
+    ):  # one story needs one certificate, for the guide whose evidence is taken
+        measure["num_simulated"] = 0
+    found = {name: gaps(s, g, measured, **measure) for name, (s, g, _) in trained.items()}
     if decoder == "shared":
-        found = _share_evidence(found)
+        effort = Effort(num_particles, seed=seed)
+        certify_with = effort if "ais" in evidence_methods(story, evidence) else None
+        found = _share_evidence(found, trained, batch_for(story, measured), certify_with)
     keep = {k: v for k, v in training.items() if k not in ("val", "progress")}
     return League(
         gaps=found,
@@ -266,26 +274,34 @@ def _train_all(
     if decoder == "own":
         trained = {}
         for name, guide in guides.items():
-            own_story, own_guide = deepcopy(story), deepcopy(guide)
+            own_story, own_guide = deepcopy((story, guide))  # together: they may share modules
             trained[name] = (own_story, own_guide, fit(own_story, own_guide, data, **training))
         return trained
-    shared = deepcopy(story)
-    fit(shared, deepcopy(next(iter(guides.values()))), data, **training)
+    shared, first = deepcopy((story, next(iter(guides.values()))))
+    fit(shared, first, data, **training)
     shared.requires_grad_(False)
     trained = {}
+    parts = dict(zip(map(id, story.modules()), shared.modules(), strict=True))
     for name, guide in guides.items():
-        fitted = deepcopy(guide)
+        fitted = deepcopy(guide, dict(parts))  # what it shares with the story, it goes on sharing
         trained[name] = (shared, fitted, fit(shared, fitted, data, **training))
     return trained
 
 
-def _share_evidence(found: dict[str, Gaps]) -> dict[str, Gaps]:
+def _share_evidence(
+    found: dict[str, Gaps],
+    trained: dict[str, tuple[nn.Module, nn.Module, History]],
+    batch: TensorDict,
+    effort: Effort | None,
+) -> dict[str, Gaps]:
     """One story has one log p(x): the best lower bound in mean, whichever guide it came from."""
     best = max(found, key=lambda n: float(found[n].log_evidence.value.mean()))
+    story, guide, _ = trained[best]
+    certificate = None if effort is None else certify(story, guide, batch, effort, NUM_SIMULATED)
     method = found[best].method
-    label = method if method == "exact" else f"{method} from {best}"
-    certificate = next(iter(found.values())).certificate
-    return {
-        n: replace(g, log_evidence=found[best].log_evidence, method=label, certificate=certificate)
-        for n, g in found.items()
+    shared = {
+        "log_evidence": found[best].log_evidence,
+        "method": method if method == "exact" else f"{method} from {best}",
+        "certificate": certificate,
     }
+    return {n: replace(g, **shared) for n, g in found.items()}

@@ -1,6 +1,6 @@
 r"""The training loop: one torch optimiser over story and guide, rows in memory, validation, early stopping."""
 
-__all__ = ["Callback", "History", "fit", "resolve_device"]
+__all__ = ["Callback", "History", "check_options", "fit", "resolve_device"]
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -80,14 +80,17 @@ def fit(
         ValueError: If story, guide, data or an option do not fit, or the loss stops being finite (which rows and
             sites is said).
     """
-    _check_options(epochs, batch_size, lr, num_particles, kl_warmup, patience, val)
+    check_options(
+        objective=objective, epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule, seed=seed,
+        num_particles=num_particles, kl_warmup=kl_warmup, patience=patience, val=val, device=device,
+    )  # fmt: skip
+    if resume and run_dir is None:
+        raise ValueError("expected run_dir with resume=True: the folder to go on from")
     rows, val_rows = _prepare(story, guide, as_rows(data), val, device, precision)
-    sites = check_pair(story, guide, rows.batch(slice(0, 2)))
+    sites = check_pair(story, guide, rows.head(min(2, len(rows))).frozen(seed).batch())
     loss_of = objectives.build(
         objective, story, guide, num_rows=len(rows), sites=sites, num_particles=num_particles
     )
-    if schedule not in SCHEDULES:
-        raise ValueError(f"expected a schedule among {', '.join(SCHEDULES)}; got '{schedule}'")
     trainer = Trainer(
         story, guide, rows, val_rows, loss_of, batch_size, lr, SCHEDULES[schedule], kl_warmup
     )
@@ -96,11 +99,10 @@ def fit(
         "seed": seed, "num_particles": num_particles, "kl_warmup": kl_warmup, "patience": patience,
         "precision": str(one_tensor_of(story).dtype), "rows": len(rows), "data": rows.name,
     }  # fmt: skip
-    folder = (
-        None if run_dir is None else RunFolder.create(run_dir, {"fit": settings}, resume=resume)
-    )
-    if resume and folder is None:
-        raise ValueError("expected run_dir with resume=True: the folder to go on from")
+    folder = None
+    if run_dir is not None:
+        folder = RunFolder.create(run_dir, {"fit": settings}, resume=resume)
+        _same_settings(folder.config.get("fit", settings), settings)
     with local_params(story, guide, loss_of), pyro.validation_enabled(False), seeded(seed, story):
         trainer.generator.manual_seed(seed)
         if folder is not None and resume:
@@ -121,30 +123,56 @@ def fit(
     return trainer.history
 
 
-def _check_options(
-    epochs: int,
-    batch_size: int,
-    lr: float,
-    num_particles: int,
-    kl_warmup: int,
-    patience: int | None,
-    val: Any,
+def check_options(
+    *,
+    objective: str = "trace_elbo",
+    epochs: int = 1,
+    batch_size: int = 1,
+    lr: float = 1e-3,
+    schedule: str = "tail",
+    seed: int = 0,
+    num_particles: int = 1,
+    kl_warmup: int = 0,
+    patience: int | None = None,
+    val: Any = None,
+    device: str = "auto",
 ) -> None:
-    for name, value in (
-        ("epochs", epochs),
-        ("batch_size", batch_size),
-        ("num_particles", num_particles),
-    ):
+    """Refuse training options that cannot work; arguments as in `fit`.
+
+    Raises:
+        ValueError: Naming the option, what was expected and what came.
+    """
+    if objective not in objectives.OBJECTIVES:
+        known = ", ".join(objectives.OBJECTIVES)
+        raise ValueError(f"expected an objective among {known}; got '{objective}'")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"expected a schedule among {', '.join(SCHEDULES)}; got '{schedule}'")
+    counts = {"epochs": epochs, "batch_size": batch_size, "num_particles": num_particles}
+    for name, value in counts.items():
         if value < 1:
             raise ValueError(f"expected {name} of at least 1, got {value}")
     if not lr > 0:
         raise ValueError(f"expected a positive lr, got {lr}")
+    if not isinstance(seed, int):
+        raise ValueError(f"expected an integer seed, got {seed!r}")
     if kl_warmup < 0:
         raise ValueError(f"expected kl_warmup of at least 0 epochs, got {kl_warmup}")
     if patience is not None and (patience < 1 or val is None):
         raise ValueError(
             f"expected patience of at least 1 together with validation rows, got patience={patience}"
             + (" and val=None" if val is None else "")
+        )
+    resolve_device(device)
+
+
+def _same_settings(old: Record, new: Record) -> None:
+    """A resumed run must go on as it began."""
+    changed = [k for k, v in new.items() if k in old and old[k] != v]
+    if changed:
+        told = ", ".join(f"{k} {old[k]!r} -> {new[k]!r}" for k in changed)
+        raise ValueError(
+            f"expected the settings with which the run began, got {told}; resume with the same ones, or start "
+            "another run folder"
         )
 
 

@@ -4,6 +4,7 @@ __all__ = ["gallery_folder", "load_story", "story_class", "story_names"]
 
 import importlib.util
 import inspect
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -92,8 +93,10 @@ def _run_file(file: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ValueError(f"expected a Python file, got '{file}'")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up there
     try:
         spec.loader.exec_module(module)
-    except (SyntaxError, ImportError, NameError) as error:
+    except Exception as error:
+        del sys.modules[name]
         raise ValueError(f"story file '{file.name}' does not run: {error}") from error
     return module

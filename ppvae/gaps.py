@@ -17,6 +17,7 @@ from ppvae.weights import batch_for, check_pair, log_weights, refuse_global
 
 ROWS_AT_A_TIME = 250
 ELBO_PARTICLES = 500
+NUM_SIMULATED = 50
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Gaps:
         khat: Pareto k-hat of the amortized guide's importance weights, `(B,)`.
         local_steps: Optimiser steps that q* took, at most.
         local_converged: Whether the search for q* converged on all rows.
-        certificate: Bounds on log p(x) of simulated rows with the same annealing; None where no annealing was used.
+        certificate: Bounds on log p(x) of simulated rows, annealed with the same effort; None where none was.
     """
 
     log_evidence: Estimate
@@ -81,7 +82,7 @@ def gaps(
     num_particles: int = 1000,
     num_chains: int = 16,
     num_temperatures: int = 50,
-    num_simulated: int = 50,
+    num_simulated: int = NUM_SIMULATED,
     seed: int = 0,
     progress: bool = False,
 ) -> Gaps:
@@ -112,14 +113,18 @@ def gaps(
     Source:
         C. Cremer, X. Li, D. Duvenaud (2018). Inference suboptimality in variational autoencoders.
     """
-    khat_threshold(num_particles)  # refuses too few particles before the long search
+    check_request(story, evidence, num_particles)
+    if getattr(guide, "is_local", False):
+        raise ValueError(
+            "expected an amortized guide, got a local one: its gaps have no encoder's part"
+        )
     methods = evidence_methods(story, evidence)
-    effort = Effort(num_particles, num_chains, num_temperatures, seed=seed)
+    effort = Effort(num_particles, num_chains, num_temperatures, seed=seed + 7)
     batch = batch_for(story, data)
     refuse_global(check_pair(story, guide, batch), "gaps")
     pieces = _slices(batch)
     with stages(len(pieces) * (2 + len(methods)) + 2, progress) as stage:
-        parts = [_measure(story, guide, rows, methods, effort, stage) for rows in pieces]
+        parts = [_measure(story, guide, rows, methods, effort, seed, stage) for rows in pieces]
         stage("scoring the guide")
         log_w = log_weights(story, guide, batch, num_particles, seed=seed + 3)
         found = elbo(story, guide, batch, num_particles=ELBO_PARTICLES, seed=seed + 2)
@@ -139,6 +144,20 @@ def gaps(
         local_converged=all(p.search.converged for p in parts),
         certificate=certificate,
     )
+
+
+def check_request(story: nn.Module, evidence: str, num_particles: int) -> None:
+    """Refuse what `gaps` cannot do, before anything long is begun.
+
+    Raises:
+        ValueError: If `evidence` is unknown or the story has no closed form for it, or there are too few particles.
+    """
+    khat_threshold(num_particles)
+    if "exact" in evidence_methods(story, evidence) and not hasattr(story, "log_evidence"):
+        raise ValueError(
+            f"expected {type(story).__name__} to define log_evidence(batch), its closed form, for evidence='exact'; "
+            "it does not, so use 'best', 'iwae' or 'ais'"
+        )
 
 
 def evidence_methods(story: nn.Module, evidence: str) -> list[str]:
@@ -190,20 +209,19 @@ def _measure(
     rows: TensorDict,
     methods: list[str],
     effort: Effort,
+    seed: int,
     stage: Stage,
 ) -> _Measured:
     stage("searching q*")
     local = localize(guide, rows, story)
-    search = optimize_local(story, local, seed=effort.seed)
+    search = optimize_local(story, local, seed=seed)
     found = {}
     for method in methods:
         stage(f"log p(x) by {method}")
         found[method] = evidence_from(method, story, local, rows, effort)
     stage("scoring q*")
-    seed = None if effort.seed is None else effort.seed + 5
-    return _Measured(
-        found, elbo(story, local, rows, num_particles=ELBO_PARTICLES, seed=seed), search
-    )
+    elbo_local = elbo(story, local, rows, num_particles=ELBO_PARTICLES, seed=seed + 5)
+    return _Measured(found, elbo_local, search)
 
 
 def _slices(batch: TensorDict) -> list[TensorDict]:

@@ -9,7 +9,7 @@ from pyro.infer import ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from ppvae.story import Batch, Sites, TensorDict, num_rows_of, observe, scale_rows
+from ppvae.story import Batch, Sites, TensorDict, num_rows_of, observe, run, scale_rows
 
 OBJECTIVES: dict[str, tuple[type[ELBO], str]] = {
     "trace_elbo": (pyro.infer.Trace_ELBO, "ELBO, every term by Monte Carlo: any guide"),
@@ -108,6 +108,6 @@ class _Tempered(nn.Module):
 
     def forward(self, batch: Batch) -> Any:
         if self.tempering.kl_weight == 1.0:
-            return self.program(batch)
+            return run(self.program, batch)
         with self.tempering:
-            return self.program(batch)
+            return run(self.program, batch)

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from ppvae.data import as_rows
 from ppvae.estimate import Estimate
-from ppvae.story import Layout, Sites, TensorDict, local_params, num_rows_of, particle_plate, seeded
+from ppvae.story import (
+    Layout,
+    Sites,
+    TensorDict,
+    local_params,
+    measuring,
+    num_rows_of,
+    particle_plate,
+)
 from ppvae.story.messengers import Condition
 from ppvae.story.observe import simulate, split_batch
 from ppvae.story.sites import is_bookkeeping
@@ -46,7 +54,7 @@ def generate(
     if not mean or n < 1:
         return simulate(story, n, seed=seed, **covariates)
     parents = parents_of(story, covariates, n)
-    with torch.no_grad(), local_params(story), seeded(seed, story):
+    with torch.no_grad(), local_params(story), measuring(seed, story):
         nodes: Any = poutine.trace(story).get_trace(n, **covariates).nodes
     rows: TensorDict = {}
     for name, node in nodes.items():
@@ -81,7 +89,7 @@ def embed(
     """
     batch, sites = _paired(story, guide, data, num_particles)
     parts: list[dict[str, Estimate]] = []
-    with torch.no_grad(), seeded(seed, story, guide):
+    with torch.no_grad(), measuring(seed, story, guide):
         for rows in row_chunks(batch, guide):
             moments: dict[str, _Moments] = {}
             for size in _steps(rows, num_particles):
@@ -129,7 +137,7 @@ def reconstruct(
     if unknown:
         raise ValueError(f"expected `given` among {sorted(sites.observed)}, got {unknown}")
     parts: list[TensorDict] = []
-    with torch.no_grad(), seeded(seed, story, guide):
+    with torch.no_grad(), measuring(seed, story, guide):
         for rows in row_chunks(batch, guide):
             total: TensorDict = {}
             for size in _steps(rows, num_particles):

@@ -212,7 +212,7 @@ def save(path: str | os.PathLike[str], story: nn.Module, guide: nn.Module | None
 
 
 def load(path: str | os.PathLike[str], story: nn.Module, guide: nn.Module | None = None) -> None:
-    """Read weights that `save` wrote into a story, and into its guide.
+    """Read weights that `save` wrote into a story, and into its guide, and leave both in evaluation mode.
 
     Arguments:
         path: The folder.
@@ -230,6 +230,7 @@ def load(path: str | os.PathLike[str], story: nn.Module, guide: nn.Module | None
         check_fits(weights[name], module, folder / f"{name}.safetensors")
     for name, module in pairs:
         module.load_state_dict(weights[name])
+        module.eval()
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ppvae.data import Rows
 from ppvae.objectives import Objective
-from ppvae.story import TensorDict, num_rows_of, seeded
-from ppvae.weights import batch_for, row_chunks, score
+from ppvae.story import LogJoint, measuring, num_rows_of, seeded, sites_of
+from ppvae.weights import batch_for, draw, row_chunks, score
 
 Record = dict[str, Any]
 
@@ -78,15 +78,21 @@ class Trainer:
     def run(self, epochs: int, patience: int | None) -> Iterator[Record]:
         """Train epoch by epoch, yielding each record after it."""
         for epoch in range(len(self.history.records) + 1, epochs + 1):
+            if self._out_of_patience(patience):
+                break
             record = self._epoch(epoch, epochs)
             self.history.records.append(record)
             self.history.seconds += record["seconds"]
             self._remember(record)
             yield record
-            if patience is not None and epoch - self.history.best_epoch >= patience:
-                self.history.stopped_early = True
-                break
+        self._out_of_patience(patience)
         self._put_best_back()
+
+    def _out_of_patience(self, patience: int | None) -> bool:
+        """Whether the validation ELBO has not risen for `patience` epochs."""
+        waited = len(self.history.records) - self.history.best_epoch
+        self.history.stopped_early = patience is not None and waited >= patience
+        return self.history.stopped_early
 
     def _epoch(self, epoch: int, epochs: int) -> Record:
         start = time.perf_counter()
@@ -103,7 +109,7 @@ class Trainer:
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             if not torch.isfinite(loss):
-                _blame(self.story, self.guide, batch, epoch)
+                _blame(self.story, self.guide, self.rows, epoch)
             self.optimiser.step()
             losses.append(loss.detach())
             counts.append(num_rows_of(batch))
@@ -173,17 +179,23 @@ class Trainer:
         torch.set_rng_state(state["noise"])
 
 
-def _blame(story: nn.Module, guide: nn.Module, batch: TensorDict, epoch: int) -> None:
-    """Say at which rows the loss stopped being finite."""
-    with torch.no_grad():
-        scores = score(story, guide, batch, 1)
-    which = {"story": scores.log_joint, "guide": scores.log_guide}
-    found = {k: (~torch.isfinite(v[0])).nonzero().flatten().tolist() for k, v in which.items()}
-    culprits = "; ".join(
-        f"log density of the {k} in rows {v[:5]} of the batch" for k, v in found.items() if v
-    )
+def _blame(story: nn.Module, guide: nn.Module, rows: Rows, epoch: int) -> None:
+    """Say at which sites and rows the loss stopped being finite, from one pass over all rows."""
+    found: dict[str, list[int]] = {}
+    batch, start = batch_for(story, rows), 0
+    sites = sites_of(story, batch)
+    for piece in row_chunks(batch):
+        with torch.no_grad(), measuring(0, story, guide):
+            drawn = draw(guide, piece, 1, sites)
+            scored = LogJoint(story, piece, sites).by_site(drawn.values)
+        for who, parts in (("story", scored), ("guide", drawn.by_site)):
+            for site, log_prob in parts.items():
+                bad = (~torch.isfinite(log_prob[0])).nonzero().flatten()
+                found.setdefault(f"the {who}'s site '{site}'", []).extend((start + bad).tolist())
+        start += num_rows_of(piece)
+    culprits = [f"{name} in rows {bad[:5]}" for name, bad in found.items() if bad]
     raise ValueError(
         f"expected a finite loss, got NaN or infinity in epoch {epoch}"
-        + (f": {culprits}" if culprits else "")
+        + (f": the density of {'; of '.join(culprits)}" if culprits else "")
         + "; try a smaller lr, rescaled data, or a likelihood whose scale is bounded below"
     )

@@ -32,10 +32,13 @@ from ppvae.story import (
     TensorDict,
     as_batch,
     check_data,
+    evaluating,
     local_params,
+    measuring,
     num_rows_of,
     one_tensor_of,
     particle_plate,
+    run,
     seeded,
     sites_of,
 )
@@ -101,14 +104,16 @@ def draw(guide: nn.Module, batch: Batch, num_particles: int, sites: Sites) -> Sa
     drawn = SampleRows(dim, num_particles, num_rows)
     try:
         with local_params(guide), drawn, particle_plate(num_particles, dim):
-            guide(batch)
+            run(guide, batch)
     except (RuntimeError, ValueError, IndexError):
-        # Somebody else's guide need not know particles: one run for each, with no dimension for them.
+        if hasattr(guide, "posterior"):
+            raise  # made here: it knows particles
+        # Somebody else's guide need not know them: one run for each, with no dimension for them.
         each = []
         for _ in range(num_particles):
             each.append(SampleRows(dim, 1, num_rows))
             with local_params(guide), each[-1]:
-                guide(batch)
+                run(guide, batch)
         drawn = SampleRows.stacked(each)
     check_guide_sites(drawn, sites)
     return drawn
@@ -170,7 +175,7 @@ def log_weights(
     sites = check_pair(story, guide, batch)
     refuse_global(sites, "importance weights per row")
     columns = []
-    with torch.no_grad(), seeded(seed, story, guide):
+    with torch.no_grad(), measuring(seed, story, guide):
         for rows in row_chunks(batch, guide):
             step = particle_step(batch, num_rows_of(rows))
             sizes = [min(step, num_particles - s) for s in range(0, num_particles, step)]
@@ -219,7 +224,7 @@ def check_pair(story: nn.Module, guide: nn.Module, batch: Batch) -> Sites:
     batch = as_batch(batch)
     sites = check_data(story, batch)
     few = batch if getattr(guide, "is_local", False) else {k: v[:2] for k, v in batch.items()}
-    with torch.no_grad(), seeded(0, story, guide):
+    with torch.no_grad(), evaluating(story), evaluating(guide), seeded(0, story, guide):
         score(story, guide, few, 1, sites=sites)
     return sites
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ppvae.cli import gallery, measure
+from ppvae.cli.diagnose import diagnose
 
 BAD_INPUT, OTHER_ERROR, INTERRUPTED = 2, 1, 130
 
@@ -34,6 +35,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     measure.fit,
     measure.gaps,
     measure.evidence,
+    diagnose,
     gallery.check,
     gallery.generate,
     gallery.new,

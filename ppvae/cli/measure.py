@@ -59,6 +59,8 @@ def compare(
     """Train several guides on one story, and say in nats what each loses, and why."""
     import ppvae
     from ppvae.cli import setup as parts
+    from ppvae.fit import check_options
+    from ppvae.gaps import check_request
     from ppvae.report.words import headline
     from ppvae.runs import RunFolder
 
@@ -68,7 +70,11 @@ def compare(
         story, data, names, data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
     )  # fmt: skip
-    parts.refuse_evidence(setup, evidence)
+    check_request(setup.story, evidence, particles)
+    check_options(
+        objective=objective, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed,
+        patience=patience, val=setup.val, device=device,
+    )  # fmt: skip
     command = shlex.join(["ppvae", *context.obj])
     path = parts.run_path(run_dir, story, data, "compare")
     folder = RunFolder.create(path, {"command": command, "story": story, "guides": names})
@@ -172,12 +178,13 @@ def gaps(
     """Measure what one guide loses: approximation gap and amortization gap."""
     import ppvae
     from ppvae.cli import setup as parts
+    from ppvae.gaps import check_request
 
     setup = parts.prepare(
         story, data, [guide], data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
     )  # fmt: skip
-    parts.refuse_evidence(setup, evidence)
+    check_request(setup.story, evidence, particles)
     built = parts.trained(
         setup, weights, seed, device,
         epochs=epochs, batch_size=batch_size, lr=lr, progress=_shows_progress(no_progress),
@@ -216,7 +223,7 @@ def evidence(
         story, data, [guide], data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
     )  # fmt: skip
-    parts.refuse_evidence(setup, method)
+    parts.refuse_method(setup, method)
     built = parts.trained(
         setup, weights, seed, device,
         epochs=epochs, batch_size=batch_size, lr=lr, progress=_shows_progress(no_progress),
@@ -225,7 +232,9 @@ def evidence(
     found = ppvae.log_evidence(
         setup.story, measured, method=method, guide=built, num_particles=particles, seed=seed
     )
-    kind = "exact" if method == "exact" else f"a lower bound by {method}"
+    kind = {"exact": "exact", "quadrature": "by quadrature"}.get(
+        method, f"a lower bound by {method}"
+    )
     parts.console().print(
         f"log p(x) {found.mean()} nats per row on {len(measured)} test rows, {kind}",
         highlight=False,

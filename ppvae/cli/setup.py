@@ -1,7 +1,7 @@
 r"""What commands do before they measure: find data and story, build guides, train or load
 weights."""
 
-__all__ = ["Setup", "console", "parse_options", "prepare", "refuse_evidence", "run_path", "trained"]
+__all__ = ["Setup", "console", "parse_options", "prepare", "refuse_method", "run_path", "trained"]
 
 import json
 import sys
@@ -16,10 +16,9 @@ from torch import nn
 
 from ppvae import guides
 from ppvae.data import Rows, load
-from ppvae.evidence import log_evidence
+from ppvae.evidence import METHODS, log_evidence
 from ppvae.fit import fit, resolve_device
 from ppvae.gallery import load_story
-from ppvae.gaps import evidence_methods
 from ppvae.runs import load as load_weights
 from ppvae.story import check_data, seeded
 from ppvae.weights import batch_for
@@ -84,10 +83,12 @@ def trained(
     return guide
 
 
-def refuse_evidence(setup: Setup, evidence: str) -> None:
-    """Refuse a way to find log p(x) that the story does not have, before anything is trained."""
-    if "exact" in evidence_methods(setup.story, evidence):
-        log_evidence(setup.story, setup.test.head(1), method="exact")
+def refuse_method(setup: Setup, method: str) -> None:
+    """Refuse a way to find log p(x) that there is not, or that the story lacks, before anything is trained."""
+    if method not in METHODS:
+        raise ValueError(f"expected an evidence method among {', '.join(METHODS)}; got '{method}'")
+    if method == "exact":
+        log_evidence(setup.story, setup.test.head(1), method=method)
 
 
 def parse_options(pairs: Sequence[str] | None) -> dict[str, Any]:

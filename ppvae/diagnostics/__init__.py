@@ -20,6 +20,7 @@ judges the guide as the story's posterior, whatever the data.
 
 from ppvae.diagnostics.collapse import ActiveUnits, active_units
 from ppvae.diagnostics.coverage import Coverage, coverage
+from ppvae.diagnostics.diagnose import Diagnosis, diagnose
 from ppvae.diagnostics.distance import Distance, distance_to_reference
 from ppvae.diagnostics.finding import Finding
 from ppvae.diagnostics.khat import (
@@ -43,6 +44,7 @@ __all__ = [
     "SBC",
     "ActiveUnits",
     "Coverage",
+    "Diagnosis",
     "Distance",
     "Finding",
     "KLBySite",
@@ -51,6 +53,7 @@ __all__ = [
     "Surgery",
     "active_units",
     "coverage",
+    "diagnose",
     "distance_to_reference",
     "effective_sample_size",
     "khat",

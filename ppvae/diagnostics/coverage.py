@@ -18,7 +18,7 @@ from ppvae.diagnostics.sbc import ALPHA
 from ppvae.diagnostics.simulated import simulate_pairs
 from ppvae.diagnostics.uniformity import LEVEL, Ranks, rank_among
 from ppvae.estimate import Estimate
-from ppvae.story import seeded
+from ppvae.story import measuring
 from ppvae.weights import draw
 
 
@@ -85,7 +85,7 @@ class Coverage:
                     if float(excess.value) < 0
                     else "too large: the guide is too wide"
                 )
-                advice = f"regions {sure}; try a larger family, or train with objective iwae"
+                advice = f"regions {sure}; try a larger family, or train longer"
         return Finding(
             name, float(excess.value), float(excess.std_error),
             f"p >= {ALPHA}, got {self.p_value:.2g}", self.verdict, advice,
@@ -123,7 +123,7 @@ def coverage(
     """
     pairs = simulate_pairs(story, guide, num_simulations, data, seed)
     ranks = torch.empty(1, num_simulations, dtype=torch.long)
-    with torch.no_grad(), seeded(seed + 1, story, guide):
+    with torch.no_grad(), measuring(seed + 1, story, guide):
         for where, rows in chunks(pairs.rows, guide, num_draws):
             drawn = draw(guide, rows, num_draws, pairs.sites).local  # (L, B)
             truth = {k: v[None, where] for k, v in pairs.truth.items()}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.reference import Reference
 from ppvae.estimate import Estimate
-from ppvae.story import Flat, seeded
+from ppvae.story import Flat, measuring
 from ppvae.weights import draw
 
 NUM_DIRECTIONS = 100
@@ -103,7 +103,7 @@ def distance_to_reference(
     if num_draws < 2 * NUM_FOLDS:
         raise ValueError(f"expected at least {2 * NUM_FOLDS} draws to compare, got {num_draws}")
     flat = Flat(reference.sites.local_latent)
-    with torch.no_grad(), seeded(seed, guide):
+    with torch.no_grad(), measuring(seed, guide):
         drawn = flat.pack(draw(guide, reference.batch, num_draws, reference.sites).values).double()
         everything = everything.double()
         center, scale = everything.mean(0), everything.std(0).clamp(min=1e-12)

@@ -12,7 +12,7 @@ from torch.distributions import kl_divergence
 
 from ppvae.diagnostics.particles import chunks, log_prob_by_site
 from ppvae.estimate import Estimate
-from ppvae.story import Layout, Sites, TensorDict, num_rows_of, seeded
+from ppvae.story import Layout, Sites, TensorDict, measuring, num_rows_of
 from ppvae.story.sites import is_bookkeeping
 from ppvae.weights import batch_for, check_pair, draw, refuse_global
 
@@ -64,7 +64,7 @@ def kl_by_site(
     refuse_global(sites, "KL by site")
     per_row: list[dict[str, Estimate]] = []
     means: list[TensorDict] = []
-    with torch.no_grad(), seeded(seed, story, guide):
+    with torch.no_grad(), measuring(seed, story, guide):
         for _, rows in chunks(batch, guide, num_particles):
             terms = _terms(story, guide, rows, sites, num_particles)
             sums = {name: t.flatten(2).sum(-1) if t.dim() > 2 else t for name, t in terms.items()}

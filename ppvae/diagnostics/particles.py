@@ -2,6 +2,7 @@ r"""What several diagnostics do with particles: cut, score site by site, score u
 
 __all__ = [
     "chunks",
+    "inputs_of",
     "log_guide_at",
     "log_prob_by_site",
     "missing_as",
@@ -102,8 +103,9 @@ def log_guide_at(guide: nn.Module, batch: TensorDict, latents: TensorDict, sites
         ValueError: If the guide's density cannot be evaluated.
     """
     if hasattr(guide, "posterior") and hasattr(guide, "flat"):
-        u = guide.flat.pack(latents)
-        return guide.posterior(batch).log_prob(u) - guide.flat.unpack(u)[1]
+        known: Any = guide
+        u = known.flat.pack(latents)
+        return known.posterior(batch).log_prob(u) - known.flat.unpack(u)[1]
     num_particles, dim = len(next(iter(latents.values()))), sites.particle_dim
     scored = RowLogProb(dim, num_particles, num_rows_of(batch))
     plate, condition = particle_plate(num_particles, dim), Condition({}, latents, dim)
@@ -162,7 +164,7 @@ def _replicate(
     given: Sequence[str],
     dim: int,
 ) -> TensorDict:
-    inputs = batch if hasattr(story, "run_conditioned") else split_batch(story, batch)[1]
+    inputs = inputs_of(story, batch)
     condition = Condition({name: batch[name] for name in given}, latents, dim)
     with local_params(story), poutine.trace() as traced, condition:
         if dim:
@@ -177,6 +179,11 @@ def _replicate(
         layout = Layout.of(node["cond_indep_stack"], node["fn"].event_dim)
         drawn[name] = layout.to_rows(node["value"], particle_dim=dim)
     return drawn
+
+
+def inputs_of(story: nn.Module, batch: TensorDict) -> TensorDict:
+    """What a story needs to generate rows beside these: its covariates; an adopted model takes the rows themselves."""
+    return batch if hasattr(story, "run_conditioned") else split_batch(story, batch)[1]
 
 
 def missing_as(value: Tensor, data: Tensor | None) -> Tensor:

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.diagnostics.finding import Finding, Verdict
-from ppvae.diagnostics.particles import chunks, missing_as, replicate
+from ppvae.diagnostics.particles import chunks, inputs_of, missing_as, replicate
 from ppvae.estimate import Estimate
-from ppvae.story import TensorDict, check_data, num_rows_of, seeded, simulate, split_batch
+from ppvae.story import TensorDict, check_data, measuring, num_rows_of, simulate
 from ppvae.weights import CHUNK_NUMBERS, batch_for, check_pair, draw, numbers_per_row
 
 Statistic = Callable[[Tensor], Tensor]
@@ -153,7 +153,7 @@ def posterior_predictive_check(
             whole = {k: torch.cat([p[k] for p in parts], 1) for k in names}
             yield from ({k: v[s] for k, v in whole.items()} for s in range(count))
 
-    with torch.no_grad(), seeded(seed, story, guide):
+    with torch.no_grad(), measuring(seed, story, guide):
         return _check({k: batch[k] for k in names}, statistics, replicates(), "posterior")
 
 
@@ -172,15 +172,14 @@ def prior_predictive_check(
     """
     batch = batch_for(story, data)
     names = _names(batch, check_data(story, batch).observed)
-    adopted = hasattr(story, "run_conditioned")
-    covariates = batch if adopted else split_batch(story, batch)[1]
+    inputs: dict[str, Any] = inputs_of(story, batch)
 
     def replicates() -> Iterator[TensorDict]:
         for _ in range(num_replicates):
-            drawn = simulate(story, num_rows_of(batch), **covariates)
+            drawn = simulate(story, num_rows_of(batch), **inputs)
             yield {k: missing_as(drawn[k], batch.get(k)) for k in names}
 
-    with torch.no_grad(), seeded(seed, story):
+    with torch.no_grad(), measuring(seed, story):
         return _check({k: batch[k] for k in names}, statistics, replicates(), "prior")
 
 

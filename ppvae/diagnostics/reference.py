@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from ppvae.diagnostics.chains import run_chains
 from ppvae.diagnostics.finding import Finding, Verdict
+from ppvae.diagnostics.particles import inputs_of
 from ppvae.story import (
     Flat,
     LogJoint,
     Sites,
     TensorDict,
     check_data,
+    measuring,
     num_rows_of,
-    seeded,
     simulate,
-    split_batch,
 )
 from ppvae.weights import CHUNK_NUMBERS, batch_for, check_pair, draw, numbers_per_row, refuse_global
 
@@ -135,7 +135,7 @@ def reference_posterior(
         check_pair(story, guide, batch)
     step = max(1, CHUNK_NUMBERS // (numbers_per_row(batch) * num_chains))
     parts = []
-    with seeded(seed, story), torch.no_grad():
+    with measuring(seed, story), torch.no_grad():
         for first in range(0, num_rows_of(batch), step):
             some = {k: v[first : first + step] for k, v in batch.items()}
             start = _start(story, guide, some, sites, num_chains)
@@ -177,7 +177,7 @@ def _start(
 ) -> Tensor:
     """`(C, B, d)`."""
     flat = Flat(sites.local_latent)
-    inputs = batch if hasattr(story, "run_conditioned") else split_batch(story, batch)[1]
+    inputs: dict[str, Any] = inputs_of(story, batch)
     num_rows = num_rows_of(batch)
     prior = [flat.pack(simulate(story, num_rows, **inputs)) for _ in range(num_chains)]
     start = torch.stack(prior)

@@ -22,7 +22,7 @@ from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.particles import chunks, log_prob_by_site
 from ppvae.diagnostics.simulated import Simulated, simulate_pairs
 from ppvae.diagnostics.uniformity import Ranks, rank_among
-from ppvae.story import Sites, TensorDict, seeded
+from ppvae.story import Sites, TensorDict, measuring
 from ppvae.weights import draw
 
 Quantity = Callable[[TensorDict, TensorDict], Tensor]
@@ -134,7 +134,7 @@ def sbc(
         quantities[LOG_LIKELIHOOD] = _log_likelihood(story, pairs.sites)
     names = _names(pairs.sites, quantities)
     ranks = torch.empty(len(names), num_simulations, dtype=torch.long)
-    with torch.no_grad(), seeded(seed + 1, story, guide):
+    with torch.no_grad(), measuring(seed + 1, story, guide):
         for where, rows in chunks(pairs.rows, guide, num_draws):
             draws = draw(guide, rows, num_draws, pairs.sites).values
             found = list(_rank(pairs, where, rows, draws, quantities))

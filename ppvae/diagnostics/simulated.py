@@ -6,10 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ppvae.diagnostics.particles import missing_as, refuse_local
-from ppvae.story import Sites, TensorDict, num_rows_of, one_tensor_of, seeded, simulate, split_batch
+from ppvae.story import (
+    Sites,
+    TensorDict,
+    measuring,
+    num_rows_of,
+    one_tensor_of,
+    simulate,
+    split_batch,
+)
 from ppvae.story.values import parents_of
 from ppvae.weights import batch_for, check_pair, refuse_global
 
@@ -52,12 +60,13 @@ def simulate_pairs(
         )
     refuse_local(guide, "calibration")
     like: TensorDict = {} if data is None else batch_for(story, data)
-    with seeded(seed, story):
+    with measuring(seed, story):
         if like:
             picks = torch.randint(num_rows_of(like), (num_simulations,))
             like = {k: v[picks.to(v.device)] for k, v in like.items()}
         observed, covariates = _split(story, like)
-        drawn = simulate(story, num_simulations, **covariates)
+        inputs: dict[str, Any] = covariates
+        drawn = simulate(story, num_simulations, **inputs)
     unknown = sorted(set(observed) - set(drawn))
     if unknown:
         raise ValueError(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.particles import chunks, log_guide_at, log_prob_by_site, refuse_local
 from ppvae.estimate import Estimate
-from ppvae.story import Sites, TensorDict, num_rows_of, seeded, split_batch
+from ppvae.story import Sites, TensorDict, measuring, num_rows_of, split_batch
 from ppvae.weights import CHUNK_NUMBERS, batch_for, check_pair, draw, numbers_per_row, refuse_global
 
 LEAST_INFORMATION = 0.1
@@ -91,7 +91,7 @@ def mutual_information(
     refuse_global(sites, "mutual information")
     _refuse_covariates(story, batch)
     information, cost = [], []
-    with torch.no_grad(), seeded(seed, story, guide):
+    with torch.no_grad(), measuring(seed, story, guide):
         for _, rows in chunks(batch, guide, num_particles):
             drawn = draw(guide, rows, num_particles, sites)
             log_prior = log_prob_by_site(story, rows, drawn.values, sites)

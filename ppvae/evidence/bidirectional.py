@@ -13,7 +13,7 @@ from ppvae.estimate import Estimate
 from ppvae.evidence.annealed import Annealing
 from ppvae.evidence.bounds import importance_evidence
 from ppvae.guides.local import localize, optimize_local
-from ppvae.story import TensorDict, seeded, simulate
+from ppvae.story import TensorDict, measuring, num_rows_of, simulate
 from ppvae.weights import batch_for, check_pair, refuse_global
 
 # Mean width, in nats per row, below which the annealing settings are called converged.
@@ -92,15 +92,21 @@ def bdmc(
         Monte Carlo.
     """
     given = {} if covariates is None else batch_for(story, covariates, n)
+    if given and num_rows_of(given) < n:
+        raise ValueError(f"expected covariates of at least {n} rows, got {num_rows_of(given)}")
+    if getattr(guide, "is_local", False):
+        raise ValueError(
+            "expected an amortized guide, got a local one, which knows its own rows only"
+        )
     drawn = simulate(story, n, seed=seed, **given)
     batch = _observed_part(guide, drawn, observed, given)
     sites = check_pair(story, guide, batch)
     refuse_global(sites, "bidirectional Monte Carlo")
     if refine:
         guide = localize(guide, batch, story)
-        optimize_local(story, guide, seed=seed)
+        optimize_local(story, guide, seed=None if seed is None else seed + 1)
     latents = {name: drawn[name] for name in sites.local_latent}
-    with seeded(seed, story), torch.no_grad():
+    with measuring(None if seed is None else seed + 7, story, guide), torch.no_grad():
         annealing = Annealing(
             story, guide, batch, sites, num_temperatures=num_temperatures, num_leapfrog=num_leapfrog
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.estimate import Estimate
-from ppvae.story import num_rows_of, seeded
+from ppvae.story import measuring, num_rows_of
 from ppvae.weights import batch_for, check_pair, log_weights, particle_step, row_chunks, score
 
 
@@ -43,7 +43,7 @@ def elbo(
     batch = batch_for(story, data)
     sites = check_pair(story, guide, batch)
     parts = []
-    with torch.no_grad(), seeded(seed, story, guide):
+    with torch.no_grad(), measuring(seed, story, guide):
         for rows in row_chunks(batch, guide):
             draws = []
             for size in _pieces(num_particles, particle_step(rows, num_rows_of(rows))):

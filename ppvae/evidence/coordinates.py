@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ppvae.story import Flat, Sites, TensorDict
+from ppvae.story import Flat, Sites, TensorDict, local_params
 from ppvae.weights import draw
 
 MOMENT_PARTICLES = 200
@@ -55,7 +55,8 @@ def coordinates_of(guide: nn.Module, batch: TensorDict, sites: Sites) -> Coordin
         sites: The story's sites.
     """
     posterior: Any = getattr(guide, "posterior", None)
-    q: Any = None if posterior is None else posterior(batch)
+    with local_params(guide):
+        q: Any = None if posterior is None else posterior(batch)
     if hasattr(q, "push"):
         return Coordinates(q.push, q.pull, q.event_shape[0], q.batch_shape[0])
     if isinstance(q, dist.MultivariateNormal):

@@ -13,7 +13,7 @@ from ppvae.evidence.annealed import Annealing
 from ppvae.evidence.bounds import importance_evidence
 from ppvae.evidence.quadrature import quadrature_evidence
 from ppvae.guides.local import localize, optimize_local
-from ppvae.story import TensorDict, num_rows_of, seeded
+from ppvae.story import TensorDict, measuring, num_rows_of
 from ppvae.weights import batch_for, check_pair, log_weights, refuse_global
 
 METHODS: dict[str, str] = {
@@ -86,7 +86,8 @@ def log_evidence(
     if method not in METHODS:
         raise ValueError(f"expected an evidence method among {', '.join(METHODS)}; got '{method}'")
     batch = batch_for(story, data)
-    effort = Effort(num_particles, num_chains, num_temperatures, num_leapfrog, seed)
+    fresh = None if seed is None else seed + 7  # not the draws that q* was fitted to
+    effort = Effort(num_particles, num_chains, num_temperatures, num_leapfrog, fresh)
     if method == "exact":
         return exact_evidence(story, batch)
     if guide is None:
@@ -126,7 +127,7 @@ def evidence_from(
         log_w = log_weights(story, guide, batch, effort.num_particles, seed=effort.seed)
         return importance_evidence(log_w)
     sites = check_pair(story, guide, batch)
-    with seeded(effort.seed, story, guide), torch.no_grad():
+    with measuring(effort.seed, story, guide), torch.no_grad():
         annealing = Annealing(
             story,
             guide,

@@ -46,7 +46,7 @@ class HMC:
             value, gradient = _value_and_gradient(log_density, position)
             momentum = momentum + (0.5 if i == self.num_leapfrog - 1 else 1.0) * step * gradient
         change = value - 0.5 * momentum.square().sum(-1) - energy
-        accept = torch.nan_to_num(change, nan=-torch.inf).clamp(max=0).exp()
+        accept = torch.where(value.isfinite() & change.isfinite(), change.clamp(max=0).exp(), 0.0)
         moved = torch.rand_like(accept) < accept
         return torch.where(moved.unsqueeze(-1), position, eps), accept
 

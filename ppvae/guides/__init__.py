@@ -8,19 +8,29 @@ from torch import nn
 from ppvae.guides.base import Guide
 from ppvae.guides.contract import GuideBase
 from ppvae.guides.full_rank import FullRank
+from ppvae.guides.householder import Householder
 from ppvae.guides.iaf import IAF
 from ppvae.guides.local import LocalFit, LocalGuide, localize, optimize_local
+from ppvae.guides.low_rank import LowRank
 from ppvae.guides.mean_field import MeanField
+from ppvae.guides.mixture import Mixture
+from ppvae.guides.nsf import NSF
+from ppvae.guides.realnvp import RealNVP
 
 __all__ = [
     "FAMILIES",
     "IAF",
+    "NSF",
     "FullRank",
     "Guide",
     "GuideBase",
+    "Householder",
     "LocalFit",
     "LocalGuide",
+    "LowRank",
     "MeanField",
+    "Mixture",
+    "RealNVP",
     "build",
     "localize",
     "optimize_local",
@@ -29,7 +39,12 @@ __all__ = [
 FAMILIES: dict[str, type[Guide]] = {
     "mean_field": MeanField,
     "full_rank": FullRank,
+    "low_rank": LowRank,
+    "householder": Householder,
     "iaf": IAF,
+    "realnvp": RealNVP,
+    "nsf": NSF,
+    "mixture": Mixture,
 }
 
 

@@ -23,36 +23,55 @@ def _keeping_validation() -> Iterator[None]:
 
 with _keeping_validation():
     from zuko.flows.autoregressive import MaskedAutoregressiveTransform
+    from zuko.transforms import MonotonicAffineTransform, MonotonicRQSTransform
 
 LOG_SQRT_2_PI = 0.9189385332046727
 NEXT_TO_IDENTITY = 1e-2
+BINS = 8
+# Kind of layer -> the map of one number, and the shapes of its parameters; zero parameters are the identity.
+# zuko bounds both: slopes lie in [1e-3, 1e3], and a spline is the identity outside [-5, 5].
+UNIVARIATES: dict[str, tuple[Any, tuple[tuple[int, ...], ...]]] = {
+    "affine": (MonotonicAffineTransform, ((), ())),
+    "spline": (MonotonicRQSTransform, ((BINS,), (BINS,), (BINS - 1,))),
+}
 
 
 class AutoregressiveTransport(nn.Module):
-    r"""Affine autoregressive layers with the order of the numbers reversed in between.
+    r"""Autoregressive layers with the order of the numbers reversed in between.
 
-    One pass from noise to `u`; the inverse takes `d` passes a layer.
+    One pass from noise to `u`; the inverse takes `passes` passes a layer.
 
     Arguments:
         dim: Length `d` of `u`.
         context: Length of the context vector.
-        num_layers: Number of layers.
+        kinds: The kind of each layer, a key of `UNIVARIATES`.
         hidden: Hidden widths of each layer's masked network.
+        passes: Groups of numbers that a layer bends one after the other; `d` (None) is fully autoregressive, 2
+            is a coupling.
     """
 
-    def __init__(self, dim: int, context: int, num_layers: int, hidden: Sequence[int]) -> None:
+    def __init__(
+        self,
+        dim: int,
+        context: int,
+        kinds: Sequence[str],
+        hidden: Sequence[int],
+        passes: int | None = None,
+    ) -> None:
         super().__init__()
         forward, backward = torch.arange(dim), torch.arange(dim).flip(0)
         self.layers = nn.ModuleList(
             MaskedAutoregressiveTransform(
                 dim,
                 context,
+                passes=passes,
                 order=backward if i % 2 else forward,
-                shapes=((), ()),
+                univariate=UNIVARIATES[kind][0],
+                shapes=UNIVARIATES[kind][1],
                 hidden_features=tuple(hidden),
                 activation=nn.ELU,
             )
-            for i in range(num_layers)
+            for i, kind in enumerate(kinds)
         )
         for layer in self.layers:  # start next to the identity: the flow begins as mean-field
             last = [m for m in layer.modules() if isinstance(m, nn.Linear)][-1]

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from ppvae.guides.contract import GuideBase
 from ppvae.guides.flows import RowNetworks
 from ppvae.guides.site_local import SiteLocal
-from ppvae.story import Batch, LogJoint, TensorDict, as_batch, num_rows_of, seeded, sites_of
+from ppvae.story import (
+    Batch,
+    LogJoint,
+    TensorDict,
+    as_batch,
+    local_params,
+    measuring,
+    num_rows_of,
+    sites_of,
+)
 from ppvae.weights import refuse_global, score
 
 # A window of steps is the unit in which gain is measured.
@@ -59,7 +68,7 @@ class LocalGuide(GuideBase):
         self._family = (guide,)  # in a tuple: the encoder is no part of this guide
         self.__dict__["shared"] = guide.shared  # nor is it renamed as a part of this guide
         self.borrowed = (guide.shared,)
-        with torch.no_grad():
+        with torch.no_grad(), local_params(guide):
             start = guide.parameters_of(batch)
         self.rows = nn.ParameterDict({k: nn.Parameter(v.clone()) for k, v in start.items()})
         self.networks = nn.ParameterDict()
@@ -142,7 +151,7 @@ def optimize_local(
     start = {k: p.detach().clone() for k, p in local.named_parameters()}
     check_seed = 1 if seed is None else seed + 1
     before = _fresh_log_weights(story, local, check_seed)
-    with seeded(seed, story):
+    with measuring(seed, story):
         num_steps, converged = _climb(story, local, num_particles, max_steps, tolerance)
     difference = _fresh_log_weights(story, local, check_seed) - before
     gain, noise = difference.mean(0), difference.std(0) / CHECK_PARTICLES**0.5
@@ -157,7 +166,7 @@ def optimize_local(
 
 def _fresh_log_weights(story: nn.Module, local: Any, seed: int | None) -> Tensor:
     """log w of particles that the search does not see, `(S, B)`, in nats; the same noise for the same seed."""
-    with seeded(seed, story), torch.no_grad():
+    with measuring(seed, story), torch.no_grad():
         return score(story, local, local.batch, CHECK_PARTICLES).log_weights
 
 

@@ -5,10 +5,24 @@ hatches, line styles or markers, and labels stand where the data is. Nothing her
 any global setting; save a figure with `figure.savefig(path)`.
 """
 
-__all__ = ["gap_bars", "image_grid", "khat_histogram", "latent_scatter", "training_curves"]
+__all__ = [
+    "calibration_curves",
+    "gap_bars",
+    "image_grid",
+    "khat_histogram",
+    "khat_map",
+    "latent_scatter",
+    "tail_dots",
+    "training_curves",
+    "unit_bars",
+]
 
+from .calibration import calibration_curves
 from .gaps import gap_bars
 from .images import image_grid
 from .khat import khat_histogram
 from .latent import latent_scatter
+from .predictive import tail_dots
+from .rows import khat_map
 from .training import training_curves
+from .units import unit_bars

@@ -52,8 +52,8 @@ def gap_bars(
     axes.set_xlabel("gap (nats per row; lower is better; whiskers: one standard error)")
     bare(axes)
     table.set_axis_off()
-    _column(table, 0.36, "approximation", [f"{v:.2f} ± {e:.2f}" for v, e in approximation])
-    _column(table, 0.71, "amortization", [f"{v:.2f} ± {e:.2f}" for v, e in amortization])
+    _column(table, 0.36, "approximation", [_number(v, e) for v, e in approximation])
+    _column(table, 0.71, "amortization", [_number(v, e) for v, e in amortization])
     _column(table, 1.0, "inference", [f"{v:.2f}" for v in total])
     figure.suptitle("Where each guide loses its nats")
     handles, labels = axes.get_legend_handles_labels()
@@ -86,6 +86,11 @@ def _bars(
     axes.errorbar(
         start + value, rows + shift, xerr=std_error, fmt="none", ecolor="black", capsize=3
     )
+
+
+def _number(value: float, std_error: float) -> str:
+    digits = 3 if 0 < std_error < 0.0095 else 2  # never "± 0.00" where an error is known
+    return f"{value:.{digits}f} ± {std_error:.{digits}f}"
 
 
 def _column(axes: Axes, x: float, heading: str, numbers: Sequence[str]) -> None:

@@ -16,8 +16,10 @@ from ppvae.story.program import (
     TensorDict,
     evaluating,
     local_params,
+    measuring,
     one_tensor_of,
     particle_plate,
+    run,
     seeded,
 )
 from ppvae.story.score import LogJoint, log_joint
@@ -46,10 +48,12 @@ __all__ = [
     "has_missing",
     "local_params",
     "log_joint",
+    "measuring",
     "num_rows_of",
     "observe",
     "one_tensor_of",
     "particle_plate",
+    "run",
     "scale_rows",
     "seeded",
     "simulate",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ppvae.story.batch import Batch, as_batch, num_rows_of, split_batch
 from ppvae.story.messengers import Condition, RowScale, refuse_loop
-from ppvae.story.program import TensorDict, evaluating, local_params, seeded
+from ppvae.story.program import TensorDict, evaluating, local_params, run, seeded
 from ppvae.story.sites import DATA_PLATE, Layout, Sites, is_bookkeeping
 
 # Rows of a traced run: a number that seldom is also the length of an event, so that a forgotten `to_event` shows.
@@ -63,7 +63,7 @@ class _RowsScaled(nn.Module):
     def forward(self, batch: Batch) -> Any:
         batch = as_batch(batch)
         with RowScale(self.num_rows / num_rows_of(batch)):
-            return self.program(batch)
+            return run(self.program, batch)
 
 
 def scale_rows(program: nn.Module, num_rows: int) -> nn.Module:
@@ -94,7 +94,7 @@ def simulate(
     """
     if n < 1:
         raise ValueError(f"expected at least one row to simulate, got n={n}")
-    with torch.no_grad(), local_params(story), seeded(seed, story):
+    with torch.no_grad(), evaluating(story), local_params(story), seeded(seed, story):
         trace = poutine.trace(story).get_trace(n, **covariates)
     rows: TensorDict = {}
     nodes: dict[str, Any] = dict(trace.nodes)
@@ -164,10 +164,10 @@ def run_observed(
         if conditioned:
             conditioned(batch)
         else:
-            story(num_rows_of(batch), **covariates)
+            run(story, num_rows_of(batch), **covariates)
     unused = sorted({*values, *latents} - handler.seen)
     if unused:
         raise ValueError(
             f"expected keys that name sites or covariates of the story, got {unused}; "
-            f"the story's sites are {sorted(handler.met)}"
+            f"the story's sites are {sorted(handler.met)}; leave the other keys out of the data"
         )

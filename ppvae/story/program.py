@@ -5,13 +5,16 @@ __all__ = [
     "TensorDict",
     "evaluating",
     "local_params",
+    "measuring",
     "one_tensor_of",
     "particle_plate",
+    "run",
     "seeded",
 ]
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pyro
 import torch
@@ -46,9 +49,43 @@ def _parts_of(module: nn.Module) -> Iterator[nn.Module]:
         yield from root.modules()
 
 
+def run(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Call a module, without Pyro's parameter statements where they would serve nobody.
+
+    On local parameters a PyroModule still announces every parameter that it reads, which small training steps
+    feel. A module without random weights (`PyroSample`) runs the same without.
+    """
+    if pyro.settings.get("module_local_params") and not _has_random_weights(module):
+        return nn.Module.__call__(module, *args, **kwargs)
+    return module(*args, **kwargs)
+
+
+def _has_random_weights(module: nn.Module) -> bool:
+    return any(isinstance(m, PyroModule) and m._pyro_samples for m in module.modules())
+
+
 def particle_plate(num_particles: int, dim: int) -> pyro.plate:
     """The plate of `num_particles` independent draws, at batch dimension `dim` (negative)."""
     return pyro.plate(PARTICLES, num_particles, dim=dim)
+
+
+@contextmanager
+def measuring(seed: int | None, *modules: nn.Module) -> Iterator[None]:
+    """Score and sample reproducibly: as `seeded`, with the modules in evaluation mode and Pyro's argument checks off.
+
+    The checks are off because a sampler may propose values of no density, which it rejects; data are checked where
+    they come in.
+
+    Arguments:
+        seed: Seed of the block; None draws from the global generators.
+        modules: The modules that run.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(seeded(seed, *modules))
+        stack.enter_context(pyro.validation_enabled(False))
+        for module in modules:
+            stack.enter_context(evaluating(module))
+        yield
 
 
 def one_tensor_of(module: nn.Module) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ppvae.story.batch import Batch, as_batch, num_rows_of
 from ppvae.story.messengers import RowLogProb
 from ppvae.story.observe import run_observed, sites_of
-from ppvae.story.program import local_params, particle_plate
+from ppvae.story.program import TensorDict, local_params, particle_plate
 from ppvae.story.sites import Sites
 
 
@@ -56,12 +56,20 @@ class LogJoint:
         each = [self._alone({k: v[s] for k, v in latents.items()}) for s in range(num_particles)]
         return torch.cat([local for local, _ in each]), torch.cat([shared for _, shared in each])
 
+    def by_site(self, latents: Mapping[str, Tensor]) -> TensorDict:
+        """log p of each site by itself, name -> `(S, B)`, a global site `(S,)`, in nats."""
+        return self._scored(latents, next(iter(latents.values())).shape[0]).by_site
+
     def _together(self, latents: Mapping[str, Tensor], num_particles: int) -> tuple[Tensor, Tensor]:
+        scored = self._scored(latents, num_particles)
+        return scored.local, scored.shared
+
+    def _scored(self, latents: Mapping[str, Tensor], num_particles: int) -> RowLogProb:
         dim = self.sites.particle_dim
         scored = RowLogProb(dim, num_particles, num_rows_of(self.batch))
         with local_params(self.story), scored, particle_plate(num_particles, dim):
             run_observed(self.story, self.batch, latents, dim)
-        return scored.local, scored.shared
+        return scored
 
     def _alone(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """One particle, with no dimension for it: `(1, B)` and `(1,)`."""

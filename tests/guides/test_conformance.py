@@ -13,7 +13,7 @@ from ppvae.weights import check_pair, score
 NUM_ROWS, NUM_PARTICLES = 12, 5
 ONE_NUMBER = {"log_normal", "heavy_tail", "unit_interval", "scalar", "global", "global_plate"}
 ONE_NUMBER |= {"covariate"}
-NEEDS_TWO = {"iaf"}
+NEEDS_TWO = {"iaf", "nsf", "realnvp"}
 PAIRS = [
     (case, family)
     for case in CASES
@@ -98,19 +98,21 @@ def test_the_posterior_integrates_to_one(name, family):
         pytest.skip("needs two latent numbers")
     _, batch, guide = made(name, family)
     batch = {k: v[:2] for k, v in batch.items()}
+    # Splines have kinks, on which the rule converges slowly.
+    num_nodes, tolerance = (301, 1e-3) if family == "nsf" else (101, 1e-4)
     for one in (guide, guide.local(batch)):
         with torch.no_grad():
             q = one.posterior(batch)
             draws = q.sample((500,))
             low, high = draws.amin((0, 1)) - 3, draws.amax((0, 1)) + 3
             steps = [
-                torch.linspace(float(a), float(b), 101).double()
+                torch.linspace(float(a), float(b), num_nodes).double()
                 for a, b in zip(low, high, strict=True)
             ]
             grid = torch.cartesian_prod(*steps).reshape(-1, 1, len(steps))
             cell = torch.stack([s[1] - s[0] for s in steps]).prod()
             total = q.log_prob(grid.expand(-1, 2, -1)).exp().sum(0) * cell
-        torch.testing.assert_close(total, torch.ones_like(total), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(total, torch.ones_like(total), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("family", guides.FAMILIES)
@@ -173,7 +175,7 @@ def test_a_single_row_and_a_single_particle_are_enough(name, family):
 
 def test_an_unknown_guide_is_an_error_that_lists_the_known():
     story, batch, _ = made("scalar", "mean_field")
-    with pytest.raises(ValueError, match=r"mean_field, full_rank, iaf.*got 'flow'"):
+    with pytest.raises(ValueError, match=r"mean_field, full_rank, .*iaf.*got 'flow'"):
         guides.build("flow", story, batch)
 
 
@@ -185,9 +187,10 @@ def test_an_unknown_option_is_an_error_that_lists_the_known():
         guides.build("iaf", story, batch, layers=3)
 
 
-def test_a_flow_over_one_number_is_an_error():
+@pytest.mark.parametrize("family", sorted(NEEDS_TWO))
+def test_a_flow_over_one_number_is_an_error(family):
     with pytest.raises(ValueError, match="at least two latent numbers"):
-        made("scalar", "iaf")
+        made("scalar", family)
 
 
 @pytest.mark.parametrize("family", guides.FAMILIES)

@@ -58,8 +58,9 @@ def test_svi_moves_every_parameter_of_a_story_and_of_several_guides():
 
 
 def test_svi_and_the_library_see_the_same_parameters():
+    torch.manual_seed(0)
     story, batch, guide = made("two_sites", "iaf")
-    svi = SVI(observe(story), guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
+    svi = SVI(observe(story), guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
     start = ppvae.elbo(story, guide, batch).mean().value
     for _ in range(100):
         svi.step(batch)
@@ -93,7 +94,7 @@ def losses(elbo, story, guide, batch, repeats=30):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("family", guides.FAMILIES)
+@pytest.mark.parametrize("family", ["mean_field", "full_rank", "iaf", "mixture"])
 @pytest.mark.parametrize("name", ["two_sites", "positive", "simplex", "inner_explicit", "bounded"])
 def test_the_analytic_elbo_has_the_mean_of_the_plain_one(name, family):
     torch.manual_seed(0)

@@ -1,0 +1,79 @@
+r"""The command that diagnoses: is the guide the story's posterior?"""
+
+__all__ = ["diagnose"]
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from ppvae.cli.arguments import (
+    BatchSize,
+    Binarize,
+    Data,
+    DataRoot,
+    Device,
+    Epochs,
+    Guide,
+    LearningRate,
+    Particles,
+    Quiet,
+    Rows,
+    Seed,
+    Set,
+    Story,
+    Weights,
+)
+
+
+def diagnose(
+    story: Story,
+    data: Data = "digits",
+    guide: Guide = "mean_field",
+    weights: Weights = None,
+    rows: Rows = 300,
+    particles: Particles = 1000,
+    simulations: Annotated[
+        int, Option("--simulations", min=2, help="Rows simulated for calibration.")
+    ] = 1000,
+    figure: Annotated[
+        Path | None,
+        Option("--figure", help="Where to save the page of figures (.png, .pdf, .svg)."),
+    ] = None,
+    epochs: Epochs = 100,
+    batch_size: BatchSize = 100,
+    lr: LearningRate = 1e-3,
+    seed: Seed = 0,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+    binarize: Binarize = None,
+    options: Set = None,
+    no_progress: Quiet = False,
+) -> None:
+    """Tell whether a guide is the story's posterior, on which rows not, and what to try next."""
+    from ppvae.cli import setup as parts
+    from ppvae.diagnostics import diagnose as run
+
+    if figure is not None and figure.suffix not in (".png", ".pdf", ".svg"):
+        raise ValueError(f"expected --figure to end in .png, .pdf or .svg, got '{figure}'")
+    setup = parts.prepare(
+        story, data, [guide], data_root=data_root, binarize=binarize, options=options,
+        seed=seed, device=device,
+    )  # fmt: skip
+    shows_progress = sys.stdout.isatty() and not no_progress
+    built = parts.trained(
+        setup, weights, seed, device,
+        epochs=epochs, batch_size=batch_size, lr=lr, progress=shows_progress,
+    )  # fmt: skip
+    measured = setup.test.head(min(rows, len(setup.test)))
+    found = run(
+        setup.story, built, measured,
+        num_particles=particles, num_simulations=simulations, seed=seed,
+    )  # fmt: skip
+    out = parts.console()
+    out.print(found)
+    if figure is not None:
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        found.figure().savefig(figure, dpi=160)
+        out.print(f"figures: {figure}", highlight=False, soft_wrap=True)
