@@ -60,7 +60,7 @@ class FactorAnalysis(PyroModule):
     @classmethod
     def from_data(cls, batch: Mapping[str, Tensor], latent_dim: int = 2) -> "FactorAnalysis":
         """The story for rows like `batch["x"]`, with shape `(B, P)`."""
-        return cls(batch["x"].shape[-1], latent_dim)
+        return cls(batch["x"][0].numel(), latent_dim)
 
     def forward(self, n: int) -> None:
         loadings, offset, noise_scale = self.loadings, self.offset, self.noise_scale

@@ -84,8 +84,8 @@ def fit(
         objective=objective, epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule, seed=seed,
         num_particles=num_particles, kl_warmup=kl_warmup, patience=patience, val=val, device=device,
     )  # fmt: skip
-    if resume and run_dir is None:
-        raise ValueError("expected run_dir with resume=True: the folder to go on from")
+    if resume and (run_dir is None or not Path(run_dir).expanduser().is_dir()):
+        raise ValueError(f"expected the folder of a run to go on from, got run_dir={run_dir}")
     rows, val_rows = _prepare(story, guide, as_rows(data), val, device, precision)
     sites = check_pair(story, guide, rows.head(min(2, len(rows))).frozen(seed).batch())
     loss_of = objectives.build(
@@ -167,7 +167,7 @@ def check_options(
 
 def _same_settings(old: Record, new: Record) -> None:
     """A resumed run must go on as it began."""
-    changed = [k for k, v in new.items() if k in old and old[k] != v]
+    changed = [k for k, v in new.items() if k != "epochs" and k in old and old[k] != v]
     if changed:
         told = ", ".join(f"{k} {old[k]!r} -> {new[k]!r}" for k in changed)
         raise ValueError(

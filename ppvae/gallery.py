@@ -47,7 +47,13 @@ def load_story(spec: str, batch: Mapping[str, Tensor], **options: Any) -> nn.Mod
     unknown = sorted(set(options) - set(known))
     if unknown and not takes_any:
         raise ValueError(f"story '{spec}': expected options among {known}; got {unknown}")
-    return build(batch, **options) if build else cls(**options)
+    try:
+        return build(batch, **options) if build else cls(**options)
+    except (TypeError, RuntimeError, KeyError, IndexError) as error:
+        raise ValueError(
+            f"story '{spec}' could not be built for data with the keys {list(batch)} and the options {options}: "
+            f"{error}"
+        ) from error
 
 
 def story_class(spec: str) -> type[nn.Module]:

@@ -12,7 +12,7 @@ from ppvae.estimate import Estimate
 from ppvae.evidence import METHODS, Effort, Sandwich, bdmc, elbo, evidence_from
 from ppvae.guides import LocalFit, localize, optimize_local
 from ppvae.progress import Stage, stages
-from ppvae.story import TensorDict, num_rows_of, split_batch
+from ppvae.story import TensorDict, has_missing, num_rows_of, split_batch
 from ppvae.weights import batch_for, check_pair, log_weights, refuse_global
 
 ROWS_AT_A_TIME = 250
@@ -32,6 +32,7 @@ class Gaps:
         khat: Pareto k-hat of the amortized guide's importance weights, `(B,)`.
         local_steps: Optimiser steps that q* took, at most.
         local_converged: Whether the search for q* converged on all rows.
+        khat_threshold: k-hat above which a row's weights are not to be trusted, for the particles used.
         certificate: Bounds on log p(x) of simulated rows, annealed with the same effort; None where none was.
     """
 
@@ -42,6 +43,7 @@ class Gaps:
     khat: Tensor
     local_steps: int
     local_converged: bool
+    khat_threshold: float = 0.7
     certificate: Sandwich | None = None
 
     @property
@@ -66,6 +68,8 @@ class Gaps:
             "approximation_gap", "amortization_gap", "inference_gap",
         ):  # fmt: skip
             lines.append(f"  {name:<18} {getattr(self, name).mean()}")
+        share = float((self.khat > self.khat_threshold).float().mean())
+        lines.append(f"  k-hat above {self.khat_threshold:.2f}  {share:.0%} of the rows")
         if self.certificate is not None:
             lines.append(f"  certificate (BDMC): {self.certificate}")
         if not self.local_converged:
@@ -113,14 +117,14 @@ def gaps(
     Source:
         C. Cremer, X. Li, D. Duvenaud (2018). Inference suboptimality in variational autoencoders.
     """
+    batch = batch_for(story, data)
     check_request(story, evidence, num_particles)
     if getattr(guide, "is_local", False):
         raise ValueError(
             "expected an amortized guide, got a local one: its gaps have no encoder's part"
         )
-    methods = evidence_methods(story, evidence)
+    methods = evidence_methods(story, evidence, batch)
     effort = Effort(num_particles, num_chains, num_temperatures, seed=seed + 7)
-    batch = batch_for(story, data)
     refuse_global(check_pair(story, guide, batch), "gaps")
     pieces = _slices(batch)
     with stages(len(pieces) * (2 + len(methods)) + 2, progress) as stage:
@@ -142,6 +146,7 @@ def gaps(
         khat=khat(log_w),
         local_steps=max(p.search.num_steps for p in parts),
         local_converged=all(p.search.converged for p in parts),
+        khat_threshold=khat_threshold(num_particles),
         certificate=certificate,
     )
 
@@ -160,10 +165,11 @@ def check_request(story: nn.Module, evidence: str, num_particles: int) -> None:
         )
 
 
-def evidence_methods(story: nn.Module, evidence: str) -> list[str]:
-    """The methods that a choice of `evidence` runs."""
+def evidence_methods(story: nn.Module, evidence: str, batch: TensorDict | None = None) -> list[str]:
+    """The methods that a choice of `evidence` runs; a closed form is of no use where values are missing."""
     if evidence == "auto":
-        evidence = "exact" if hasattr(story, "log_evidence") else "best"
+        complete = batch is None or not any(has_missing(v) for v in batch.values())
+        evidence = "exact" if complete and hasattr(story, "log_evidence") else "best"
     if evidence == "best":
         return ["iwae", "ais"]
     if evidence not in METHODS:

@@ -77,7 +77,7 @@ class RunFolder:
             raise ValueError(
                 f"expected an empty or new run folder, got {path} with {', '.join(held[:3])}"
                 f"{' and more' if len(held) > 3 else ''}; name another folder, or continue it with "
-                "resume=True"
+                "resume=True (--resume)"
             )
         text = to_json({**config, "versions": versions(), "created": _now()})
         (path / "figures").mkdir(parents=True, exist_ok=True)

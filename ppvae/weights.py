@@ -221,6 +221,11 @@ def check_pair(story: nn.Module, guide: nn.Module, batch: Batch) -> Sites:
     Raises:
         ValueError: If the data do not fit the story; naming the sites that are missing, unknown, or of the wrong shape.
     """
+    if not isinstance(guide, torch.nn.Module):
+        raise ValueError(
+            f"expected a guide that is a module, got a {type(guide).__name__}; ppvae.adopt(model, guide) makes a plain "
+            "Pyro pair into one"
+        )
     batch = as_batch(batch)
     sites = check_data(story, batch)
     few = batch if getattr(guide, "is_local", False) else {k: v[:2] for k, v in batch.items()}

@@ -191,7 +191,12 @@ def test_nan_loss_names_epoch_and_rows() -> None:
     story = _Explodes()
     x = torch.randn(20, 2)
     guide = ppvae.guides.build("mean_field", load_story("factor_analysis", {"x": x}), x)
-    with pyro.validation_enabled(False), pytest.raises(ValueError, match=r"epoch 1.*story in rows"):
+    with (
+        pyro.validation_enabled(False),
+        pytest.raises(
+            ValueError, match=r"epoch 1: the density of the story's site 'x' in rows \[0, 1"
+        ),
+    ):
         ppvae.fit(story, guide, x, epochs=1, progress=False)
 
 
@@ -207,7 +212,7 @@ def test_nan_loss_names_epoch_and_rows() -> None:
         ({"precision": "bf16"}, "precision among"),
         ({"device": "abacus"}, "device such as"),
         ({"schedule": "magic"}, "schedule among"),
-        ({"resume": True}, "expected run_dir"),
+        ({"resume": True}, "folder of a run to go on from"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, object], message: str) -> None:

@@ -15,6 +15,7 @@ FLOORS = (
     {"objectives", "evidence", "diagnostics", "export"},
     {"runs", "gaps", "trainer"},
     {"fit"},
+    {"league"},
     {"compare"},
     {"report"},
     {"cli", "gallery", "__main__"},

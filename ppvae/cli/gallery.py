@@ -80,6 +80,8 @@ def generate(
     import ppvae
     from ppvae.cli import setup as parts
     from ppvae.plots import image_grid
+    from ppvae.story import split_batch
+    from ppvae.weights import batch_for
 
     if path.suffix != ".png" or not path.parent.is_dir():
         raise ValueError(f"expected --out to be a .png file in a folder that exists, got '{path}'")
@@ -88,7 +90,10 @@ def generate(
         seed=seed, device=device,
     )  # fmt: skip
     parts.trained(setup, weights, seed, device, epochs=epochs, progress=False)
-    rows = ppvae.generate(setup.story, num_rows, seed=seed, mean=True)
+    seen = batch_for(setup.story, setup.test.head(min(num_rows, len(setup.test))))
+    covariates = split_batch(setup.story, seen)[1]  # those of the first test rows
+    num_rows = len(next(iter(covariates.values()))) if covariates else num_rows
+    rows = ppvae.generate(setup.story, num_rows, seed=seed, mean=True, **covariates)
     if "x" not in rows:
         raise ValueError(f"expected a story with pictures at the site 'x', got {sorted(rows)}")
     starts = range(0, num_rows, IMAGES_A_LINE)

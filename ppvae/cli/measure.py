@@ -33,6 +33,8 @@ from ppvae.cli.arguments import (
     Weights,
 )
 
+DEFAULT_GUIDES = ("mean_field", "full_rank", "iaf")
+
 
 def compare(
     context: Context,
@@ -65,7 +67,7 @@ def compare(
     from ppvae.runs import RunFolder
 
     names = [n for part in guides or () for n in part.split(",") if n]
-    names = list(dict.fromkeys(names or ppvae.guides.FAMILIES))
+    names = list(dict.fromkeys(names or DEFAULT_GUIDES))
     setup = parts.prepare(
         story, data, names, data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
@@ -150,7 +152,7 @@ def fit(
     found = ppvae.elbo(setup.story, built, setup.test, seed=seed).mean()
     out = parts.console()
     out.print(
-        f"ELBO {found} nats per row on {len(setup.test)} test rows; epoch {history.best_epoch} of "
+        f"ELBO {found} nats per row on {len(setup.test)} test rows; best epoch {history.best_epoch} of "
         f"{len(history.records)}, {history.seconds:.1f} s",
         highlight=False,
     )

@@ -45,8 +45,8 @@ class Sandwich:
     def __str__(self) -> str:
         verdict = "converged" if self.converged else "not converged: take more temperatures"
         return (
-            f"log p(x) of {len(self.lower)} simulated rows between {self.lower.mean()} and {self.upper.mean()}, "
-            f"width {self.gap.mean()} nats per row: {verdict}"
+            f"log p(x) of {len(self.lower)} simulated rows: lower bound {self.lower.mean()}, upper bound "
+            f"{self.upper.mean()}, {self.gap.mean()} apart, nats per row: {verdict}"
         )
 
 

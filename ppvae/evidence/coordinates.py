@@ -59,7 +59,7 @@ def coordinates_of(guide: nn.Module, batch: TensorDict, sites: Sites) -> Coordin
         q: Any = None if posterior is None else posterior(batch)
     if hasattr(q, "push"):
         return Coordinates(q.push, q.pull, q.event_shape[0], q.batch_shape[0])
-    if isinstance(q, dist.MultivariateNormal):
+    if isinstance(q, dist.MultivariateNormal | dist.LowRankMultivariateNormal):
         return _affine(q.loc, q.scale_tril)
     if isinstance(q, dist.Independent) and isinstance(q.base_dist, dist.Normal):
         return _affine(q.base_dist.loc, torch.diag_embed(q.base_dist.scale))

@@ -13,7 +13,7 @@ from ppvae.evidence.annealed import Annealing
 from ppvae.evidence.bounds import importance_evidence
 from ppvae.evidence.quadrature import quadrature_evidence
 from ppvae.guides.local import localize, optimize_local
-from ppvae.story import TensorDict, measuring, num_rows_of
+from ppvae.story import TensorDict, has_missing, measuring, num_rows_of
 from ppvae.weights import batch_for, check_pair, log_weights, refuse_global
 
 METHODS: dict[str, str] = {
@@ -146,6 +146,12 @@ def exact_evidence(story: nn.Module, batch: TensorDict) -> Estimate:
         raise ValueError(
             f"expected {type(story).__name__} to define log_evidence(batch), its closed form; it does not, so "
             "use method 'iwae' or 'ais' with a guide"
+        )
+    missing = sorted(k for k, v in batch.items() if has_missing(v))
+    if missing:
+        raise ValueError(
+            f"expected complete rows for the closed form of {type(story).__name__}, got missing values (NaN) in "
+            f"{missing}; use 'iwae' or 'ais', which leave them out"
         )
     with torch.no_grad():
         return Estimate.exact(closed_form(batch))
