@@ -154,7 +154,7 @@ def _share_evidence(
     story, guide, _ = trained[best]
     certificate = None if effort is None else certify(story, guide, batch, effort, NUM_SIMULATED)
     method = found[best].method
-    shared = {
+    shared: dict[str, Any] = {
         "log_evidence": found[best].log_evidence,
         "method": method if method == "exact" else f"{method} from {best}",
         "certificate": certificate,
