@@ -13,6 +13,7 @@ __all__ = [
     "particle_step",
     "refuse_global",
     "row_chunks",
+    "row_slices",
     "score",
 ]
 
@@ -189,11 +190,15 @@ def row_chunks(batch: TensorDict, guide: nn.Module | None = None) -> Iterator[Te
 
     A guide that holds parameters for each row (`local`) can only be called on its own rows and is not cut.
     """
-    num_rows = num_rows_of(batch)
-    step = num_rows
+    step = num_rows_of(batch)
     if not getattr(guide, "is_local", False):
         step = max(1, min(1000, CHUNK_NUMBERS // numbers_per_row(batch)))
-    for start in range(0, num_rows, step):
+    yield from row_slices(batch, step)
+
+
+def row_slices(batch: TensorDict, step: int) -> Iterator[TensorDict]:
+    """Cut a batch into pieces of `step` rows, the last one shorter."""
+    for start in range(0, num_rows_of(batch), step):
         yield {k: v[start : start + step] for k, v in batch.items()}
 
 

@@ -127,6 +127,7 @@ def test_plots_run(found):
         arviz.plot_trace(found, var_names=["z"], compact=True)
         arviz.plot_forest(found, var_names=["z"])
         arviz.plot_ppc(found, num_pp_samples=10)
+        assert len(matplotlib.pyplot.get_fignums()) == 3
     else:
         few = {"row": [0], "z_dim_0": [0]}
         arviz.plot_trace_dist(found, var_names=["z"], coords=few, backend="matplotlib")

@@ -92,7 +92,8 @@ def test_an_observed_story_serves_batches_of_several_sizes():
     story, batch = made("inner_auto")
     model = observe(story)
     for n in (1, 2, NUM_ROWS):
-        pyro.poutine.trace(model).get_trace({k: v[:n] for k, v in batch.items()})
+        trace = pyro.poutine.trace(model).get_trace({k: v[:n] for k, v in batch.items()})
+        assert trace.nodes["data"]["value"].shape == (n,)
 
 
 def test_an_unknown_key_is_an_error_that_lists_the_sites():

@@ -1,6 +1,6 @@
 r"""log p(x) of each row, by the method that the user names."""
 
-__all__ = ["METHODS", "Effort", "evidence_from", "log_evidence"]
+__all__ = ["METHODS", "ROWS_AT_A_TIME", "Effort", "evidence_from", "log_evidence"]
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +13,8 @@ from ppvae.evidence.annealed import Annealing
 from ppvae.evidence.bounds import importance_evidence
 from ppvae.evidence.quadrature import quadrature_evidence
 from ppvae.guides.local import localize, optimize_local
-from ppvae.story import TensorDict, has_missing, measuring, num_rows_of
-from ppvae.weights import batch_for, check_pair, log_weights, refuse_global
+from ppvae.story import TensorDict, has_missing, measuring
+from ppvae.weights import batch_for, check_pair, log_weights, refuse_global, row_slices
 
 METHODS: dict[str, str] = {
     "exact": "the story's own closed form",
@@ -96,8 +96,7 @@ def log_evidence(
     if getattr(guide, "is_local", False):
         return evidence_from(method, story, guide, batch, effort)
     parts = []
-    for start in range(0, num_rows_of(batch), ROWS_AT_A_TIME):
-        rows = {k: v[start : start + ROWS_AT_A_TIME] for k, v in batch.items()}
+    for rows in row_slices(batch, ROWS_AT_A_TIME):
         local = localize(guide, rows, story)
         optimize_local(story, local, seed=seed)
         parts.append(evidence_from(method, story, local, rows, effort))
