@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ppvae.diagnostics.khat import smooth_log_weights
 from ppvae.diagnostics.particles import inputs_of, log_prob_by_site, missing_as, replicate
 from ppvae.story import Site, Sites, TensorDict, measuring, num_rows_of, simulate
-from ppvae.weights import batch_for, check_pair, draw, particle_step, refuse_global, row_chunks
+from ppvae.weights import batch_for, check_pair, draw_all, particle_step, refuse_global, row_chunks
 
 GROUPS = (
     "posterior",
@@ -134,7 +134,7 @@ def _chunk(
     corrected: bool,
     groups: Collection[str],
 ) -> dict[str, TensorDict]:
-    drawn = draw(guide, rows, num_samples, sites)
+    drawn = draw_all(story, guide, rows, num_samples, sites)
     latents = drawn.values
     log_p = log_prob_by_site(story, rows, latents, sites)
     local = [v for k, v in log_p.items() if k not in sites.global_latent]

@@ -24,7 +24,7 @@ from ppvae.story.messengers import Condition
 from ppvae.story.observe import simulate, split_batch
 from ppvae.story.sites import is_bookkeeping
 from ppvae.story.values import parents_of
-from ppvae.weights import batch_for, check_pair, draw, particle_step, row_chunks
+from ppvae.weights import batch_for, check_pair, draw_all, particle_step, row_chunks
 
 
 def generate(
@@ -93,7 +93,7 @@ def embed(
         for rows in row_chunks(batch, guide):
             moments: dict[str, _Moments] = {}
             for size in _steps(rows, num_particles):
-                for name, value in draw(guide, rows, size, sites).values.items():
+                for name, value in draw_all(story, guide, rows, size, sites).values.items():
                     moments.setdefault(name, _Moments()).add(value)
             parts.append({name: m.estimate() for name, m in moments.items()})
     # The guide of a global site does not look at the rows: the draws of one chunk tell all.
@@ -141,7 +141,7 @@ def reconstruct(
         for rows in row_chunks(batch, guide):
             total: TensorDict = {}
             for size in _steps(rows, num_particles):
-                latents = draw(guide, rows, size, sites).values
+                latents = draw_all(story, guide, rows, size, sites).values
                 for name, means in _observed_means(story, rows, latents, sites, given).items():
                     total[name] = total.get(name, torch.zeros_like(means[0])) + means.sum(0)
             parts.append({name: t / num_particles for name, t in total.items()})

@@ -9,6 +9,7 @@ __all__ = [
     "batch_for",
     "check_pair",
     "draw",
+    "draw_all",
     "log_weights",
     "particle_step",
     "refuse_global",
@@ -33,6 +34,7 @@ from ppvae.story import (
     TensorDict,
     as_batch,
     check_data,
+    check_drawn,
     evaluating,
     local_params,
     measuring,
@@ -53,8 +55,8 @@ class Scores:
     """What S particles of each of B rows weigh.
 
     Arguments:
-        latents: Latent site -> `(S, B, *row)`; a global site `(S, *event)`.
-        log_joint: log p(x, z) of the row, `(S, B)`, in nats.
+        latents: Latent site that the guide draws -> `(S, B, *row)`; a global site `(S, *event)`.
+        log_joint: log p(x, z) of the row, `(S, B)`, in nats, summed over the finite sites that the guide leaves out.
         log_guide: log q(z | x) of the row, `(S, B)`, in nats.
         log_shared: log p − log q of the global sites, `(S,)`, in nats; 0 without any.
     """
@@ -116,7 +118,7 @@ def draw(guide: nn.Module, batch: Batch, num_particles: int, sites: Sites) -> Sa
             with local_params(guide), each[-1]:
                 run(guide, batch)
         drawn = SampleRows.stacked(each)
-    check_guide_sites(drawn, sites)
+    check_drawn(drawn, sites)
     return drawn
 
 
@@ -146,7 +148,45 @@ def score(
     sites = sites_of(story, batch) if sites is None else sites
     drawn = draw(guide, batch, num_particles, sites)
     log_joint, log_prior_shared = LogJoint(story, batch, sites).split(drawn.values)
-    return Scores(drawn.values, log_joint, drawn.local, log_prior_shared - drawn.shared)
+    log_guide = drawn.local.to(log_joint)
+    return Scores(
+        drawn.values,
+        log_joint.expand_as(log_guide),
+        log_guide,
+        log_prior_shared - drawn.shared.to(log_joint),
+    )
+
+
+def draw_all(
+    story: nn.Module, guide: nn.Module, batch: Batch, num_particles: int, sites: Sites
+) -> SampleRows:
+    """As `draw`, with the sites that the guide leaves out drawn from their exact conditional p(y | x, z).
+
+    Arguments:
+        story: The story.
+        guide: Any Pyro guide for it.
+        batch: Rows, name -> `(B, *event)`.
+        num_particles: S.
+        sites: The story's sites under this batch.
+
+    Returns:
+        Every latent site's draws and log densities; those of several sites that were left out stand in `by_site`
+        under one name, joined by `+`.
+    """
+    drawn = draw(guide, batch, num_particles, sites)
+    absent = [name for name in sites.latent if name not in drawn.values]
+    if not absent:
+        return drawn
+    log_joint = LogJoint(story, batch, sites)
+    if drawn.values:
+        drawn.values, log_conditional = log_joint.complete(drawn.values)
+    else:
+        each = [log_joint.complete({}) for _ in range(num_particles)]
+        drawn.values = {k: torch.cat([values[k] for values, _ in each]) for k in absent}
+        log_conditional = torch.cat([log_p for _, log_p in each])
+    drawn.by_site["+".join(absent)] = log_conditional
+    drawn.is_local["+".join(absent)] = True
+    return drawn
 
 
 def log_weights(
@@ -237,34 +277,6 @@ def check_pair(story: nn.Module, guide: nn.Module, batch: Batch) -> Sites:
     with torch.no_grad(), evaluating(story), evaluating(guide), seeded(0, story, guide):
         score(story, guide, few, 1, sites=sites)
     return sites
-
-
-def check_guide_sites(drawn: SampleRows, sites: Sites) -> None:
-    """The guide's sites must be the story's latent sites, each inside or outside the plate as there."""
-    missing = sorted(set(sites.latent) - set(drawn.values))
-    if missing:
-        raise ValueError(
-            f"expected the guide to sample every latent site of the story, got none for {missing}; "
-            f"it samples {sorted(drawn.values)}"
-        )
-    unknown = sorted(set(drawn.values) - set(sites.latent))
-    if unknown:
-        raise ValueError(
-            f"expected the guide to sample only latent sites {sorted(sites.latent)}, got also {unknown}; "
-            "mark auxiliary sites with infer={'is_auxiliary': True}"
-        )
-    for name, site in sites.latent.items():
-        if site.is_local != drawn.is_local[name]:
-            where = "inside" if site.is_local else "outside"
-            raise ValueError(
-                f"site '{name}': expected the guide to sample it {where} the plate 'data', as the story does"
-            )
-        shape = drawn.values[name].shape[1 + site.is_local :]
-        if shape != site.row_shape:
-            raise ValueError(
-                f"site '{name}': expected the guide to draw {tuple(site.row_shape)} in each row, as the story does, got "
-                f"{tuple(shape)}; compare the plates and .to_event of both"
-            )
 
 
 def refuse_global(sites: Sites, what: str) -> None:

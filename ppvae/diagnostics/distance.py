@@ -102,7 +102,7 @@ def distance_to_reference(
     num_draws = min(num_draws, len(everything))
     if num_draws < 2 * NUM_FOLDS:
         raise ValueError(f"expected at least {2 * NUM_FOLDS} draws to compare, got {num_draws}")
-    flat = Flat(reference.sites.local_latent)
+    flat = Flat(reference.sites.local_continuous)
     with torch.no_grad(), measuring(seed, guide):
         drawn = flat.pack(draw(guide, reference.batch, num_draws, reference.sites).values).double()
         everything = everything.double()

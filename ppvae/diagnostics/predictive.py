@@ -25,7 +25,7 @@ from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.particles import chunks, inputs_of, missing_as, replicate
 from ppvae.estimate import Estimate
 from ppvae.story import TensorDict, check_data, measuring, num_rows_of, simulate
-from ppvae.weights import CHUNK_NUMBERS, batch_for, check_pair, draw, numbers_per_row
+from ppvae.weights import CHUNK_NUMBERS, batch_for, check_pair, draw_all, numbers_per_row
 
 Statistic = Callable[[Tensor], Tensor]
 EXTREME = 0.025
@@ -148,7 +148,7 @@ def posterior_predictive_check(
             count = min(size, num_replicates - start)
             parts = []
             for _, rows in chunks(batch, guide, count):
-                latents = draw(guide, rows, count, sites).values
+                latents = draw_all(story, guide, rows, count, sites).values
                 parts.append(replicate(story, rows, latents, sites))
             whole = {k: torch.cat([p[k] for p in parts], 1) for k in names}
             yield from ({k: v[s] for k, v in whole.items()} for s in range(count))

@@ -55,7 +55,7 @@ class Reference:
     @property
     def draws(self) -> TensorDict:
         """Latent site -> `(C * N, B, *row)`."""
-        return Flat(self.sites.local_latent).unpack(self.u.flatten(0, 1))[0]
+        return Flat(self.sites.local_continuous).unpack(self.u.flatten(0, 1))[0]
 
     @property
     def converged(self) -> Tensor:
@@ -130,7 +130,7 @@ def reference_posterior(
     batch = _chosen(batch_for(story, data), rows)
     sites = check_data(story, batch)
     refuse_global(sites, "a reference posterior per row")
-    flat = Flat(sites.local_latent)
+    flat = Flat(sites.local_continuous)
     if guide is not None:
         check_pair(story, guide, batch)
     step = max(1, CHUNK_NUMBERS // (numbers_per_row(batch) * num_chains))
@@ -176,7 +176,7 @@ def _start(
     story: nn.Module, guide: nn.Module | None, batch: TensorDict, sites: Sites, num_chains: int
 ) -> Tensor:
     """`(C, B, d)`."""
-    flat = Flat(sites.local_latent)
+    flat = Flat(sites.local_continuous)
     inputs: dict[str, Any] = inputs_of(story, batch)
     num_rows = num_rows_of(batch)
     prior = [flat.pack(simulate(story, num_rows, **inputs)) for _ in range(num_chains)]

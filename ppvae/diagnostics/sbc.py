@@ -23,7 +23,7 @@ from ppvae.diagnostics.particles import chunks, log_prob_by_site
 from ppvae.diagnostics.simulated import Simulated, simulate_pairs
 from ppvae.diagnostics.uniformity import Ranks, rank_among
 from ppvae.story import Sites, TensorDict, measuring
-from ppvae.weights import draw
+from ppvae.weights import draw_all
 
 Quantity = Callable[[TensorDict, TensorDict], Tensor]
 LOG_LIKELIHOOD = "log_likelihood"
@@ -136,7 +136,7 @@ def sbc(
     ranks = torch.empty(len(names), num_simulations, dtype=torch.long)
     with torch.no_grad(), measuring(seed + 1, story, guide):
         for where, rows in chunks(pairs.rows, guide, num_draws):
-            draws = draw(guide, rows, num_draws, pairs.sites).values
+            draws = draw_all(story, guide, rows, num_draws, pairs.sites).values
             found = list(_rank(pairs, where, rows, draws, quantities))
             ranks[:, where] = torch.cat(found).cpu()
     return SBC(Ranks(names, ranks, num_draws), len(names) - len(quantities))

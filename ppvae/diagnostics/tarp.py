@@ -18,7 +18,7 @@ from ppvae.diagnostics.particles import chunks
 from ppvae.diagnostics.simulated import Simulated, simulate_pairs
 from ppvae.diagnostics.uniformity import Ranks, rank_among
 from ppvae.story import TensorDict, measuring, num_rows_of
-from ppvae.weights import draw
+from ppvae.weights import draw_all
 
 REFERENCES = ("row", "random")
 QUARTILE = 0.6745  # of the standard normal
@@ -69,7 +69,7 @@ def tarp(
         if references == "row":
             points = (points + _projected(pairs.rows, truth)) / 2**0.5
         for where, rows in chunks(pairs.rows, guide, num_draws):
-            drawn = _stacked(draw(guide, rows, num_draws, pairs.sites).values, pairs)
+            drawn = _stacked(draw_all(story, guide, rows, num_draws, pairs.sites).values, pairs)
             far = _distance((drawn - center) / scale, points[where])  # (L, B)
             true = _distance((truth[where] - center) / scale, points[where])  # (B,)
             ranks[0, where] = rank_among(true, far).cpu()

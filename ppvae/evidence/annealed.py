@@ -52,7 +52,7 @@ class Annealing:
                 f"expected at least one temperature and one leapfrog step, got {num_temperatures} and {num_leapfrog}"
             )
         where = coordinates_of(guide, batch, sites)
-        self.path = Path(LogJoint(story, batch, sites), Flat(sites.local_latent), where)
+        self.path = Path(LogJoint(story, batch, sites), Flat(sites.local_continuous), where)
         self.betas = torch.linspace(0, 1, num_temperatures + 1).tolist()
         self.like = next(iter(batch.values()))
         self.hmc = HMC(num_leapfrog)

@@ -105,7 +105,7 @@ def bdmc(
     if refine:
         guide = localize(guide, batch, story)
         optimize_local(story, guide, seed=None if seed is None else seed + 1)
-    latents = {name: drawn[name] for name in sites.local_latent}
+    latents = {name: drawn[name] for name in sites.local_continuous}
     with measuring(None if seed is None else seed + 7, story, guide), torch.no_grad():
         annealing = Annealing(
             story, guide, batch, sites, num_temperatures=num_temperatures, num_leapfrog=num_leapfrog

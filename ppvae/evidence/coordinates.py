@@ -71,7 +71,7 @@ def _particles(guide: nn.Module, q: Any, batch: TensorDict, sites: Sites) -> Ten
     if q is not None:
         return q.sample((MOMENT_PARTICLES,))
     drawn = draw(guide, batch, MOMENT_PARTICLES, sites)
-    return Flat(sites.local_latent).pack(drawn.values)
+    return Flat(sites.local_continuous).pack(drawn.values)
 
 
 def _affine(loc: Tensor, scale_tril: Tensor) -> Coordinates:

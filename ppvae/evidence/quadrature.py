@@ -39,7 +39,7 @@ def quadrature_evidence(story: nn.Module, guide: nn.Module, batch: TensorDict) -
         ValueError: If there are more than three latent numbers, or the posterior reaches the grid's edge.
     """
     sites = check_pair(story, guide, batch)
-    flat = Flat(sites.local_latent)
+    flat = Flat(sites.local_continuous)
     if flat.dim not in NODES:
         raise ValueError(
             f"expected at most {max(NODES)} latent numbers a row for quadrature, got {flat.dim}; use method 'ais'"

@@ -6,7 +6,10 @@ from typing import Any
 from torch import nn
 
 from ppvae.guides.base import Guide
+from ppvae.guides.categorical import Categorical
+from ppvae.guides.concrete import Concrete
 from ppvae.guides.contract import GuideBase
+from ppvae.guides.enumerated import Enumerated
 from ppvae.guides.full_rank import FullRank
 from ppvae.guides.householder import Householder
 from ppvae.guides.iaf import IAF
@@ -21,6 +24,9 @@ __all__ = [
     "FAMILIES",
     "IAF",
     "NSF",
+    "Categorical",
+    "Concrete",
+    "Enumerated",
     "FullRank",
     "Guide",
     "GuideBase",
@@ -45,6 +51,9 @@ FAMILIES: dict[str, type[Guide]] = {
     "realnvp": RealNVP,
     "nsf": NSF,
     "mixture": Mixture,
+    "enumerated": Enumerated,
+    "categorical": Categorical,
+    "concrete": Concrete,
 }
 
 

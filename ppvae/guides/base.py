@@ -16,11 +16,21 @@ from pyro.distributions import Distribution
 from torch import Size, nn
 
 from ppvae.data import as_rows
-from ppvae.guides.contract import GlobalPart, GuideBase
+from ppvae.guides.contract import LOGITS, GlobalPart, GuideBase
+from ppvae.guides.discrete import DiscretePlace
 from ppvae.guides.features import Features
 from ppvae.guides.local import LocalGuide
 from ppvae.guides.place import Place
-from ppvae.story import Batch, TensorDict, as_batch, has_missing, one_tensor_of, sites_of
+from ppvae.story import (
+    Batch,
+    Configurations,
+    Sites,
+    TensorDict,
+    as_batch,
+    has_missing,
+    one_tensor_of,
+    sites_of,
+)
 from ppvae.weights import batch_for
 
 ROWS_TO_LOOK_AT = 2000
@@ -41,7 +51,7 @@ class Guide(GuideBase):
         name: Prefix of the parameters' names in Pyro's store, for several guides under `pyro.infer.SVI`.
 
     Raises:
-        ValueError: If a local latent site is discrete, or there is none.
+        ValueError: If there is no local latent site, or the family does not suit those that there are.
     """
 
     is_local = False
@@ -67,14 +77,18 @@ class Guide(GuideBase):
                 f"expected a latent site inside the plate 'data', got only {sorted(sites)}, observed or "
                 "global; leave a site out of the data to make it latent"
             )
-        self.place = Place(sites.local_latent)
+        self.place = Place(sites.local_continuous)
+        self.discrete = self.make_discrete(sites.local_discrete)
         self.row_dim = sites.row_dim
         self.shared = GlobalPart(sites.global_latent)
-        self.features = Features(batch, encoder, tuple(hidden), masked)
-        dim = self.place.flat.dim
-        self.shapes = {k: Size(v) for k, v in self.parameter_shapes(dim).items()}
+        dim = self.check_dim(self.place.flat.dim, sites)
+        self.shapes = {k: Size(v) for k, v in self.parameter_shapes(dim).items()} if dim else {}
+        if self.discrete is not None:
+            self.shapes[LOGITS] = Size([self.discrete.num_logits])
         self.sizes = [shape.numel() for shape in self.shapes.values()]
-        self.to_parameters = nn.Linear(self.features.num_features, sum(self.sizes))
+        if self.sizes:
+            self.features = Features(batch, encoder, tuple(hidden), masked)
+            self.to_parameters = nn.Linear(self.features.num_features, sum(self.sizes))
         self.transport = self.make_transport(dim)
         like = one_tensor_of(story)
         self.to(device=like.device, dtype=like.dtype)
@@ -97,6 +111,21 @@ class Guide(GuideBase):
             A distribution of batch shape `(B,)` and event shape `(d,)`.
         """
 
+    def make_discrete(self, sites: Sites) -> DiscretePlace | None:
+        """What draws the discrete sites; None leaves them out: they are summed over, if finite and few."""
+        if sites:
+            Configurations(sites)  # refuses what cannot be summed over
+        return None
+
+    def check_dim(self, dim: int, sites: Sites) -> int:
+        """Refuse a story that the family does not suit; returns the number of latent numbers."""
+        if not dim:
+            raise ValueError(
+                f"expected a continuous latent site for {type(self).__name__}, got only the discrete {sorted(sites.latent)}; "
+                "use enumerated (few joint values), categorical or concrete"
+            )
+        return dim
+
     def make_transport(self, dim: int) -> nn.Module | None:
         """The networks of a flow, shared by all rows; None for families without any."""
         return None
@@ -105,6 +134,8 @@ class Guide(GuideBase):
 
     def parameters_of(self, batch: Batch) -> TensorDict:
         """The encoder's answer: family parameters of each row, name -> `(B, *shape)`."""
+        if not self.sizes:
+            return {}
         flat = self.to_parameters(self.features(as_batch(batch)))
         parts = flat.split(self.sizes, -1)
         return {

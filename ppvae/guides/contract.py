@@ -1,6 +1,6 @@
 r"""What amortized and local guides share: a distribution over one real vector, placed at the story's sites."""
 
-__all__ = ["GlobalPart", "GuideBase", "positive"]
+__all__ = ["LOGITS", "GlobalPart", "GuideBase", "diagonal", "positive"]
 
 from abc import ABCMeta, abstractmethod
 
@@ -13,12 +13,20 @@ from pyro.nn import PyroModule
 from pyro.nn.module import _PyroModuleMeta
 from torch import Tensor, nn
 
+from ppvae.guides.discrete import DiscretePlace, plain_law
 from ppvae.guides.place import Place
-from ppvae.story import DATA_PLATE, Batch, Flat, Sites, TensorDict, as_batch, num_rows_of
+from ppvae.story import DATA_PLATE, Batch, Flat, Site, Sites, TensorDict, as_batch, num_rows_of
 
+# Name of the parameters that a guide's discrete sites are drawn from.
+LOGITS = "logits"
 MIN_SCALE = 1e-6
 INVERSE_SOFTPLUS_OF_ONE = 0.5413248546129181
 INITIAL_GLOBAL_SCALE = 0.1
+
+
+def diagonal(parameters: TensorDict) -> Distribution:
+    """Independent Normals from `loc` and `raw_scale`, `(B, d)` each."""
+    return dist.Normal(parameters["loc"], positive(parameters["raw_scale"])).to_event(1)
 
 
 def positive(raw: Tensor) -> Tensor:
@@ -50,12 +58,14 @@ class GuideBase(PyroModule, metaclass=_AbstractModule):
     """What amortized and local guides share: placing q(u | x) inside the plate `data`.
 
     Attributes:
-        place: Puts draws of `u` at the sites.
+        place: Puts draws of `u` at the continuous sites.
+        discrete: Draws the discrete sites; None leaves them out, to be summed over.
         shared: The part of the guide outside the plate.
         row_dim: Batch dimension (negative) of the plate.
     """
 
     place: Place
+    discrete: DiscretePlace | None
     shared: GlobalPart
     row_dim: int
 
@@ -67,13 +77,17 @@ class GuideBase(PyroModule, metaclass=_AbstractModule):
     def distribution(self, parameters: TensorDict) -> Distribution:
         """The family's distribution over `u` for these parameters."""
 
+    def law(self, site: Site, logits: Tensor) -> Distribution:
+        """The distribution from which a discrete site's entries are drawn; a family may relax it in training."""
+        return plain_law(site, logits)
+
     @property
     def flat(self) -> Flat:
         """The map between the local latent sites and `u`."""
         return self.place.flat
 
     def posterior(self, batch: Batch) -> Distribution:
-        """q(u | x) over the local latent sites as one real vector.
+        """q(u | x) over the continuous local latent sites as one real vector.
 
         Arguments:
             batch: Name -> `(B, *event)`.
@@ -93,4 +107,7 @@ class GuideBase(PyroModule, metaclass=_AbstractModule):
         if ones:  # the story put other plates right of `data`
             parameters = {k: v.reshape(len(v), *ones, *v.shape[1:]) for k, v in parameters.items()}
         with pyro.plate(DATA_PLATE, num_rows_of(batch), dim=self.row_dim):
-            self.place(self.distribution(parameters))
+            if self.flat.dim:
+                self.place(self.distribution(parameters))
+            if self.discrete is not None:
+                self.discrete(parameters[LOGITS], self.law)

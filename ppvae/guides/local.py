@@ -64,7 +64,7 @@ class LocalGuide(GuideBase):
     def __init__(self, guide: Any, batch: TensorDict) -> None:
         super().__init__(name="local")
         self.batch = batch
-        self.place, self.row_dim = guide.place, guide.row_dim
+        self.place, self.discrete, self.row_dim = guide.place, guide.discrete, guide.row_dim
         self._family = (guide,)  # in a tuple: the encoder is no part of this guide
         self.__dict__["shared"] = guide.shared  # nor is it renamed as a part of this guide
         self.borrowed = (guide.shared,)
@@ -150,6 +150,8 @@ def optimize_local(
     refuse_global(sites_of(story, local.batch), "a search for q*")
     start = {k: p.detach().clone() for k, p in local.named_parameters()}
     check_seed = 1 if seed is None else seed + 1
+    if not start:
+        return LocalFit(0, torch.zeros(num_rows_of(local.batch)), True)
     before = _fresh_log_weights(story, local, check_seed)
     with measuring(seed, story):
         num_steps, converged = _climb(story, local, num_particles, max_steps, tolerance)

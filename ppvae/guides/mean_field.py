@@ -5,10 +5,10 @@ __all__ = ["MeanField"]
 from collections.abc import Mapping
 from typing import Any
 
-import pyro.distributions as dist
+from pyro.distributions import Distribution
 
 from ppvae.guides.base import Guide
-from ppvae.guides.contract import positive
+from ppvae.guides.contract import diagonal
 from ppvae.story import TensorDict
 
 
@@ -24,5 +24,5 @@ class MeanField(Guide):
     def parameter_shapes(self, dim: int) -> Mapping[str, tuple[int, ...]]:
         return {"loc": (dim,), "raw_scale": (dim,)}
 
-    def family(self, parameters: TensorDict, transport: Any) -> dist.Distribution:
-        return dist.Normal(parameters["loc"], positive(parameters["raw_scale"])).to_event(1)
+    def family(self, parameters: TensorDict, transport: Any) -> Distribution:
+        return diagonal(parameters)

@@ -1,7 +1,8 @@
 r"""Putting draws of one real vector at a story's latent sites: supports, plates, Jacobians."""
 
-__all__ = ["Place", "PointMass"]
+__all__ = ["Place", "PointMass", "Sampler", "spread"]
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -27,6 +28,29 @@ def _kl_point_mass(p: Any, q: Any) -> Tensor:
     return p.log_density - q.log_prob(p.v)
 
 
+class Sampler:
+    """Samples sites inside their inner plates."""
+
+    def __init__(self, sites: Sites) -> None:
+        self.plates = {
+            (name, size, dim)
+            for site in sites.values()
+            for name, (dim, size) in zip(site.inner_plates, site.layout.inner, strict=True)
+        }
+
+    def entered(self) -> Callable[[Site, Any], Tensor]:
+        """A function that samples a site from a distribution, with the plates of one run of the guide."""
+        plates = {name: pyro.plate(name, size, dim=dim) for name, size, dim in self.plates}
+
+        def sample(site: Site, fn: Any) -> Tensor:
+            with ExitStack() as stack:
+                for name in site.inner_plates:
+                    stack.enter_context(plates[name])
+                return pyro.sample(site.name, fn)
+
+        return sample
+
+
 class Place:
     """Samples the sites of a story from a distribution over :math:`u`, inside a guide.
 
@@ -40,11 +64,7 @@ class Place:
 
     def __init__(self, sites: Sites) -> None:
         self.flat = Flat(sites)
-        self.plates = {
-            (name, size, dim)
-            for site in sites.values()
-            for name, (dim, size) in zip(site.inner_plates, site.layout.inner, strict=True)
-        }
+        self.sampler = Sampler(sites)
         self.only = _only_plain_vector(self.flat)
 
     def __call__(self, q: Any) -> None:
@@ -56,19 +76,19 @@ class Place:
         if self.only is not None:
             pyro.sample(self.only, q)
             return
-        plates = {name: pyro.plate(name, size, dim=dim) for name, size, dim in self.plates}
+        sample = self.sampler.entered()
         if isinstance(q, dist.Independent) and isinstance(q.base_dist, dist.Normal):
             for site in self.flat.sites.values():
-                self._sample(site, self._factor(site, q.base_dist), plates)
+                sample(site, self._factor(site, q.base_dist))
             return
         u = pyro.sample("_" + "_".join(self.flat.sites), q, infer={"is_auxiliary": True})
         for name, site in self.flat.sites.items():
-            self._sample(site, self._point_mass(site, u[..., self.flat.slices[name]]), plates)
+            sample(site, self._point_mass(site, u[..., self.flat.slices[name]]))
 
     def _factor(self, site: Site, q: Any) -> Distribution:
         """The site's own factor of a fully factorised Normal."""
         shape, part = self.flat.shapes[site.name], self.flat.slices[site.name]
-        loc, scale = (_spread(t[..., part], shape, site) for t in (q.loc, q.scale))
+        loc, scale = (spread(t[..., part], shape, site) for t in (q.loc, q.scale))
         transform = self.flat.transforms[site.name]
         if transform is None:
             return dist.Normal(loc, scale).to_event(site.layout.event_dim)
@@ -78,7 +98,7 @@ class Place:
 
     def _point_mass(self, site: Site, part: Tensor) -> Distribution:
         """A site that is a function of the auxiliary draw."""
-        value = _spread(part, self.flat.shapes[site.name], site)
+        value = spread(part, self.flat.shapes[site.name], site)
         transform = self.flat.transforms[site.name]
         event_dim = site.layout.event_dim
         if transform is None:
@@ -90,14 +110,8 @@ class Place:
             log_det = log_det.flatten(-surplus).sum(-1)
         return PointMass(constrained, log_density=-log_det, event_dim=event_dim)
 
-    def _sample(self, site: Site, fn: Any, plates: dict[str, pyro.plate]) -> None:
-        with ExitStack() as stack:
-            for name in site.inner_plates:
-                stack.enter_context(plates[name])
-            pyro.sample(site.name, fn)
 
-
-def _spread(part: Tensor, shape: Size, site: Site) -> Tensor:
+def spread(part: Tensor, shape: Size, site: Site) -> Tensor:
     """A site's part of `u`, `(*batch, d_site)`, with its inner plates moved to their batch dimensions.
 
     `shape` is that of the unconstrained site, inner plates first. Returns `(*batch, *event)`.

@@ -36,7 +36,7 @@ class SiteLocal(PyroModule):
     def __init__(self, guide: nn.Module, batch: TensorDict, sites: Sites) -> None:
         super().__init__(name="local")
         self.batch = batch
-        self.flat = Flat(sites.local_latent)
+        self.flat = Flat(sites.local_continuous)
         self.row_dim = sites.row_dim
         self.rows = nn.ParameterDict()
         self.networks = nn.ParameterDict()

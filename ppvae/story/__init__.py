@@ -1,13 +1,14 @@
 r"""The story contract: a Pyro program that generates rows, conditioned and scored row by row.
 
 Read in this order: `program` (no side effects), `sites` (what a story draws), `batch` (its data), `messengers`,
-`observe` and `score` (conditioning, simulating, scoring), `flat` (latent sites as one real vector), `check` and
+`observe`, `finite` and `score` (conditioning, simulating, scoring), `flat` (latent sites as one real vector), `check` and
 `values` (the doctor), `adopt` (plain Pyro pairs).
 """
 
 from ppvae.story.adopt import adopt
 from ppvae.story.batch import Batch, as_batch, num_rows_of, split_batch
 from ppvae.story.check import check_story
+from ppvae.story.finite import Configurations, entries_of
 from ppvae.story.flat import Flat
 from ppvae.story.messengers import RowLogProb, RowScale, SampleRows, has_missing
 from ppvae.story.observe import Observed, observe, scale_rows, simulate, sites_of
@@ -22,16 +23,20 @@ from ppvae.story.program import (
     run,
     seeded,
 )
+from ppvae.story.relaxable import LinearBernoulli, LinearOneHot
 from ppvae.story.score import LogJoint, log_joint
 from ppvae.story.sites import DATA_PLATE, Layout, Site, Sites
-from ppvae.story.values import check_data
+from ppvae.story.values import check_data, check_drawn
 
 __all__ = [
     "DATA_PLATE",
     "PARTICLES",
     "Batch",
+    "Configurations",
     "Flat",
     "Layout",
+    "LinearBernoulli",
+    "LinearOneHot",
     "LogJoint",
     "Observed",
     "RowLogProb",
@@ -43,7 +48,9 @@ __all__ = [
     "adopt",
     "as_batch",
     "check_data",
+    "check_drawn",
     "check_story",
+    "entries_of",
     "evaluating",
     "has_missing",
     "local_params",

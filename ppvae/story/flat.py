@@ -33,8 +33,7 @@ class Flat:
         for name, site in sites.items():
             if site.is_discrete:
                 raise ValueError(
-                    f"site '{name}': expected a continuous latent site, got a discrete one (support "
-                    f"{site.support}); sum it out inside the story, observe it, or write a Pyro guide for it"
+                    f"site '{name}': expected a continuous site, got a discrete one (support {site.support})"
                 )
         self.sites = sites
         self.transforms = {n: _transform(s) for n, s in sites.items()}

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from ppvae.story.program import TensorDict
+from ppvae.story.relaxable import relaxable
 from ppvae.story.sites import DATA_PLATE, Layout, is_bookkeeping
 
 
@@ -53,12 +54,14 @@ class Condition(Messenger):
             )
         if name in self.latents:
             value = self._in_program(msg, self.latents[name])
+            msg["fn"] = relaxable(msg["fn"])
         elif name in self.values:
             check_shape(name, self.values[name], msg["fn"], msg["cond_indep_stack"])
             value = self._in_program(msg, self.values[name])
             if has_missing(value):
                 value, msg["fn"] = fill_and_mask(name, value, msg["fn"])
         else:
+            msg["fn"] = relaxable(msg["fn"])  # a guide may replay a relaxed draw here
             return
         self.seen.add(name)
         msg["value"] = value
@@ -105,7 +108,7 @@ class RowLogProb(Messenger):
         parts = [v for k, v in self.by_site.items() if self.is_local[k] == is_local]
         if parts:
             return torch.stack(parts).sum(0) if len(parts) > 2 else sum(parts[1:], parts[0])
-        like = next(iter(self.by_site.values()))
+        like = next(iter(self.by_site.values()), torch.zeros(()))
         return like.new_zeros(shape)
 
     @property

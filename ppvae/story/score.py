@@ -1,4 +1,4 @@
-r"""log p(x, z) row by row, for any number of particles."""
+r"""log p(x, z) row by row, for any number of particles; discrete sites that z leaves out are summed over."""
 
 __all__ = ["LogJoint", "log_joint"]
 
@@ -8,16 +8,23 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.story.batch import Batch, as_batch, num_rows_of
+from ppvae.story.finite import Configurations
 from ppvae.story.messengers import RowLogProb
 from ppvae.story.observe import run_observed, sites_of
 from ppvae.story.program import TensorDict, local_params, particle_plate
 from ppvae.story.sites import Sites
 
+# Observed numbers that are scored at a time while joint values are summed over.
+BLOCK_NUMBERS = 2**24
+MIN_NUMBERS_PER_ROW = 256  # stands for hidden layers
+
 
 class LogJoint:
-    """log p(x, z) row by row for fixed rows x and any number of particles z.
+    r"""log p(x, z) row by row for fixed rows x and any number of particles z.
 
-    Global sites are conditioned on, and their own log p is not part of a row: `split` gives it apart.
+    Finite discrete sites y that the particles leave out are summed over, exactly:
+    :math:`\log p(x, z) = \log \sum_y p(x, y, z)`. Global sites are conditioned on, and their own log p is not part
+    of a row: `split` gives it apart.
 
     Arguments:
         story: The story.
@@ -29,40 +36,100 @@ class LogJoint:
         self.story = story
         self.batch = as_batch(batch)
         self.sites = sites_of(story, self.batch) if sites is None else sites
+        self._configurations: dict[frozenset[str], Configurations] = {}
 
     def __call__(self, latents: Mapping[str, Tensor]) -> Tensor:
         """Score particles.
 
         Arguments:
-            latents: Every latent site, name -> `(S, B, *row)`; a global site `(S, *row)`.
+            latents: Every latent site, name -> `(S, B, *row)`; a global site `(S, *row)`. Finite discrete sites may
+                be left out.
 
         Returns:
-            log p(x, z) with shape `(S, B)`, in nats.
+            log p(x, z) with shape `(S, B)`, in nats; S = 1 where nothing is left to give.
+
+        Raises:
+            ValueError: If a site is absent that cannot be summed over.
         """
         return self.split(latents)[0]
 
     def split(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """As `__call__`, with the global sites' log p apart: `(S, B)` and `(S,)`, in nats."""
-        missing = sorted(set(self.sites.latent) - set(latents))
-        if missing:
-            raise ValueError(f"expected a value for every latent site, got none for {missing}")
-        num_particles = next(iter(latents.values())).shape[0] if latents else 1
+        configurations = self.left_out(latents)
+        if configurations is None:
+            return self._given(latents)
+        local, shared = self._by_configuration(latents, configurations)
+        return local.logsumexp(1), shared
+
+    def complete(self, latents: Mapping[str, Tensor]) -> tuple[TensorDict, Tensor]:
+        """Draw the sites that were left out from p(y | x, z), their exact conditional.
+
+        Arguments:
+            latents: As in `__call__`.
+
+        Returns:
+            Every latent site, name -> `(S, B, *row)`, and log p(y | x, z) with shape `(S, B)`, in nats; 0 where none
+            was left out.
+        """
+        configurations = self.left_out(latents)
+        if configurations is None:
+            first = next(iter(latents.values()))
+            return dict(latents), first.new_zeros(len(first), num_rows_of(self.batch))
+        log_p = self._by_configuration(latents, configurations)[0].log_softmax(1)  # (S, C, B)
+        noise = -torch.empty_like(log_p).exponential_().log()  # the highest of log p + Gumbel noise
+        index = (log_p + noise).argmax(1)
+        drawn = {**latents, **configurations.pick(index)}
+        in_order = {name: drawn[name] for name in self.sites.latent}
+        return in_order, log_p.gather(1, index.unsqueeze(1)).squeeze(1)
+
+    def by_site(self, latents: Mapping[str, Tensor]) -> TensorDict:
+        """log p of each site by itself, name -> `(S, B)`, a global site `(S,)`, in nats; absent sites are drawn."""
+        latents = self.complete(latents)[0]
+        return self._scored(latents, len(next(iter(latents.values())))).by_site
+
+    def left_out(self, latents: Mapping[str, Tensor]) -> Configurations | None:
+        """The joint values of the sites that `latents` leaves out; None if there is none."""
+        names = frozenset(self.sites.latent) - set(latents)
+        if not names:
+            return None
+        if names not in self._configurations:
+            absent = Sites((n, s) for n, s in self.sites.latent.items() if n in names)
+            if any(not s.is_discrete for s in absent.values()):
+                missing = sorted(n for n, s in absent.items() if not s.is_discrete)
+                raise ValueError(f"expected a value for every latent site, got none for {missing}")
+            self._configurations[names] = Configurations(absent)
+        return self._configurations[names]
+
+    def _by_configuration(
+        self, latents: Mapping[str, Tensor], configurations: Configurations
+    ) -> tuple[Tensor, Tensor]:
+        """log p(x, y, z) for every y, `(S, C, B)`, and the global sites' log p, `(S,)`."""
+        device = next(iter(self.batch.values())).device
+        every = configurations.beside(dict(latents), num_rows_of(self.batch), device)
+        step = self._block()
+        blocks = range(0, len(next(iter(every.values()))), step)
+        parts = [self._given({k: v[i : i + step] for k, v in every.items()}) for i in blocks]
+        local, shared = (torch.cat(each) for each in zip(*parts, strict=True))
+        local = local.reshape(-1, configurations.count, local.shape[-1])
+        return local, shared.reshape(-1, configurations.count)[:, 0]
+
+    def _block(self) -> int:
+        """Particles of all rows that are scored at a time."""
+        numbers = max(MIN_NUMBERS_PER_ROW, sum(v[0].numel() for v in self.batch.values()))
+        return max(1, BLOCK_NUMBERS // (numbers * num_rows_of(self.batch)))
+
+    def _given(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Particles with a value for every site: `(S, B)` and `(S,)`."""
+        num_particles = len(next(iter(latents.values()))) if latents else 1
         try:
-            return self._together(latents, num_particles)
+            scored = self._scored(latents, num_particles)
+            return scored.local, scored.shared
         except (RuntimeError, ValueError, IndexError):
             if not hasattr(self.story, "run_conditioned"):
                 raise
         # An adopted model need not know particles (a convolutional decoder): one run for each.
         each = [self._alone({k: v[s] for k, v in latents.items()}) for s in range(num_particles)]
         return torch.cat([local for local, _ in each]), torch.cat([shared for _, shared in each])
-
-    def by_site(self, latents: Mapping[str, Tensor]) -> TensorDict:
-        """log p of each site by itself, name -> `(S, B)`, a global site `(S,)`, in nats."""
-        return self._scored(latents, next(iter(latents.values())).shape[0]).by_site
-
-    def _together(self, latents: Mapping[str, Tensor], num_particles: int) -> tuple[Tensor, Tensor]:
-        scored = self._scored(latents, num_particles)
-        return scored.local, scored.shared
 
     def _scored(self, latents: Mapping[str, Tensor], num_particles: int) -> RowLogProb:
         dim = self.sites.particle_dim
@@ -85,12 +152,13 @@ def log_joint(story: nn.Module, batch: Batch, latents: Mapping[str, Tensor]) -> 
     Arguments:
         story: The story; its observation densities are normalised.
         batch: Rows x, name -> `(B, *event)`; NaN is missing and does not count.
-        latents: Every latent site, name -> `(S, B, *row)`; a global site `(S, *row)`.
+        latents: Every latent site, name -> `(S, B, *row)`; a global site `(S, *row)`. Finite discrete sites may be
+            left out and are then summed over.
 
     Returns:
         `(S, B)`, in nats.
 
     Raises:
-        ValueError: If a latent site is absent.
+        ValueError: If a latent site is absent that cannot be summed over.
     """
     return LogJoint(story, batch)(latents)

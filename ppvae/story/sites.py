@@ -7,6 +7,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from pyro.poutine.util import site_is_subsample
 from torch import Size, Tensor
 from torch.distributions import constraints
@@ -112,6 +113,7 @@ class Site:
         inner_plates: Names of the plates other than `data`, in the order of `layout.inner`.
         support: The set of its values.
         layout: Where its plates stand.
+        dtype: The type of its values.
     """
 
     name: str
@@ -121,6 +123,7 @@ class Site:
     inner_plates: tuple[str, ...]
     support: constraints.Constraint
     layout: Layout
+    dtype: torch.dtype = torch.float32
 
     @property
     def row_shape(self) -> Size:
@@ -168,6 +171,15 @@ class Sites(dict[str, Site]):
         return Sites((n, s) for n, s in self.latent.items() if s.is_local)
 
     @property
+    def local_continuous(self) -> "Sites":
+        """The local latent sites that stand in `u`."""
+        return Sites((n, s) for n, s in self.local_latent.items() if not s.is_discrete)
+
+    @property
+    def local_discrete(self) -> "Sites":
+        return Sites((n, s) for n, s in self.local_latent.items() if s.is_discrete)
+
+    @property
     def global_latent(self) -> "Sites":
         return Sites((n, s) for n, s in self.latent.items() if not s.is_local)
 
@@ -194,6 +206,7 @@ def _site(name: str, node: Any) -> Site:
         inner_plates=tuple(names[dim] for dim, _ in layout.inner),
         support=_support(name, fn),
         layout=layout,
+        dtype=node["value"].dtype,
     )
 
 

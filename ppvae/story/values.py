@@ -1,6 +1,6 @@
-r"""Data against a story: shapes, supports, and which values may be missing."""
+r"""Data and guides against a story: shapes, supports, which values may be missing, which sites are drawn."""
 
-__all__ = ["check_data", "parents_of"]
+__all__ = ["check_data", "check_drawn", "parents_of"]
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ppvae.story.batch import Batch, as_batch, num_rows_of, split_batch
-from ppvae.story.messengers import has_missing, valid_value
+from ppvae.story.finite import Configurations
+from ppvae.story.messengers import SampleRows, has_missing, valid_value
 from ppvae.story.observe import ROWS_TO_TRACE, sites_of
 from ppvae.story.program import TensorDict, local_params, seeded
 from ppvae.story.sites import Site, Sites
@@ -47,6 +48,49 @@ def check_data(story: nn.Module, batch: Batch) -> Sites:
         _refuse_missing(values, set(missing) & parents, why)
         _try_partly_missing(story, batch, missing)
     return sites
+
+
+def check_drawn(drawn: SampleRows, sites: Sites) -> None:
+    """Check what a guide drew: the story's latent sites, each inside or outside the plate as there.
+
+    Finite discrete sites inside the plate may be left out: they are then summed over.
+
+    Arguments:
+        drawn: A run of the guide.
+        sites: The story's sites.
+
+    Raises:
+        ValueError: If a site is missing, unknown, misplaced or of the wrong shape.
+    """
+    absent = Sites((n, s) for n, s in sites.latent.items() if n not in drawn.values)
+    missing = sorted(n for n, s in absent.items() if not s.is_discrete)
+    if missing:
+        raise ValueError(
+            f"expected the guide to sample every latent site of the story, got none for {missing}; "
+            f"it samples {sorted(drawn.values)}"
+        )
+    unknown = sorted(set(drawn.values) - set(sites.latent))
+    if unknown:
+        raise ValueError(
+            f"expected the guide to sample only latent sites {sorted(sites.latent)}, got also {unknown}; "
+            "mark auxiliary sites with infer={'is_auxiliary': True}"
+        )
+    if absent:
+        Configurations(absent)  # refuses what cannot be summed over
+    for name, site in sites.latent.items():
+        if name in absent:
+            continue
+        if site.is_local != drawn.is_local[name]:
+            where = "inside" if site.is_local else "outside"
+            raise ValueError(
+                f"site '{name}': expected the guide to sample it {where} the plate 'data', as the story does"
+            )
+        shape = drawn.values[name].shape[1 + site.is_local :]
+        if shape != site.row_shape:
+            raise ValueError(
+                f"site '{name}': expected the guide to draw {tuple(site.row_shape)} in each row, as the story does, got "
+                f"{tuple(shape)}; compare the plates and .to_event of both"
+            )
 
 
 def parents_of(story: nn.Module, covariates: TensorDict, num_rows: int) -> set[str]:

@@ -1,0 +1,158 @@
+r"""Concrete: discrete sites drawn in training from a relaxation that lets gradients through."""
+
+__all__ = ["Concrete", "RelaxedBernoulli", "RelaxedOneHot"]
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import Distribution
+from torch import Size, Tensor, nn
+
+from ppvae.guides.base import Guide
+from ppvae.guides.categorical import drawn
+from ppvae.guides.contract import diagonal
+from ppvae.guides.discrete import DiscretePlace, plain_law
+from ppvae.story import Batch, LinearBernoulli, LinearOneHot, Site, Sites, TensorDict
+
+
+class Concrete(Guide):
+    r"""As `Categorical`, with draws relaxed to :math:`y = \mathrm{softmax}((\log\pi + G) / \tau)` while it is trained.
+
+    :math:`G` is Gumbel noise. Gradients then pass through the draws: of low variance, and biased, the less the lower
+    the temperature. In evaluation mode draws are whole, so that every reported ELBO is that of the discrete story. The
+    story must take values between the corners: its discrete sites are `OneHotCategorical` or `Bernoulli`. Other
+    arguments as for `Guide`.
+
+    Arguments:
+        temperature: :math:`\tau` at the first training step.
+        final_temperature: Lowest :math:`\tau`.
+        cooling: Share of :math:`\tau` lost in each training step.
+        straight_through: Whether the story sees whole draws, rounded, with the gradient of the relaxed ones.
+
+    Raises:
+        ValueError: If a discrete site is neither one-hot nor a coin, there is none, or an option is out of range.
+
+    Source:
+        C. J. Maddison, A. Mnih, Y. W. Teh (2017). The Concrete distribution: a continuous relaxation of discrete random
+        variables.
+        E. Jang, S. Gu, B. Poole (2017). Categorical reparameterization with Gumbel-softmax.
+    """
+
+    step: Tensor
+
+    def __init__(
+        self,
+        story: nn.Module,
+        data: Any,
+        *,
+        temperature: float = 1.0,
+        final_temperature: float = 0.5,
+        cooling: float = 1e-4,
+        straight_through: bool = False,
+        **options: Any,
+    ) -> None:
+        if not 0 < final_temperature <= temperature or not 0 <= cooling < 1:
+            raise ValueError(
+                "expected 0 < final_temperature <= temperature and 0 <= cooling < 1, got "
+                f"{final_temperature}, {temperature} and {cooling}"
+            )
+        super().__init__(story, data, **options)
+        self.range = (temperature, final_temperature)
+        self.cooling, self.straight_through = cooling, straight_through
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+
+    @property
+    def temperature(self) -> float:
+        """The temperature now."""
+        first, last = self.range
+        return max(last, first * (1 - self.cooling) ** int(self.step))
+
+    def make_discrete(self, sites: Sites) -> DiscretePlace:
+        place = drawn(self, sites)
+        for name, site in sites.items():
+            if not isinstance(plain_law(site, torch.zeros(place.shapes[name])), RELAXABLE):
+                raise ValueError(
+                    f"site '{name}': expected OneHotCategorical or Bernoulli for concrete, whose draws lie between the "
+                    f"corners in training, got the support {site.support}; draw a OneHotCategorical, or use categorical"
+                )
+        return place
+
+    def check_dim(self, dim: int, sites: Sites) -> int:
+        return dim
+
+    def parameter_shapes(self, dim: int) -> Mapping[str, tuple[int, ...]]:
+        return {"loc": (dim,), "raw_scale": (dim,)}
+
+    def family(self, parameters: TensorDict, transport: Any) -> Distribution:
+        return diagonal(parameters)
+
+    def forward(self, batch: Batch) -> None:
+        super().forward(batch)
+        if self._relaxes():
+            self.step += 1
+
+    def law(self, site: Site, logits: Tensor) -> Distribution:
+        plain = plain_law(site, logits)
+        if not self._relaxes():
+            return plain
+        relaxed = RelaxedBernoulli if isinstance(plain, dist.Bernoulli) else RelaxedOneHot
+        return relaxed(logits, self.temperature, self.straight_through)
+
+    def _relaxes(self) -> bool:
+        return self.training and torch.is_grad_enabled()
+
+
+class RelaxedOneHot(LinearOneHot):
+    """A one-hot categorical with relaxed, differentiable draws.
+
+    Arguments:
+        logits: `(*, K)`.
+        temperature: Above 0; the lower, the nearer the draws are to the corners.
+        straight_through: Whether draws are rounded to the corner, with the gradient of the relaxed ones.
+    """
+
+    has_rsample = True
+
+    def __init__(self, logits: Tensor, temperature: float, straight_through: bool) -> None:
+        super().__init__(logits=logits, validate_args=False)
+        self.temperature, self.straight_through = temperature, straight_through
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "RelaxedOneHot":
+        logits = self.logits.expand(Size([*batch_shape, self.logits.shape[-1]]))
+        return RelaxedOneHot(logits, self.temperature, self.straight_through)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        logits = self.logits.expand(Size([*sample_shape, *self.logits.shape]))
+        gumbel = -torch.empty_like(logits).exponential_().log()
+        soft = ((logits + gumbel) / self.temperature).softmax(-1)
+        if not self.straight_through:
+            return soft
+        hard = nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft)
+        return hard + (soft - soft.detach())
+
+
+class RelaxedBernoulli(LinearBernoulli):
+    """A coin with relaxed, differentiable draws; arguments as for `RelaxedOneHot`, `logits` one a coin."""
+
+    has_rsample = True
+
+    def __init__(self, logits: Tensor, temperature: float, straight_through: bool) -> None:
+        super().__init__(logits)
+        self.temperature, self.straight_through = temperature, straight_through
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "RelaxedBernoulli":
+        logits = self.logits.expand(Size(batch_shape))
+        return RelaxedBernoulli(logits, self.temperature, self.straight_through)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        logits = self.logits.expand(Size([*sample_shape, *self.logits.shape]))
+        uniform = torch.rand_like(logits).clamp(1e-7, 1 - 1e-7)
+        soft = ((logits + uniform.log() - (-uniform).log1p()) / self.temperature).sigmoid()
+        if not self.straight_through:
+            return soft
+        return soft.round().detach() + (soft - soft.detach())
+
+
+RELAXABLE = (dist.OneHotCategorical, dist.Bernoulli)

@@ -1,0 +1,111 @@
+r"""Drawing discrete sites in a guide: from logits, each entry of a row by itself."""
+
+__all__ = ["DiscretePlace", "FiniteCategorical", "Law", "plain_law"]
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Size, Tensor
+from torch.distributions import constraints
+
+from ppvae.guides.place import Sampler, spread
+from ppvae.story import Site, Sites, entries_of
+
+# Site and logits `(*batch, *entries, K)` (coins: `(*batch, *entries)`) to the law of the site's entries.
+Law = Callable[[Site, Tensor], Any]
+
+
+class FiniteCategorical(dist.Categorical):
+    """A categorical over the whole numbers from `low` on.
+
+    Arguments:
+        logits: `(*, K)`.
+        low: The smallest number.
+        dtype: Type of the draws.
+    """
+
+    def __init__(self, logits: Tensor, low: int, dtype: torch.dtype) -> None:
+        self.low, self.dtype = low, dtype
+        super().__init__(logits=logits, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        return constraints.integer_interval(self.low, self.low + self._num_events - 1)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "FiniteCategorical":
+        shape = Size([*batch_shape, self._num_events])
+        return FiniteCategorical(self.logits.expand(shape), self.low, self.dtype)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return super().sample(Size(sample_shape)).to(self.dtype) + self.low
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob(value - self.low)
+
+
+class DiscretePlace:
+    """Samples finite discrete sites, every entry independent of the others given the row.
+
+    Arguments:
+        sites: The local discrete latent sites.
+
+    Attributes:
+        num_logits: Logits of a row, in all.
+
+    Raises:
+        ValueError: If a site has infinitely many values, or its entries have different ones.
+    """
+
+    def __init__(self, sites: Sites) -> None:
+        self.sites = sites
+        self.sampler = Sampler(sites)
+        self.shapes = {name: _logits_shape(site) for name, site in sites.items()}
+        self.num_logits = sum(shape.numel() for shape in self.shapes.values())
+
+    def __call__(self, logits: Tensor, law: Law) -> None:
+        """Sample every site.
+
+        Arguments:
+            logits: `(*batch, num_logits)`, batch as at the plate `data`.
+            law: What to draw from.
+        """
+        sample = self.sampler.entered()
+        sizes = [shape.numel() for shape in self.shapes.values()]
+        for site, part in zip(self.sites.values(), logits.split(sizes, -1), strict=True):
+            shaped = spread(part, self.shapes[site.name], site)
+            fn = law(site, shaped)
+            sample(site, fn.to_event(len(site.event_shape) - fn.event_dim))
+
+
+def plain_law(site: Site, logits: Tensor) -> Any:
+    """The distribution of a site's entries."""
+    values = _values(site)
+    if values.dim() > 1:
+        return dist.OneHotCategorical(logits=logits)
+    if values.is_floating_point():
+        return dist.Bernoulli(logits=logits)
+    return FiniteCategorical(logits, int(values[0]), site.dtype)
+
+
+def _values(site: Site) -> Tensor:
+    """What an entry can be: `(K, K)` one-hot vectors, `(2,)` sides of a coin as floats, `(K,)` whole numbers."""
+    entries = entries_of(site)
+    if entries is None:
+        raise ValueError(
+            f"site '{site.name}': expected finitely many values, got the support {site.support}; truncate it, or write "
+            "a Pyro guide that draws it"
+        )
+    if any(len(e) != len(entries[0]) or bool((e != entries[0]).any()) for e in entries):
+        raise ValueError(
+            f"site '{site.name}': expected the same values in every entry, got different bounds; split it into "
+            "several sites"
+        )
+    return entries[0]
+
+
+def _logits_shape(site: Site) -> Size:
+    values = _values(site)
+    own = Size([len(values)]) if values.dim() == 1 and not values.is_floating_point() else Size([])
+    return Size([*site.row_shape, *own])
