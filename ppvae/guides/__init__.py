@@ -13,12 +13,15 @@ from ppvae.guides.enumerated import Enumerated
 from ppvae.guides.full_rank import FullRank
 from ppvae.guides.householder import Householder
 from ppvae.guides.iaf import IAF
+from ppvae.guides.ladder import Ladder
 from ppvae.guides.local import LocalFit, LocalGuide, localize, optimize_local
 from ppvae.guides.low_rank import LowRank
 from ppvae.guides.mean_field import MeanField
 from ppvae.guides.mixture import Mixture
 from ppvae.guides.nsf import NSF
 from ppvae.guides.realnvp import RealNVP
+from ppvae.guides.structured import Structured
+from ppvae.guides.vector_quantized import VectorQuantized
 
 __all__ = [
     "FAMILIES",
@@ -31,12 +34,15 @@ __all__ = [
     "Guide",
     "GuideBase",
     "Householder",
+    "Ladder",
     "LocalFit",
     "LocalGuide",
     "LowRank",
     "MeanField",
     "Mixture",
     "RealNVP",
+    "Structured",
+    "VectorQuantized",
     "build",
     "localize",
     "optimize_local",
@@ -51,9 +57,12 @@ FAMILIES: dict[str, type[Guide]] = {
     "realnvp": RealNVP,
     "nsf": NSF,
     "mixture": Mixture,
+    "structured": Structured,
+    "ladder": Ladder,
     "enumerated": Enumerated,
     "categorical": Categorical,
     "concrete": Concrete,
+    "vector_quantized": VectorQuantized,
 }
 
 

@@ -3,6 +3,7 @@ r"""What amortized and local guides share: a distribution over one real vector, 
 __all__ = ["LOGITS", "GlobalPart", "GuideBase", "diagonal", "positive"]
 
 from abc import ABCMeta, abstractmethod
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -106,8 +107,12 @@ class GuideBase(PyroModule, metaclass=_AbstractModule):
         ones = (1,) * (-1 - self.row_dim)
         if ones:  # the story put other plates right of `data`
             parameters = {k: v.reshape(len(v), *ones, *v.shape[1:]) for k, v in parameters.items()}
+        q: Any = self.distribution(parameters) if self.flat.dim else None
+        if hasattr(q, "place"):  # a program with plates of its own
+            q.place()
+            return
         with pyro.plate(DATA_PLATE, num_rows_of(batch), dim=self.row_dim):
-            if self.flat.dim:
-                self.place(self.distribution(parameters))
+            if q is not None:
+                self.place(q)
             if self.discrete is not None:
                 self.discrete(parameters[LOGITS], self.law)

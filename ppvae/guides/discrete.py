@@ -2,7 +2,7 @@ r"""Drawing discrete sites in a guide: from logits, each entry of a row by itsel
 
 __all__ = ["DiscretePlace", "FiniteCategorical", "Law", "plain_law"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro.distributions as dist
@@ -50,6 +50,7 @@ class DiscretePlace:
 
     Arguments:
         sites: The local discrete latent sites.
+        shapes: Site -> shape of what its law takes, for one row, inner plates first; by default that of its logits.
 
     Attributes:
         num_logits: Logits of a row, in all.
@@ -58,10 +59,10 @@ class DiscretePlace:
         ValueError: If a site has infinitely many values, or its entries have different ones.
     """
 
-    def __init__(self, sites: Sites) -> None:
+    def __init__(self, sites: Sites, shapes: Mapping[str, Size] | None = None) -> None:
         self.sites = sites
         self.sampler = Sampler(sites)
-        self.shapes = {name: _logits_shape(site) for name, site in sites.items()}
+        self.shapes = shapes or {name: _logits_shape(site) for name, site in sites.items()}
         self.num_logits = sum(shape.numel() for shape in self.shapes.values())
 
     def __call__(self, logits: Tensor, law: Law) -> None:
