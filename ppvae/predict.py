@@ -69,7 +69,7 @@ def generate(
 def embed(
     story: nn.Module, guide: nn.Module, data: Any, *, num_particles: int = 100, seed: int = 0
 ) -> dict[str, Estimate]:
-    """The guide's posterior mean of every latent site, row by row.
+    """The posterior mean of every latent site, row by row: the guide's, or the exact one where it leaves a site out.
 
     The mean of a discrete site is that of its numbers: a probability for a coin, an expected count
     for a count, of little meaning for a category.
@@ -82,7 +82,8 @@ def embed(
         seed: Seed of the draws.
 
     Returns:
-        Latent site -> estimate `(B, *row)` in the site's own unit; a global site has its own shape.
+        Latent site -> estimate `(B, *row)` in the site's own unit; a global site has its own shape. A finite site that
+        some rows miss, such as a label, stands there too.
 
     Raises:
         ValueError: If the data or the guide do not fit the story, or `num_particles` is below 1.
@@ -97,9 +98,10 @@ def embed(
                     moments.setdefault(name, _Moments()).add(value)
             parts.append({name: m.estimate() for name, m in moments.items()})
     # The guide of a global site does not look at the rows: the draws of one chunk tell all.
+    shared = sites.global_latent
     return {
-        name: Estimate.cat([p[name] for p in parts]) if site.is_local else parts[0][name]
-        for name, site in sites.latent.items()
+        name: parts[0][name] if name in shared else Estimate.cat([p[name] for p in parts])
+        for name in parts[0]
     }
 
 

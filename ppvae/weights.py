@@ -160,7 +160,7 @@ def score(
 def draw_all(
     story: nn.Module, guide: nn.Module, batch: Batch, num_particles: int, sites: Sites
 ) -> SampleRows:
-    """As `draw`, with the sites that the guide leaves out drawn from their exact conditional p(y | x, z).
+    """As `draw`, with sites that the guide leaves out, or some rows miss, drawn from their exact p(y | x, z).
 
     Arguments:
         story: The story.
@@ -174,16 +174,12 @@ def draw_all(
         under one name, joined by `+`.
     """
     drawn = draw(guide, batch, num_particles, sites)
-    absent = [name for name in sites.latent if name not in drawn.values]
+    log_joint = LogJoint(story, batch, sites)
+    absent = [n for n in (*sites.latent, *log_joint.partly) if n not in drawn.values]
     if not absent:
         return drawn
-    log_joint = LogJoint(story, batch, sites)
-    if drawn.values:
-        drawn.values, log_conditional = log_joint.complete(drawn.values)
-    else:
-        each = [log_joint.complete({}) for _ in range(num_particles)]
-        drawn.values = {k: torch.cat([values[k] for values, _ in each]) for k in absent}
-        log_conditional = torch.cat([log_p for _, log_p in each])
+    num_draws = 1 if drawn.values else num_particles
+    drawn.values, log_conditional = log_joint.complete(drawn.values, num_draws)
     drawn.by_site["+".join(absent)] = log_conditional
     drawn.is_local["+".join(absent)] = True
     return drawn

@@ -192,6 +192,16 @@ class Hierarchical(Small):
             pyro.sample("x", dist.Bernoulli(logits=self.decoder(z1)).to_event(1))
 
 
+class Chain(Small):
+    """Two numbers, one hanging on the other."""
+
+    def forward(self, n):
+        with pyro.plate("data", n):
+            top = pyro.sample("top", dist.Normal(self.zero[0], 1.0))
+            low = pyro.sample("low", dist.LogNormal(top, 0.5))
+            pyro.sample("x", dist.Normal(low, self.noise))
+
+
 class SeveralObserved(Small):
     """A vector, a count and a number seen together, and a deterministic site in between."""
 
@@ -264,6 +274,7 @@ CASES = {
     "global_plate": Case(GlobalPlate),
     "covariate": Case(Covariate, covariates=("dose",)),
     "hierarchical": Case(Hierarchical),
+    "chain": Case(Chain),
     "several_observed": Case(SeveralObserved, observed=("x", "count", "size")),
     "dropout": Case(Dropout),
     "names": Case(Names, observed=("encoder", "x.training")),

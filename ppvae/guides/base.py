@@ -77,11 +77,12 @@ class Guide(GuideBase):
                 f"expected a latent site inside the plate 'data', got only {sorted(sites)}, observed or "
                 "global; leave a site out of the data to make it latent"
             )
+        self.check_sites(sites)
         self.place = Place(sites.local_continuous)
         self.discrete = self.make_discrete(sites.local_discrete)
         self.row_dim = sites.row_dim
         self.shared = GlobalPart(sites.global_latent)
-        dim = self.check_dim(self.place.flat.dim, sites)
+        dim = self.place.flat.dim
         self.shapes = {k: Size(v) for k, v in self.parameter_shapes(dim).items()} if dim else {}
         if self.discrete is not None:
             self.shapes[LOGITS] = Size([self.discrete.num_logits])
@@ -117,14 +118,13 @@ class Guide(GuideBase):
             Configurations(sites)  # refuses what cannot be summed over
         return None
 
-    def check_dim(self, dim: int, sites: Sites) -> int:
-        """Refuse a story that the family does not suit; returns the number of latent numbers."""
-        if not dim:
+    def check_sites(self, sites: Sites) -> None:
+        """Refuse a story that the family does not suit; by default one without a continuous latent site."""
+        if not sites.local_continuous:
             raise ValueError(
-                f"expected a continuous latent site for {type(self).__name__}, got only the discrete {sorted(sites.latent)}; "
-                "use enumerated (few joint values), categorical or concrete"
+                f"expected a continuous latent site for {type(self).__name__}, got only the discrete "
+                f"{sorted(sites.latent)}; use enumerated (few joint values), categorical or concrete"
             )
-        return dim
 
     def make_transport(self, dim: int) -> nn.Module | None:
         """The networks of a flow, shared by all rows; None for families without any."""

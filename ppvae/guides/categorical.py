@@ -27,10 +27,10 @@ class Categorical(Guide):
     """
 
     def make_discrete(self, sites: Sites) -> DiscretePlace:
-        return drawn(self, sites)
+        return DiscretePlace(sites)
 
-    def check_dim(self, dim: int, sites: Sites) -> int:
-        return dim
+    def check_sites(self, sites: Sites) -> None:
+        require_discrete(self, sites)
 
     def parameter_shapes(self, dim: int) -> Mapping[str, tuple[int, ...]]:
         return {"loc": (dim,), "raw_scale": (dim,)}
@@ -39,11 +39,10 @@ class Categorical(Guide):
         return diagonal(parameters)
 
 
-def drawn(guide: Guide, sites: Sites) -> DiscretePlace:
-    """A guide's discrete part, which must not be empty."""
-    if not sites:
+def require_discrete(guide: Guide, sites: Sites) -> None:
+    """Refuse a story without discrete latent sites."""
+    if not sites.local_discrete:
         raise ValueError(
             f"expected a discrete latent site for {type(guide).__name__}, got none; use a guide of continuous sites, such "
             "as mean_field"
         )
-    return DiscretePlace(sites)

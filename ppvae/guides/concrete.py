@@ -11,7 +11,7 @@ from pyro.distributions import Distribution
 from torch import Size, Tensor, nn
 
 from ppvae.guides.base import Guide
-from ppvae.guides.categorical import drawn
+from ppvae.guides.categorical import require_discrete
 from ppvae.guides.contract import diagonal
 from ppvae.guides.discrete import DiscretePlace, plain_law
 from ppvae.story import Batch, LinearBernoulli, LinearOneHot, Site, Sites, TensorDict
@@ -70,7 +70,7 @@ class Concrete(Guide):
         return max(last, first * (1 - self.cooling) ** int(self.step))
 
     def make_discrete(self, sites: Sites) -> DiscretePlace:
-        place = drawn(self, sites)
+        place = DiscretePlace(sites)
         for name, site in sites.items():
             if not isinstance(plain_law(site, torch.zeros(place.shapes[name])), RELAXABLE):
                 raise ValueError(
@@ -79,8 +79,8 @@ class Concrete(Guide):
                 )
         return place
 
-    def check_dim(self, dim: int, sites: Sites) -> int:
-        return dim
+    def check_sites(self, sites: Sites) -> None:
+        require_discrete(self, sites)
 
     def parameter_shapes(self, dim: int) -> Mapping[str, tuple[int, ...]]:
         return {"loc": (dim,), "raw_scale": (dim,)}

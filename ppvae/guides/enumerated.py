@@ -19,13 +19,12 @@ class Enumerated(Guide):
         A. P. Dempster, N. M. Laird, D. B. Rubin (1977). Maximum likelihood from incomplete data via the EM algorithm.
     """
 
-    def check_dim(self, dim: int, sites: Sites) -> int:
-        if dim:
+    def check_sites(self, sites: Sites) -> None:
+        if sites.local_continuous:
             raise ValueError(
                 f"expected only discrete latent sites for enumerated, got {sorted(sites.local_continuous)}; any guide of "
                 "continuous sites (mean_field, iaf, ...) sums over the finite ones beside them by itself"
             )
-        return dim
 
     def parameter_shapes(self, dim: int) -> Mapping[str, tuple[int, ...]]:
         return {}

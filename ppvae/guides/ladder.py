@@ -50,7 +50,7 @@ class Ladder(Guide):
         self._story = (story,)  # in a tuple: the story is no part of the guide
         super().__init__(story, data, **options)
 
-    def check_dim(self, dim: int, sites: Sites) -> int:
+    def check_sites(self, sites: Sites) -> None:
         whole = [*sites.global_latent, *sites.local_discrete]
         if whole or len(sites.local_continuous) < 2:
             raise ValueError(
@@ -62,7 +62,6 @@ class Ladder(Guide):
                 "expected a story that generates its rows for ladder, got an adopted model"
             )
         _refuse_inputs(self._story[0], sites)
-        return dim
 
     def parameter_shapes(self, dim: int) -> Mapping[str, tuple[int, ...]]:
         return {"loc": (dim,), "raw_scale": (dim,)}

@@ -53,13 +53,13 @@ class Structured(Guide):
         self._options = (order, tuple(site_hidden), context)
         super().__init__(story, data, **options)
 
-    def check_dim(self, dim: int, sites: Sites) -> int:
+    def check_sites(self, sites: Sites) -> None:
+        super().check_sites(sites)
         if len(sites.local_continuous) < 2:
             raise ValueError(
                 "expected at least two continuous latent sites for structured, got "
                 f"{sorted(sites.local_continuous)}; with one it is mean_field, and a flow (iaf, nsf) bends its numbers"
             )
-        return dim
 
     def parameter_shapes(self, dim: int) -> Mapping[str, tuple[int, ...]]:
         return {"loc": (dim,), "raw_scale": (dim,), "context": (self._options[2],)}

@@ -70,7 +70,7 @@ class VectorQuantized(Guide):
         story, name = self._book
         return getattr(story, name)
 
-    def check_dim(self, dim: int, sites: Sites) -> int:
+    def check_sites(self, sites: Sites) -> None:
         names = sorted(sites.latent)
         site = next(iter(sites.local_discrete.values()), None)
         if len(names) != 1 or site is None or not _is_one_hot(site):
@@ -88,13 +88,11 @@ class VectorQuantized(Guide):
             raise ValueError(
                 f"expected at least as many codes as numbers in each, got a codebook {tuple(book.shape)}"
             )
-        return dim
 
     def make_discrete(self, sites: Sites) -> DiscretePlace:
         width = self.entries.shape[1]
-        return DiscretePlace(
-            sites, {name: Size([*site.row_shape[:-1], width]) for name, site in sites.items()}
-        )
+        shapes = {name: Size([*site.row_shape[:-1], width]) for name, site in sites.items()}
+        return DiscretePlace(sites, shapes)
 
     def parameter_shapes(self, dim: int) -> Mapping[str, tuple[int, ...]]:
         return {}
@@ -127,8 +125,8 @@ class VectorQuantized(Guide):
         cost = self.commitment * (said - chosen.detach()).square()
         if self.entries.requires_grad:
             cost = cost + (said.detach() - chosen).square()
-        inner = [d - (said.dim() - site.layout.depth) for d, _ in site.layout.inner]
-        cost = cost.flatten(site.layout.depth).sum(-1)
+        inner = [dim for dim, _ in site.layout.inner]
+        cost = cost.flatten(site.layout.depth).sum(-1)  # as the plates: rows, and inner ones
         cost = cost.sum(inner, keepdim=True) if inner else cost
         pyro.factor(f"_{site.name}_commitment", cost, has_rsample=True)
 

@@ -98,7 +98,7 @@ def _finite_entries(site: Site) -> list[Tensor]:
         kind = "infinitely many values" if site.is_discrete else "a continuum of them"
         raise ValueError(
             f"site '{site.name}': expected a site with finitely many values to sum over, got {kind} (support "
-            f"{site.support}); draw it in the guide, truncate it, or observe it"
+            f"{site.support}); truncate it, observe it, or draw it in the guide (no guide of ppvae does, a Pyro guide may)"
         )
     if not site.is_local:
         raise ValueError(

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from pyro.distributions import Categorical
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -60,12 +61,24 @@ class Condition(Messenger):
             value = self._in_program(msg, self.values[name])
             if has_missing(value):
                 value, msg["fn"] = fill_and_mask(name, value, msg["fn"])
+            if value.is_floating_point() and isinstance(_base(msg["fn"]), Categorical):
+                value = value.long()  # files and missing values make numbers of labels
+            value = self._beside_particles(value, msg["fn"].event_dim)
         else:
             msg["fn"] = relaxable(msg["fn"])  # a guide may replay a relaxed draw here
             return
         self.seen.add(name)
         msg["value"] = value
         msg["is_observed"] = True
+
+    def _beside_particles(self, value: Tensor, event_dim: int) -> Tensor:
+        """Data with the dimension that the latent sites have for particles, so that a story may join them."""
+        if not (self.particle_dim and self.latents):
+            return value
+        num_particles = len(next(iter(self.latents.values())))
+        width = -self.particle_dim - 1 + event_dim
+        value = value.reshape((1,) * (width - value.dim()) + tuple(value.shape))
+        return value.expand(num_particles, *value.shape)
 
     def _in_program(self, msg: Any, value: Tensor) -> Tensor:
         layout = Layout.of(msg["cond_indep_stack"], msg["fn"].event_dim)
@@ -160,6 +173,13 @@ class RowScale(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if any(f.name == DATA_PLATE for f in msg["cond_indep_stack"]):
             msg["scale"] = msg["scale"] * self.factor
+
+
+def _base(fn: Any) -> Any:
+    """A distribution without its wrappings."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn
 
 
 def refuse_loop(stack: Any) -> None:

@@ -13,6 +13,7 @@ from ppvae.story.messengers import RowLogProb
 from ppvae.story.observe import run_observed, sites_of
 from ppvae.story.program import TensorDict, local_params, particle_plate
 from ppvae.story.sites import Sites
+from ppvae.story.values import partly_missing
 
 # Observed numbers that are scored at a time while joint values are summed over.
 BLOCK_NUMBERS = 2**24
@@ -23,7 +24,8 @@ class LogJoint:
     r"""log p(x, z) row by row for fixed rows x and any number of particles z.
 
     Finite discrete sites y that the particles leave out are summed over, exactly:
-    :math:`\log p(x, z) = \log \sum_y p(x, y, z)`. Global sites are conditioned on, and their own log p is not part
+    :math:`\log p(x, z) = \log \sum_y p(x, y, z)`. So are those that some rows miss and others show, such as labels: a
+    row that shows y has the one term. Global sites are conditioned on, and their own log p is not part
     of a row: `split` gives it apart.
 
     Arguments:
@@ -36,6 +38,7 @@ class LogJoint:
         self.story = story
         self.batch = as_batch(batch)
         self.sites = sites_of(story, self.batch) if sites is None else sites
+        self.partly = partly_missing(story, self.batch, self.sites)
         self._configurations: dict[frozenset[str], Configurations] = {}
 
     def __call__(self, latents: Mapping[str, Tensor]) -> Tensor:
@@ -61,26 +64,34 @@ class LogJoint:
         local, shared = self._by_configuration(latents, configurations)
         return local.logsumexp(1), shared
 
-    def complete(self, latents: Mapping[str, Tensor]) -> tuple[TensorDict, Tensor]:
+    def complete(
+        self, latents: Mapping[str, Tensor], num_draws: int = 1
+    ) -> tuple[TensorDict, Tensor]:
         """Draw the sites that were left out from p(y | x, z), their exact conditional.
 
         Arguments:
             latents: As in `__call__`.
+            num_draws: Draws for each particle; more than one only where `latents` is empty.
 
         Returns:
-            Every latent site, name -> `(S, B, *row)`, and log p(y | x, z) with shape `(S, B)`, in nats; 0 where none
-            was left out.
+            Every latent site, and those that some rows miss, name -> `(S, B, *row)`, and log p(y | x, z) with shape
+            `(S, B)`, in nats; 0 where none was left out.
         """
         configurations = self.left_out(latents)
         if configurations is None:
             first = next(iter(latents.values()))
             return dict(latents), first.new_zeros(len(first), num_rows_of(self.batch))
-        log_p = self._by_configuration(latents, configurations)[0].log_softmax(1)  # (S, C, B)
-        noise = -torch.empty_like(log_p).exponential_().log()  # the highest of log p + Gumbel noise
-        index = (log_p + noise).argmax(1)
+        log_p = self._by_configuration(latents, configurations)[0].log_softmax(1).transpose(1, 2)
+        flat = (
+            log_p.detach().flatten(0, 1).nan_to_num(0.0)
+        )  # (S * B, C); rows without a density are found elsewhere
+        index = torch.multinomial(flat.exp(), num_draws, replacement=True).T.reshape(
+            -1, log_p.shape[1]
+        )
         drawn = {**latents, **configurations.pick(index)}
-        in_order = {name: drawn[name] for name in self.sites.latent}
-        return in_order, log_p.gather(1, index.unsqueeze(1)).squeeze(1)
+        in_order = {name: drawn[name] for name in (*self.sites.latent, *self.partly)}
+        chosen = log_p.expand(len(index), *log_p.shape[1:]).gather(2, index.unsqueeze(2))
+        return in_order, chosen.squeeze(2)
 
     def by_site(self, latents: Mapping[str, Tensor]) -> TensorDict:
         """log p of each site by itself, name -> `(S, B)`, a global site `(S,)`, in nats; absent sites are drawn."""
@@ -88,12 +99,12 @@ class LogJoint:
         return self._scored(latents, len(next(iter(latents.values())))).by_site
 
     def left_out(self, latents: Mapping[str, Tensor]) -> Configurations | None:
-        """The joint values of the sites that `latents` leaves out; None if there is none."""
-        names = frozenset(self.sites.latent) - set(latents)
+        """The joint values of the sites that `latents` leaves out, or some rows miss; None if there is none."""
+        names = (frozenset(self.sites.latent) | set(self.partly)) - set(latents)
         if not names:
             return None
         if names not in self._configurations:
-            absent = Sites((n, s) for n, s in self.sites.latent.items() if n in names)
+            absent = Sites((n, s) for n, s in self.sites.items() if n in names)
             if any(not s.is_discrete for s in absent.values()):
                 missing = sorted(n for n, s in absent.items() if not s.is_discrete)
                 raise ValueError(f"expected a value for every latent site, got none for {missing}")
@@ -111,7 +122,16 @@ class LogJoint:
         parts = [self._given({k: v[i : i + step] for k, v in every.items()}) for i in blocks]
         local, shared = (torch.cat(each) for each in zip(*parts, strict=True))
         local = local.reshape(-1, configurations.count, local.shape[-1])
+        for name in self.partly:
+            local = local.masked_fill(self._differs(name, configurations), -torch.inf)
         return local, shared.reshape(-1, configurations.count)[:, 0]
+
+    def _differs(self, name: str, configurations: Configurations) -> Tensor:
+        """Where a joint value is not what the row shows, `(C, B)`."""
+        shown = self.batch[name]  # (B, *row)
+        value = configurations.values[name].to(shown).unsqueeze(1)
+        differs = (value != shown) & ~torch.isnan(shown)
+        return differs.flatten(2).any(-1) if differs.dim() > 2 else differs
 
     def _block(self) -> int:
         """Particles of all rows that are scored at a time."""

@@ -1,6 +1,6 @@
 r"""Data and guides against a story: shapes, supports, which values may be missing, which sites are drawn."""
 
-__all__ = ["check_data", "check_drawn", "parents_of"]
+__all__ = ["check_data", "check_drawn", "parents_of", "partly_missing"]
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ppvae.story.batch import Batch, as_batch, num_rows_of, split_batch
-from ppvae.story.finite import Configurations
+from ppvae.story.finite import Configurations, entries_of
 from ppvae.story.messengers import SampleRows, has_missing, valid_value
 from ppvae.story.observe import ROWS_TO_TRACE, sites_of
 from ppvae.story.program import TensorDict, local_params, seeded
@@ -44,8 +44,11 @@ def check_data(story: nn.Module, batch: Batch) -> Sites:
         _check_support(sites[name], value, missing.get(name))
     if missing:
         parents = parents_of(story, covariates, ROWS_TO_TRACE)
-        why = "other sites depend on it, so a missing value cannot be skipped"
-        _refuse_missing(values, set(missing) & parents, why)
+        finite = partly_missing(story, batch, sites)
+        if finite:
+            Configurations(finite)  # refuses too many
+        why = "other sites depend on it, and it is not finite, so a missing value can be neither skipped nor summed over"
+        _refuse_missing(values, (set(missing) & parents) - set(finite), why)
         _try_partly_missing(story, batch, missing)
     return sites
 
@@ -91,6 +94,22 @@ def check_drawn(drawn: SampleRows, sites: Sites) -> None:
                 f"site '{name}': expected the guide to draw {tuple(site.row_shape)} in each row, as the story does, got "
                 f"{tuple(shape)}; compare the plates and .to_event of both"
             )
+
+
+def partly_missing(story: nn.Module, batch: TensorDict, sites: Sites) -> Sites:
+    """Observed finite sites that other sites depend on and that some rows miss, such as labels: rows that miss them are
+    summed over their values."""
+    if hasattr(story, "run_conditioned"):
+        return Sites()
+    finite = {
+        n: s
+        for n, s in sites.observed.items()
+        if s.is_discrete and s.is_local and has_missing(batch[n]) and entries_of(s) is not None
+    }
+    if not finite:
+        return Sites()
+    parents = parents_of(story, split_batch(story, batch)[1], ROWS_TO_TRACE)
+    return Sites((n, s) for n, s in finite.items() if n in parents)
 
 
 def parents_of(story: nn.Module, covariates: TensorDict, num_rows: int) -> set[str]:
