@@ -13,7 +13,7 @@ FLOORS = (
     {"weights", "predict"},
     {"guides"},
     {"objectives", "evidence", "diagnostics", "export"},
-    {"runs", "gaps", "trainer", "estimators"},
+    {"runs", "gaps", "trainer", "gradients", "estimators"},
     {"fit"},
     {"league"},
     {"compare"},

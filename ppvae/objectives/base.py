@@ -42,7 +42,8 @@ class Objective(nn.Module, ABC):
         assumes: What story and guide must be like, in a few words.
         is_bound_on: `elbo` where the loss is minus the ELBO in expectation, `iwelbo` where it is minus the
             importance-weighted bound with `num_particles`; else empty.
-        needs_paths: Whether draws must be differentiable functions of the guide's parameters.
+        has_paths: Whether the guide's draws are differentiable functions of its parameters.
+        needs_paths: Whether they must be.
         needs_independence: Whether the particles of a row must be drawn independently of each other.
         min_particles: The least `num_particles` that make sense.
         takes_weight: Whether latent terms can be weighed by anything but 1.
@@ -79,6 +80,7 @@ class Objective(nn.Module, ABC):
         self.sites = check_pair(story, guide, batch)
         with local_params(story, guide), measuring(0, story, guide):
             drawn = sites_drawn(guide, batch, self.sites)
+        self.has_paths = all(site.has_path for site in drawn.values())
         self.tempering = Tempering(self.sites, beta, drawn)
         if not self.takes_weight and not self.tempering.is_plain:
             raise ValueError(

@@ -35,6 +35,7 @@ class ReweightedWakeSleep(Objective):
     """
 
     assumes = "local sites, a story that generates its data, several particles"
+    is_bound_on = "iwelbo"
     takes_weight = False
 
     def __init__(

@@ -30,11 +30,8 @@ class WakeSleep(Objective):
     """
 
     assumes = "local sites, a story that generates its data"
+    is_bound_on = "elbo"
     takes_weight = False
-
-    @property
-    def is_elbo(self) -> bool:
-        return True
 
     def check(self, batch: TensorDict, drawn: dict[str, GuideSite]) -> None:
         refuse_global(self.sites, "wake_sleep")
