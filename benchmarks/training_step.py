@@ -21,7 +21,6 @@ from ppvae import objectives
 from ppvae.gallery import load_story
 from ppvae.nets import MLP
 from ppvae.story import local_params
-from ppvae.weights import check_pair
 
 SEED, BATCH_SIZE, STEPS, BLOCKS = 0, 100, 50, 9
 
@@ -53,8 +52,7 @@ def by_hand(x: Tensor) -> Callable[[], None]:
 def ours(name: str, x: Tensor) -> Callable[[], None]:
     story = load_story("vae", {"x": x})
     guide = ppvae.guides.build("mean_field", story, x)
-    sites = check_pair(story, guide, {"x": x})
-    loss_of = objectives.build(name, story, guide, num_rows=60_000, sites=sites)
+    loss_of = objectives.build(name, story, guide, x)
     step = _torch_step(loss_of, lambda: loss_of({"x": x}))
 
     def run() -> None:

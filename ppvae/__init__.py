@@ -9,7 +9,7 @@ Read the code in this order:
 2. `weights`     log p − log q per particle and row: the one place where story and guide meet
 3. `guides`      the amortized families, and `local`: the same families without amortization
 4. `evidence`    bounds on log p(x) and estimates of it
-5. `objectives`  the training losses, and `fit`, the loop
+5. `objectives`  the training losses, `fit`, the loop, and `estimators`, their gradients side by side
 6. `gaps`        approximation gap and amortization gap, and `compare`, the league table
 7. `diagnostics` which rows to distrust
 8. `predict`, `report`, `cli`  pictures, pages and the command line
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ppvae import data, diagnostics, evidence, guides, nets, objectives, plots
     from ppvae.compare import League, compare
     from ppvae.estimate import Estimate
+    from ppvae.estimators import EstimatorBench, estimator_bench
     from ppvae.evidence import Sandwich, bdmc, elbo, iwelbo, log_evidence
     from ppvae.export import to_arviz
     from ppvae.fit import History, fit
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "Estimate": "estimate",
+    "EstimatorBench": "estimators",
     "Gaps": "gaps",
     "History": "fit",
     "League": "compare",
@@ -48,6 +50,7 @@ _PUBLIC = {
     "compare": "compare",
     "elbo": "evidence",
     "embed": "predict",
+    "estimator_bench": "estimators",
     "fit": "fit",
     "gaps": "gaps",
     "generate": "predict",
@@ -67,6 +70,7 @@ _MODULES = ("data", "diagnostics", "evidence", "guides", "nets", "objectives", "
 
 __all__ = [
     "Estimate",
+    "EstimatorBench",
     "Gaps",
     "History",
     "League",
@@ -79,6 +83,7 @@ __all__ = [
     "diagnostics",
     "elbo",
     "embed",
+    "estimator_bench",
     "evidence",
     "fit",
     "gaps",

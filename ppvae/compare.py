@@ -34,7 +34,9 @@ def compare(
     epochs: int = 100,
     batch_size: int = 100,
     lr: float = 1e-3,
+    optimizer: str = "adam",
     objective: str = "trace_elbo",
+    objective_options: Mapping[str, Any] | None = None,
     rows: int = 100,
     evidence: str = "auto",
     num_particles: int = 1000,
@@ -57,8 +59,10 @@ def compare(
             log p(x) is the best bound that any guide gave. `own`: each guide trains a copy of the story.
         epochs: Passes over the rows of each training.
         batch_size: Rows a step.
-        lr: Adam's step size.
+        lr: The optimiser's step size.
+        optimizer: As in `fit`.
         objective: A key of `ppvae.objectives.OBJECTIVES`.
+        objective_options: As in `fit`.
         rows: Rows to measure on, the first so many of `test`.
         evidence: How log p(x) is found, see `gaps`.
         num_particles: Particles of importance sampling and k-hat.
@@ -74,8 +78,8 @@ def compare(
         ValueError: If there is no guide, an option is unknown, or story, guides and data do not fit.
     """
     check_options(
-        objective=objective, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, patience=patience,
-        val=val, device=device,
+        objective=objective, objective_options=objective_options, epochs=epochs, batch_size=batch_size,
+        optimizer=optimizer, lr=lr, seed=seed, patience=patience, val=val, device=device,
     )  # fmt: skip
     check_request(story, evidence, num_particles)
     if not guides:
@@ -90,7 +94,8 @@ def compare(
     check_data(story, batch_for(story, train))
     check_data(story, batch_for(story, measured))
     training: dict[str, Any] = {
-        "val": val, "objective": objective, "epochs": epochs, "batch_size": batch_size, "lr": lr,
+        "val": val, "objective": objective, "objective_options": objective_options, "epochs": epochs,
+        "batch_size": batch_size, "optimizer": optimizer, "lr": lr,
         "seed": seed, "device": device, "patience": patience, "progress": progress,
     }  # fmt: skip
     trained = _train_all(story, guides, train, decoder, training)

@@ -2,7 +2,8 @@ r"""The training loop: one torch optimiser over story and guide, rows in memory,
 
 __all__ = ["Callback", "History", "check_options", "fit", "resolve_device"]
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from torch import nn
 
 from ppvae import objectives
 from ppvae.data import Rows, as_rows
+from ppvae.objectives import Objective
 from ppvae.progress import stages
 from ppvae.runs import RunFolder
 from ppvae.story import check_data, local_params, one_tensor_of, seeded
-from ppvae.trainer import SCHEDULES, History, Record, Trainer
-from ppvae.weights import check_pair
+from ppvae.trainer import OPTIMIZERS, SCHEDULES, History, Record, Trainer
 
 Callback = Callable[[Record], None]
 
@@ -29,9 +30,11 @@ def fit(
     data: Any,
     *,
     val: Any = None,
-    objective: str = "trace_elbo",
+    objective: str | Objective = "trace_elbo",
+    objective_options: Mapping[str, Any] | None = None,
     epochs: int = 100,
     batch_size: int = 100,
+    optimizer: str = "adam",
     lr: float = 1e-3,
     schedule: str = "tail",
     num_particles: int = 1,
@@ -55,10 +58,13 @@ def fit(
         guide: A guide for it.
         data: Training rows, anything that `ppvae.data.as_rows` takes.
         val: Validation rows, likewise.
-        objective: A key of `ppvae.objectives.OBJECTIVES`.
+        objective: A key of `ppvae.objectives.OBJECTIVES`, or an objective made for this story and guide. Where the guide
+            leaves out discrete sites, `trace_elbo` becomes `enum_elbo`, and says so.
+        objective_options: Further arguments of the named objective, such as `{"alpha": 0.5}` or `{"beta": 4.0}`.
         epochs: Passes over the rows, at most.
         batch_size: Rows a step; a last, smaller batch is used too.
-        lr: Adam's step size.
+        optimizer: `adam`, `sgd`, `rmsprop` or `adagrad`, one over all parameters.
+        lr: Its step size; plain `sgd` wants one of its own.
         schedule: How it changes: `tail` falls to 0 over the last quarter of the epochs, which takes the noise out
             of the result; `cosine` falls throughout; `constant`.
         num_particles: Particles of each row and step.
@@ -80,23 +86,33 @@ def fit(
         ValueError: If story, guide, data or an option do not fit, or the loss stops being finite (which rows and
             sites is said).
     """
+    named = objective if isinstance(objective, str) else "trace_elbo"
     check_options(
-        objective=objective, epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule, seed=seed,
-        num_particles=num_particles, kl_warmup=kl_warmup, patience=patience, val=val, device=device,
+        objective=named, objective_options=objective_options, epochs=epochs, batch_size=batch_size,
+        optimizer=optimizer, lr=lr, schedule=schedule, seed=seed, num_particles=num_particles,
+        kl_warmup=kl_warmup, patience=patience, val=val, device=device,
     )  # fmt: skip
     if resume and (run_dir is None or not Path(run_dir).expanduser().is_dir()):
         raise ValueError(f"expected the folder of a run to go on from, got run_dir={run_dir}")
     rows, val_rows = _prepare(story, guide, as_rows(data), val, device, precision)
-    sites = check_pair(story, guide, rows.head(min(2, len(rows))).frozen(seed).batch())
-    loss_of = objectives.build(
-        objective, story, guide, num_rows=len(rows), sites=sites, num_particles=num_particles
-    )
+    options = {"num_particles": num_particles, **(objective_options or {})}
+    with seeded(seed, story):  # a baseline has weights of its own
+        loss_of = _objective(objective, story, guide, rows, options, kl_warmup)
     trainer = Trainer(
-        story, guide, rows, val_rows, loss_of, batch_size, lr, SCHEDULES[schedule], kl_warmup
+        story,
+        guide,
+        rows,
+        val_rows,
+        loss_of,
+        batch_size,
+        lr,
+        SCHEDULES[schedule],
+        kl_warmup,
+        optimizer,
     )
     settings = {
-        "objective": objective, "epochs": epochs, "batch_size": batch_size, "lr": lr, "schedule": schedule,
-        "seed": seed, "num_particles": num_particles, "kl_warmup": kl_warmup, "patience": patience,
+        "objective": loss_of.name, "objective_options": loss_of.options, "epochs": epochs, "batch_size": batch_size,
+        "optimizer": optimizer, "lr": lr, "schedule": schedule, "seed": seed, "kl_warmup": kl_warmup, "patience": patience,
         "precision": str(one_tensor_of(story).dtype), "rows": len(rows), "data": rows.name,
     }  # fmt: skip
     folder = None
@@ -126,8 +142,10 @@ def fit(
 def check_options(
     *,
     objective: str = "trace_elbo",
+    objective_options: Mapping[str, Any] | None = None,
     epochs: int = 1,
     batch_size: int = 1,
+    optimizer: str = "adam",
     lr: float = 1e-3,
     schedule: str = "tail",
     seed: int = 0,
@@ -142,9 +160,9 @@ def check_options(
     Raises:
         ValueError: Naming the option, what was expected and what came.
     """
-    if objective not in objectives.OBJECTIVES:
-        known = ", ".join(objectives.OBJECTIVES)
-        raise ValueError(f"expected an objective among {known}; got '{objective}'")
+    objectives.check_request(objective, objective_options or {})
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"expected an optimizer among {', '.join(OPTIMIZERS)}; got '{optimizer}'")
     if schedule not in SCHEDULES:
         raise ValueError(f"expected a schedule among {', '.join(SCHEDULES)}; got '{schedule}'")
     counts = {"epochs": epochs, "batch_size": batch_size, "num_particles": num_particles}
@@ -163,6 +181,47 @@ def check_options(
             + (" and val=None" if val is None else "")
         )
     resolve_device(device)
+
+
+def _objective(
+    objective: str | Objective,
+    story: nn.Module,
+    guide: nn.Module,
+    rows: Rows,
+    options: dict[str, Any],
+    kl_warmup: int,
+) -> Objective:
+    """The named objective, or the one given, once it is known to be made for these modules and rows."""
+    if isinstance(objective, str):
+        made = _build(objective, story, guide, rows, options)
+    else:
+        made = objective
+        if made.story is not story or made.guide is not guide or made.num_rows != len(rows):
+            raise ValueError(
+                f"expected an objective made for this story, this guide and {len(rows)} rows, got one for other modules "
+                f"or {made.num_rows} rows; make it with ppvae.objectives.build(name, story, guide, data)"
+            )
+        if options != {"num_particles": 1}:
+            raise ValueError(
+                f"expected no options beside an objective that is made already, got {options}; give them when it is made"
+            )
+    if kl_warmup and not made.takes_weight:
+        raise ValueError(
+            f"expected kl_warmup=0 with {made.name}, got {kl_warmup}: it has no KL term to weigh"
+        )
+    return made.to(one_tensor_of(made))
+
+
+def _build(
+    name: str, story: nn.Module, guide: nn.Module, rows: Rows, options: dict[str, Any]
+) -> Objective:
+    """The named objective; `enum_elbo` for `trace_elbo` where discrete sites are to be summed over, which is said."""
+    if name == "trace_elbo":
+        summing = objectives.EnumELBO(story, guide, rows, **options)
+        if summing.summed:
+            print(f"objective enum_elbo: {summing.summed} summed over exactly", file=sys.stderr)
+            return summing
+    return objectives.build(name, story, guide, rows, **options)
 
 
 def _same_settings(old: Record, new: Record) -> None:

@@ -1,11 +1,12 @@
 r"""Epochs of stochastic gradient ascent, their validation, and the state that a checkpoint must hold."""
 
-__all__ = ["SCHEDULES", "History", "Record", "Trainer"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "History", "Record", "Trainer"]
 
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,14 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "tail": lambda done: min(1.0, 4 * (1 - done)),
     "constant": lambda done: 1.0,
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+}
+
+# One for all parameters, fused where torch can, with torch's own settings beside the step size.
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": partial(torch.optim.Adam, fused=True),
+    "sgd": partial(torch.optim.SGD, fused=True),
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": partial(torch.optim.Adagrad, fused=True),
 }
 
 
@@ -62,6 +71,7 @@ class Trainer:
         lr: float,
         schedule: Callable[[float], float],
         kl_warmup: int,
+        optimizer: str = "adam",
     ) -> None:
         self.story, self.guide, self.rows, self.val = story, guide, rows, val
         self.loss_of, self.batch_size, self.kl_warmup = loss_of, batch_size, kl_warmup
@@ -69,7 +79,7 @@ class Trainer:
         parameters = [p for p in loss_of.parameters() if p.requires_grad]
         if not parameters:
             raise ValueError("expected a parameter to train, got a story and a guide all frozen")
-        self.optimiser = torch.optim.Adam(parameters, lr=lr, fused=True)
+        self.optimiser = OPTIMIZERS[optimizer](parameters, lr=lr)
         self.generator = torch.Generator()
         self.history = History()
         self.best_elbo = -float("inf")
@@ -118,7 +128,7 @@ class Trainer:
         seconds = time.perf_counter() - start
         plain = (
             -mean_loss
-            if kl_weight == 1.0
+            if kl_weight == 1.0 and self.loss_of.is_elbo
             else self._elbo(self.rows.head(min(1000, len(self.rows))))
         )
         return {
@@ -164,6 +174,7 @@ class Trainer:
             "best_epoch": self.history.best_epoch,
             "best_elbo": self.best_elbo,
             "best_weights": self.best_weights,
+            "objective": self.loss_of.own_state(),
             "order": self.generator.get_state(),
             "noise": torch.get_rng_state(),
         }
@@ -175,6 +186,7 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.history = History(state["records"], state["seconds"], state["best_epoch"])
         self.best_elbo, self.best_weights = state["best_elbo"], state["best_weights"]
+        self.loss_of.load_state_dict(state.get("objective", {}), strict=False)
         self.generator.set_state(state["order"])
         torch.set_rng_state(state["noise"])
 

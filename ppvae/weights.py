@@ -18,7 +18,8 @@ __all__ = [
     "score",
 ]
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +91,13 @@ def batch_for(story: nn.Module, data: Any, num_rows: int | None = None) -> Tenso
     return dict(rows.tensors)
 
 
-def draw(guide: nn.Module, batch: Batch, num_particles: int, sites: Sites) -> SampleRows:
+def draw(
+    guide: nn.Module,
+    batch: Batch,
+    num_particles: int,
+    sites: Sites,
+    around: Callable[[int | None], AbstractContextManager[Any]] = nullcontext,
+) -> SampleRows:
     """Run the guide under a plate of particles.
 
     Arguments:
@@ -98,6 +105,8 @@ def draw(guide: nn.Module, batch: Batch, num_particles: int, sites: Sites) -> Sa
         batch: Name -> `(B, *event)`.
         num_particles: S.
         sites: The story's sites under this batch.
+        around: A handler around each run of the guide: called with None where one run draws all particles, else
+            with the particle's number.
 
     Returns:
         The handler that holds what was drawn and its log density.
@@ -106,16 +115,16 @@ def draw(guide: nn.Module, batch: Batch, num_particles: int, sites: Sites) -> Sa
     dim, num_rows = sites.particle_dim, num_rows_of(batch)
     drawn = SampleRows(dim, num_particles, num_rows)
     try:
-        with local_params(guide), drawn, particle_plate(num_particles, dim):
+        with local_params(guide), around(None), drawn, particle_plate(num_particles, dim):
             run(guide, batch)
     except (RuntimeError, ValueError, IndexError):
         if hasattr(guide, "posterior"):
             raise  # made here: it knows particles
         # Somebody else's guide need not know them: one run for each, with no dimension for them.
         each = []
-        for _ in range(num_particles):
+        for particle in range(num_particles):
             each.append(SampleRows(dim, 1, num_rows))
-            with local_params(guide), each[-1]:
+            with local_params(guide), around(particle), each[-1]:
                 run(guide, batch)
         drawn = SampleRows.stacked(each)
     check_drawn(drawn, sites)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ppvae.cli import main
-from ppvae.cli.main import spread_guides
+from ppvae.cli.main import spread_lists
 from ppvae.cli.setup import parse_options
 
 TINY = ["--epochs", "1", "--rows", "4", "--particles", "100", "--device", "cpu", "--no-progress"]
@@ -133,26 +133,26 @@ def test_new_copies_a_story_that_then_passes_the_check(numbers, tmp_path, capsys
 
 
 def test_guides_may_be_spaced_repeated_or_joined_by_commas():
-    assert spread_guides(["--guides", "a", "b", "--seed", "1"]) == [
+    assert spread_lists(["--guides", "a", "b", "--seed", "1"]) == [
         "--guides",
         "a,b",
         "--seed",
         "1",
     ]
-    assert spread_guides(["--guides", "a", "--guides", "b", "c"]) == [
+    assert spread_lists(["--guides", "a", "--guides", "b", "c"]) == [
         "--guides",
         "a",
         "--guides",
         "b,c",
     ]
-    assert spread_guides(["vae", "--guides", "a,b"]) == ["vae", "--guides", "a,b"]
-    assert spread_guides(["--guides"]) == ["--guides"]
+    assert spread_lists(["vae", "--guides", "a,b"]) == ["vae", "--guides", "a,b"]
+    assert spread_lists(["--guides"]) == ["--guides"]
 
 
 def test_options_of_a_story_are_json_or_text():
     pairs = ["a=2", "b=[1, 2]", "c=word", "d=x=y", "e=true"]
     assert parse_options(pairs) == {"a": 2, "b": [1, 2], "c": "word", "d": "x=y", "e": True}
-    with pytest.raises(ValueError, match="expected --set NAME=VALUE, got 'a'"):
+    with pytest.raises(ValueError, match="expected NAME=VALUE, got 'a'"):
         parse_options(["a"])
 
 

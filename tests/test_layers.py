@@ -9,11 +9,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
-    {"story", "nets", "data", "estimate", "plots", "disk", "progress"},
+    {"story", "nets", "data", "estimate", "plots", "disk", "progress", "options"},
     {"weights", "predict"},
     {"guides"},
     {"objectives", "evidence", "diagnostics", "export"},
-    {"runs", "gaps", "trainer"},
+    {"runs", "gaps", "trainer", "gradients", "estimators"},
     {"fit"},
     {"league"},
     {"compare"},

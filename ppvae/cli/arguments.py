@@ -14,6 +14,8 @@ __all__ = [
     "Guides",
     "LearningRate",
     "Objective",
+    "ObjectiveSet",
+    "Optimizer",
     "Particles",
     "Patience",
     "Quiet",
@@ -60,9 +62,16 @@ DecoderChoice = Annotated[
     Decoder, Option("--decoder", help="One trained story for all guides, or one each.")
 ]
 Objective = Annotated[str, Option("--objective", help="Training loss; see ppvae list objectives.")]
+ObjectiveSet = Annotated[
+    list[str] | None,
+    Option(
+        "--objective-set", metavar="NAME=VALUE", help="Option of the objective; may be repeated."
+    ),
+]
 Epochs = Annotated[int, Option("--epochs", min=1, help="Passes over the training rows, at most.")]
 BatchSize = Annotated[int, Option("--batch-size", min=1, help="Rows a step.")]
-LearningRate = Annotated[float, Option("--lr", help="Step size of Adam.")]
+Optimizer = Annotated[str, Option("--optimizer", help="adam, sgd, rmsprop or adagrad.")]
+LearningRate = Annotated[float, Option("--lr", help="Step size of the optimiser.")]
 Patience = Annotated[
     int | None, Option("--patience", min=1, help="Epochs without a better validation ELBO.")
 ]

@@ -144,7 +144,9 @@ def _lines(what: Listed) -> list[tuple[str, str]]:
     if what is Listed.DATA:
         return list(DATASETS.items())
     if what is Listed.OBJECTIVES:
-        return [(name, line) for name, (_, line) in OBJECTIVES.items()]
+        return [
+            (n, f"{_first_line(o.__doc__)} (assumes {o.assumes})") for n, o in OBJECTIVES.items()
+        ]
     if what is Listed.GUIDES:
         return [(name, _first_line(family.__doc__)) for name, family in FAMILIES.items()]
     files = {name: gallery_folder() / f"{name}.py" for name in story_names()}

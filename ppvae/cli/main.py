@@ -1,6 +1,6 @@
 r"""The entry point: what was typed goes in, an exit code comes out, an error is one line."""
 
-__all__ = ["app", "main", "spread_guides"]
+__all__ = ["app", "main", "spread_lists"]
 
 import sys
 from collections.abc import Callable, Sequence
@@ -10,9 +10,12 @@ import typer
 
 from ppvae.cli import gallery, measure
 from ppvae.cli.diagnose import diagnose
+from ppvae.cli.estimators import estimators
 
 BAD_INPUT, OTHER_ERROR, INTERRUPTED = 2, 1, 130
 
+# Options that take several names.
+LISTS = ("--guides", "--objectives")
 # Pyro appends a table of shapes to errors inside a model.
 SHAPE_TABLE = "Trace Shapes:"
 # What typer raises for a wrong command line. Its place differs between typer's versions, its heirs
@@ -36,6 +39,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     measure.gaps,
     measure.evidence,
     diagnose,
+    estimators,
     gallery.check,
     gallery.generate,
     gallery.new,
@@ -56,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in typed
-    rest = spread_guides([word for word in typed if word != "--debug"])
+    rest = spread_lists([word for word in typed if word != "--debug"])
     try:
         code = app(args=rest, prog_name="ppvae", standalone_mode=False, obj=typed)
         return code if isinstance(code, int) else 0
@@ -73,15 +77,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(f"{type(error).__name__}: {error} (--debug shows the traceback)", OTHER_ERROR)
 
 
-def spread_guides(words: Sequence[str]) -> list[str]:
-    """Let one `--guides` take several names: `--guides a b` becomes `--guides a,b`."""
+def spread_lists(words: Sequence[str]) -> list[str]:
+    """Let one option take several names: `--guides a b` becomes `--guides a,b`."""
     spread: list[str] = []
     taking = False
     for word in words:
-        starts = word == "--guides"
+        starts = word in LISTS
         if word.startswith("-"):
             taking = False
-        if taking and spread[-1] != "--guides":
+        if taking and spread[-1] not in LISTS:
             spread[-1] += f",{word}"
         else:
             spread.append(word)

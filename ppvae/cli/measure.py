@@ -4,7 +4,7 @@ __all__ = ["compare", "evidence", "fit", "gaps"]
 
 import shlex
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Context, Option
 
@@ -22,6 +22,8 @@ from ppvae.cli.arguments import (
     Guides,
     LearningRate,
     Objective,
+    ObjectiveSet,
+    Optimizer,
     Particles,
     Patience,
     Quiet,
@@ -44,8 +46,10 @@ def compare(
     decoder: DecoderChoice = Decoder.SHARED,
     epochs: Epochs = 100,
     batch_size: BatchSize = 100,
+    optimizer: Optimizer = "adam",
     lr: LearningRate = 1e-3,
     objective: Objective = "trace_elbo",
+    objective_options: ObjectiveSet = None,
     patience: Patience = None,
     rows: Rows = 100,
     evidence: EvidenceChoice = "auto",
@@ -73,18 +77,19 @@ def compare(
         seed=seed, device=device,
     )  # fmt: skip
     check_request(setup.story, evidence, particles)
-    check_options(
-        objective=objective, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed,
-        patience=patience, val=setup.val, device=device,
-    )  # fmt: skip
+    training: dict[str, Any] = {
+        "objective": objective, "objective_options": parts.parse_options(objective_options),
+        "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "seed": seed,
+        "patience": patience, "device": device,
+    }  # fmt: skip
+    check_options(val=setup.val, **training)
     command = shlex.join(["ppvae", *context.obj])
     path = parts.run_path(run_dir, story, data, "compare")
     folder = RunFolder.create(path, {"command": command, "story": story, "guides": names})
     league = ppvae.compare(
         setup.story, setup.guides, setup.train, val=setup.val, test=setup.test,
-        decoder=decoder.value, epochs=epochs, batch_size=batch_size, lr=lr, objective=objective,
-        rows=rows, evidence=evidence, num_particles=particles, seed=seed, device=device,
-        patience=patience, progress=_shows_progress(no_progress),
+        decoder=decoder.value, rows=rows, evidence=evidence, num_particles=particles,
+        progress=_shows_progress(no_progress), **training,
     )  # fmt: skip
     for name, guide in league.guides.items():
         ppvae.save(folder.path / "weights" / name, league.stories[name], guide)
@@ -107,8 +112,10 @@ def fit(
     guide: Guide = "mean_field",
     epochs: Epochs = 100,
     batch_size: BatchSize = 100,
+    optimizer: Optimizer = "adam",
     lr: LearningRate = 1e-3,
     objective: Objective = "trace_elbo",
+    objective_options: ObjectiveSet = None,
     particles: Particles = 1,
     kl_warmup: Annotated[
         int, Option("--kl-warmup", min=0, help="Epochs over which the latent terms grow to 1.")
@@ -140,9 +147,10 @@ def fit(
     built = setup.guides[guide]
     try:
         history = ppvae.fit(
-            setup.story, built, setup.train, val=setup.val, objective=objective, epochs=epochs,
-            batch_size=batch_size, lr=lr, num_particles=particles, kl_warmup=kl_warmup,
-            patience=patience, seed=seed, device=device, precision=precision, run_dir=path,
+            setup.story, built, setup.train, val=setup.val, objective=objective,
+            objective_options=parts.parse_options(objective_options), epochs=epochs,
+            batch_size=batch_size, optimizer=optimizer, lr=lr, num_particles=particles,
+            kl_warmup=kl_warmup, patience=patience, seed=seed, device=device, precision=precision, run_dir=path,
             resume=resume, progress=_shows_progress(no_progress),
         )  # fmt: skip
     except KeyboardInterrupt:

@@ -1,7 +1,16 @@
 r"""What commands do before they measure: find data and story, build guides, train or load
 weights."""
 
-__all__ = ["Setup", "console", "parse_options", "prepare", "refuse_method", "run_path", "trained"]
+__all__ = [
+    "Setup",
+    "console",
+    "parse_objective",
+    "parse_options",
+    "prepare",
+    "refuse_method",
+    "run_path",
+    "trained",
+]
 
 import json
 import sys
@@ -97,12 +106,18 @@ def parse_options(pairs: Sequence[str] | None) -> dict[str, Any]:
     for pair in pairs or ():
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
-            raise ValueError(f"expected --set NAME=VALUE, got '{pair}'")
+            raise ValueError(f"expected NAME=VALUE, got '{pair}'")
         try:
             options[name] = json.loads(text)
         except json.JSONDecodeError:
             options[name] = text
     return options
+
+
+def parse_objective(text: str) -> tuple[str, dict[str, Any]]:
+    """`NAME` or `NAME:OPTION=VALUE` as a name and its options; further options follow further colons."""
+    name, *pairs = text.split(":")
+    return name, parse_options(pairs)
 
 
 def run_path(given: Path | None, story: str, data: str, what: str) -> Path:

@@ -1,6 +1,5 @@
 r"""Guides: amortized posteriors made from a story's own trace. One family a file, one row in `FAMILIES`."""
 
-import inspect
 from typing import Any
 
 from torch import nn
@@ -22,6 +21,7 @@ from ppvae.guides.nsf import NSF
 from ppvae.guides.realnvp import RealNVP
 from ppvae.guides.structured import Structured
 from ppvae.guides.vector_quantized import VectorQuantized
+from ppvae.options import refuse_unknown_options
 
 __all__ = [
     "FAMILIES",
@@ -86,22 +86,5 @@ def build(
     """
     if name not in FAMILIES:
         raise ValueError(f"expected a guide among {', '.join(FAMILIES)}; got '{name}'")
-    known = _options_of(FAMILIES[name])
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ValueError(
-            f"guide '{name}': expected options among {', '.join(known)}; got {unknown}"
-        )
+    refuse_unknown_options(f"guide '{name}'", FAMILIES[name], Guide, options)
     return FAMILIES[name](story, data, encoder=encoder, **options)
-
-
-def _options_of(family: type[Guide]) -> list[str]:
-    """Keyword arguments of a family's class and of the classes that it passes them on to."""
-    found = [
-        parameter.name
-        for cls in family.__mro__
-        if "__init__" in vars(cls) and issubclass(cls, Guide)
-        for parameter in inspect.signature(cls).parameters.values()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    ]
-    return sorted(set(found))

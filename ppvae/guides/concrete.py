@@ -40,6 +40,7 @@ class Concrete(Guide):
         E. Jang, S. Gu, B. Poole (2017). Categorical reparameterization with Gumbel-softmax.
     """
 
+    adds_to_loss = True  # training mode is not the plain ELBO
     step: Tensor
 
     def __init__(

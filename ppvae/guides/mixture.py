@@ -84,6 +84,7 @@ class DiagonalMixture(TorchDistribution):
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
     has_rsample = True
+    is_stratified = True  # particles drawn together for a gradient
 
     def __init__(self, locs: Tensor, scales: Tensor, batch_shape: Size | None = None) -> None:
         self.locs, self.scales = locs, scales

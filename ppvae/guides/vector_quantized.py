@@ -40,6 +40,7 @@ class VectorQuantized(Guide):
         A. van den Oord, O. Vinyals, K. Kavukcuoglu (2017). Neural discrete representation learning.
     """
 
+    adds_to_loss = True  # training mode is not the plain ELBO
     counts: Tensor
     sums: Tensor
 

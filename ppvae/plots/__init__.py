@@ -7,6 +7,7 @@ any global setting; save a figure with `figure.savefig(path)`.
 
 __all__ = [
     "calibration_curves",
+    "estimator_dots",
     "gap_bars",
     "image_grid",
     "khat_histogram",
@@ -18,6 +19,7 @@ __all__ = [
 ]
 
 from .calibration import calibration_curves
+from .estimators import estimator_dots
 from .gaps import gap_bars
 from .images import image_grid
 from .khat import khat_histogram

@@ -1,0 +1,92 @@
+r"""Training objectives: called on a batch, they return the loss in nats per row. One a file, one row in `OBJECTIVES`.
+
+Read in this order: `base` (the contract), `trace_elbo` and `mean_field_elbo` (Pyro's own), `draws` (along which paths
+gradients come back), `tempering` and `particles` (weights on terms, and on draws), then any objective.
+"""
+
+from typing import Any
+
+from torch import nn
+
+from ppvae.objectives.base import Objective
+from ppvae.objectives.dreg import DReG
+from ppvae.objectives.enum_elbo import EnumELBO
+from ppvae.objectives.free_bits import FreeBits
+from ppvae.objectives.iwae import IWAE
+from ppvae.objectives.mean_field_elbo import MeanFieldELBO
+from ppvae.objectives.monte_carlo_em import MonteCarloEM
+from ppvae.objectives.renyi import Renyi
+from ppvae.objectives.reweighted_wake_sleep import ReweightedWakeSleep
+from ppvae.objectives.score_function import ScoreFunction
+from ppvae.objectives.stl import StickingTheLanding
+from ppvae.objectives.trace_elbo import TraceELBO
+from ppvae.objectives.vimco import VIMCO
+from ppvae.objectives.wake_sleep import WakeSleep
+from ppvae.options import refuse_unknown_options
+
+__all__ = [
+    "IWAE",
+    "OBJECTIVES",
+    "VIMCO",
+    "DReG",
+    "EnumELBO",
+    "FreeBits",
+    "MeanFieldELBO",
+    "MonteCarloEM",
+    "Objective",
+    "Renyi",
+    "ReweightedWakeSleep",
+    "ScoreFunction",
+    "StickingTheLanding",
+    "TraceELBO",
+    "WakeSleep",
+    "build",
+    "check_request",
+]
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "trace_elbo": TraceELBO,
+    "mean_field_elbo": MeanFieldELBO,
+    "enum_elbo": EnumELBO,
+    "score_function": ScoreFunction,
+    "stl": StickingTheLanding,
+    "iwae": IWAE,
+    "dreg": DReG,
+    "vimco": VIMCO,
+    "renyi": Renyi,
+    "free_bits": FreeBits,
+    "wake_sleep": WakeSleep,
+    "reweighted_wake_sleep": ReweightedWakeSleep,
+    "monte_carlo_em": MonteCarloEM,
+}
+
+
+def build(name: str, story: nn.Module, guide: nn.Module, data: Any, **options: Any) -> Objective:
+    """Make the named objective for a story, its guide, and the rows to train on.
+
+    Arguments:
+        name: A key of `OBJECTIVES`.
+        story: The story.
+        guide: Its guide.
+        data: The training rows, anything that `ppvae.data.as_rows` takes.
+        options: Further arguments of the objective's class.
+
+    Returns:
+        The objective, with all its parameters.
+
+    Raises:
+        ValueError: If the name or an option is unknown, or story, guide and data do not suit it.
+    """
+    check_request(name, options)
+    return OBJECTIVES[name](story, guide, data, **options)
+
+
+def check_request(name: str, options: Any = ()) -> None:
+    """Refuse a name or options that there are not.
+
+    Raises:
+        ValueError: Naming those that there are.
+    """
+    if name not in OBJECTIVES:
+        raise ValueError(f"expected an objective among {', '.join(OBJECTIVES)}; got '{name}'")
+    refuse_unknown_options(f"objective '{name}'", OBJECTIVES[name], Objective, options)

@@ -1,0 +1,161 @@
+r"""The objective contract: a module that, called on a batch, returns the loss in nats per row (lower is better)."""
+
+__all__ = ["Objective", "with_gradient_of"]
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ppvae.data import as_rows
+from ppvae.objectives.draws import GuideSite, sites_drawn
+from ppvae.objectives.tempering import Tempering
+from ppvae.options import options_of
+from ppvae.story import TensorDict, local_params, measuring
+from ppvae.story.values import partly_missing
+from ppvae.weights import batch_for, check_pair
+
+NO_PATH = (
+    "expected a guide whose draws are differentiable functions of its parameters for {name}, got distributions without "
+    "rsample at the sites {sites}; use score_function or vimco, or a reparametrised distribution there"
+)
+NOT_APART = (
+    "expected a guide that draws the particles of a row independently for {name}, got one that spreads them over its "
+    "components at the sites {sites}; use iwae or stl with it, or another guide"
+)
+
+
+class Objective(nn.Module, ABC):
+    """What training descends: a loss of story and guide, made for one pair and one set of rows.
+
+    A plain module over both, so that `parameters()` are all that is to be trained: the story's, the guide's and, for
+    some, a baseline's.
+
+    Arguments:
+        story: The story.
+        guide: Its guide.
+        data: The training rows, anything that `ppvae.data.as_rows` takes: tells their number N and their sites.
+        num_particles: Particles of each row, drawn at once.
+        beta: Weight of the latent sites' terms, one for all or by site; 1 gives the bound itself.
+
+    Attributes:
+        summed: Names of the discrete sites that are summed over: the guide leaves them out, or some rows miss them.
+        assumes: What story and guide must be like, in a few words.
+        is_bound_on: `elbo` where the loss is minus the ELBO in expectation, `iwelbo` where it is minus the
+            importance-weighted bound with `num_particles`; else empty.
+        has_paths: Whether the guide's draws are differentiable functions of its parameters.
+        needs_paths: Whether they must be.
+        needs_independence: Whether the particles of a row must be drawn independently of each other.
+        min_particles: The least `num_particles` that make sense.
+        takes_weight: Whether latent terms can be weighed by anything but 1.
+
+    Raises:
+        ValueError: If story, guide and data do not fit, or an option does not suit them.
+    """
+
+    assumes: ClassVar[str]
+    is_bound_on: ClassVar[str] = ""
+    needs_paths: ClassVar[bool] = False
+    needs_independence: ClassVar[bool] = False
+    min_particles: ClassVar[int] = 1
+    takes_weight: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        story: nn.Module,
+        guide: nn.Module,
+        data: Any,
+        *,
+        num_particles: int = 1,
+        beta: float | Mapping[str, float] = 1.0,
+    ) -> None:
+        super().__init__()
+        if num_particles < self.min_particles:
+            raise ValueError(
+                f"expected num_particles of at least {self.min_particles} for {self.name}, got {num_particles}"
+            )
+        rows = as_rows(data)
+        self.story, self.guide = story, guide
+        batch = batch_for(self, rows, 2)
+        self.num_rows, self.num_particles, self.beta = len(rows), num_particles, beta
+        self.sites = check_pair(story, guide, batch)
+        with local_params(story, guide), measuring(0, story, guide):
+            drawn = sites_drawn(guide, batch, self.sites)
+        self.has_paths = all(site.has_path for site in drawn.values())
+        partly = partly_missing(story, dict(rows.tensors), self.sites)
+        self.summed = [n for n in self.sites.latent if n not in drawn] + list(partly)
+        self.tempering = Tempering(self.sites, beta, drawn)
+        if not self.takes_weight and not self.tempering.is_plain:
+            raise ValueError(
+                f"expected beta = 1 for {self.name}, got {beta}: it is no bound to be weighed"
+            )
+        if self.needs_paths:
+            self._refuse(drawn, lambda site: site.has_path, NO_PATH)
+        if self.needs_independence and num_particles > 1:
+            self._refuse(drawn, lambda site: site.is_apart, NOT_APART)
+        self.check(batch, drawn)
+
+    @abstractmethod
+    def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
+        """The loss of a batch.
+
+        Arguments:
+            batch: Name -> `(B, *event)`.
+            kl_weight: Further weight of the latent sites' terms, below 1 during warm-up.
+
+        Returns:
+            `()`, in nats per row.
+        """
+
+    def check(self, batch: TensorDict, drawn: dict[str, GuideSite]) -> None:
+        """Refuse a pair that the objective cannot serve; `drawn` is what the guide draws for two rows."""
+
+    @property
+    def is_elbo(self) -> bool:
+        """Whether minus the loss is the plain ELBO in expectation, outside warm-up."""
+        adds = getattr(self.guide, "adds_to_loss", False)
+        return self.is_bound_on == "elbo" and self.tempering.is_plain and not adds
+
+    @property
+    def name(self) -> str:
+        """What messages and run folders call it: the name of its file."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that it was made with, by name."""
+        return {name: getattr(self, name) for name in options_of(type(self), Objective)}
+
+    def own_state(self) -> TensorDict:
+        """What it learns and remembers beside story and guide, such as a baseline: name -> tensor."""
+        return {
+            k: v for k, v in self.state_dict().items() if not k.startswith(("story.", "guide."))
+        }
+
+    def own_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that are neither the story's nor the guide's."""
+        theirs = {id(p) for m in (self.story, self.guide) for p in m.parameters()}
+        return (p for p in self.parameters() if id(p) not in theirs)
+
+    def loss(self, per_row: Tensor, shared: Tensor) -> Tensor:
+        """Minus a bound: mean over the rows, and the global sites' share of one row.
+
+        Arguments:
+            per_row: `(B,)` or `(S, B)`, in nats.
+            shared: log p − log q of the global sites, `(S,)`, in nats.
+        """
+        bound = per_row.mean()
+        return -(bound + shared.mean() / self.num_rows if self.sites.global_latent else bound)
+
+    def _refuse(
+        self, drawn: dict[str, GuideSite], is_right: Callable[[GuideSite], bool], message: str
+    ) -> None:
+        wrong = sorted(name for name, site in drawn.items() if not is_right(site))
+        if wrong:
+            raise ValueError(message.format(name=self.name, sites=wrong))
+
+
+def with_gradient_of(surrogate: Tensor, value: Tensor) -> Tensor:
+    """The number `value` with the gradient of `surrogate`."""
+    return value.detach() + (surrogate - surrogate.detach())

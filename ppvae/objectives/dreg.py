@@ -1,0 +1,90 @@
+r"""DReG: IWAE's bound with a gradient that is reparametrised twice."""
+
+__all__ = ["DReG"]
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ppvae.objectives.base import Objective
+from ppvae.objectives.draws import draw_stopped
+from ppvae.objectives.particles import log_mean_exp, weigh
+from ppvae.story import Layout, SampleRows, TensorDict
+
+
+class DReG(Objective):
+    r"""IWAE's bound with an encoder gradient that is reparametrised twice,
+    :math:`\sum_k \tilde w_k^2 \, \partial_z \log w_k \, \partial_\phi z_k` at held :math:`\log q`.
+
+    The score of q in IWAE's gradient is reparametrised a second time. The story's gradient is IWAE's own, with weights
+    :math:`\tilde w_k`; the encoder's no longer drowns in noise as K grows. With weight :math:`\beta` on the latent
+    terms, :math:`(1 - \beta) \tilde w_k + \beta \tilde w_k^2` stands for :math:`\tilde w_k^2`. Arguments as for `Objective`, with one number
+    as `beta`.
+
+    Source:
+        G. Tucker, D. Lawson, S. Gu, C. J. Maddison (2019). Doubly reparameterized gradient estimators for Monte Carlo
+        objectives.
+    """
+
+    assumes = "reparametrised sites, independent particles"
+    is_bound_on = "iwelbo"
+    needs_paths = True
+    needs_independence = True
+
+    def __init__(self, story: nn.Module, guide: nn.Module, data: Any, **options: Any) -> None:
+        super().__init__(story, guide, data, **options)
+        if isinstance(self.beta, Mapping):
+            raise ValueError(
+                f"expected one number as beta for DReG, got {self.beta}; iwae takes one for each site"
+            )
+
+    def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
+        self.tempering.kl_weight = kl_weight
+        factor = _Factor()
+        free, drawn = draw_stopped(
+            self.guide, batch, self.num_particles, self.sites, one_global=True, cut=factor.cut
+        )
+        drawn = self._with_global_path(free, drawn)
+        particles = weigh(self.story, batch, self.sites, drawn, self.tempering)
+        share = particles.log_weights.detach().softmax(0)
+        beta = self.tempering.weight_of("")
+        factor.value = (1 - beta) + beta * share
+        return self.loss(log_mean_exp(particles.log_weights), particles.log_shared)
+
+    def _with_global_path(self, free: SampleRows, held: SampleRows) -> SampleRows:
+        """Global sites stand outside the logarithm: they keep their plain gradient."""
+        for name in held.by_site:
+            if not held.is_local[name]:
+                held.by_site[name] = free.by_site[name]
+                if name in free.values:
+                    held.values[name] = free.values[name]
+        return held
+
+
+class _Factor:
+    """Multiplies the gradient that comes back to each draw by a number that is known only once all are scored.
+
+    Attributes:
+        value: Of each particle and row, `(K, B)`.
+    """
+
+    value: Tensor
+
+    def cut(self, name: str, value: Tensor, layout: Layout, particle: int | None) -> Tensor:
+        """A draw as the story and the held guide see it; a global one is a constant to the held guide."""
+        if layout.row_dim is None:
+            return value.detach()
+        seen = value.clone()
+        if seen.requires_grad:
+            seen.register_hook(lambda gradient: gradient * self._beside(gradient, layout, particle))
+        return seen
+
+    def _beside(self, gradient: Tensor, layout: Layout, particle: int | None) -> Tensor:
+        """The factor in Pyro's layout: particles lead, rows at their plate's dimension."""
+        shape = [1] * gradient.dim()
+        shape[gradient.dim() - layout.event_dim + layout.row_dim] = self.value.shape[1]
+        if particle is not None:
+            return self.value[particle].reshape(shape)
+        shape[0] = self.value.shape[0]
+        return self.value.reshape(shape)

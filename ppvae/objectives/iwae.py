@@ -1,0 +1,32 @@
+r"""IWAE: the importance-weighted bound, row by row."""
+
+__all__ = ["IWAE"]
+
+from torch import Tensor
+
+from ppvae.objectives.base import Objective
+from ppvae.objectives.draws import draw_path
+from ppvae.objectives.particles import log_mean_exp, weigh
+from ppvae.story import TensorDict
+
+
+class IWAE(Objective):
+    r"""The importance-weighted bound of K particles, :math:`E \log \frac1K \sum_k w_k`, row by row.
+
+    K particles of a row share one draw of the global sites, whose :math:`\log p - \log q` stands outside the logarithm. With
+    larger K the bound is tighter, and the encoder's gradient drowns in noise: see `DReG`. Arguments as for
+    `Objective`.
+
+    Source:
+        Y. Burda, R. Grosse, R. Salakhutdinov (2016). Importance weighted autoencoders.
+    """
+
+    assumes = "reparametrised sites"
+    is_bound_on = "iwelbo"
+    needs_paths = True
+
+    def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
+        self.tempering.kl_weight = kl_weight
+        drawn = draw_path(self.guide, batch, self.num_particles, self.sites, one_global=True)
+        particles = weigh(self.story, batch, self.sites, drawn, self.tempering)
+        return self.loss(log_mean_exp(particles.log_weights), particles.log_shared)

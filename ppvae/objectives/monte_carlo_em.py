@@ -1,0 +1,85 @@
+r"""Monte Carlo EM: posterior draws by Hamiltonian Monte Carlo at every step, for small data."""
+
+__all__ = ["MonteCarloEM"]
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppvae.diagnostics.particles import log_guide_at
+from ppvae.evidence.annealed import Path
+from ppvae.evidence.coordinates import coordinates_of
+from ppvae.evidence.hmc import HMC, adapt
+from ppvae.objectives.base import Objective
+from ppvae.objectives.draws import GuideSite
+from ppvae.story import Flat, LogJoint, TensorDict, local_params
+from ppvae.weights import refuse_global
+
+FIRST_STEP_SIZE = 0.3
+
+
+class MonteCarloEM(Objective):
+    r"""Expectation-maximisation with posterior draws of Hamiltonian Monte Carlo, :math:`\log p(x, z) + \log q(z|x)`.
+
+    The E-step runs chains of Hamiltonian Monte Carlo from the guide's own draws, in coordinates where the guide is a standard normal;
+    the M-step moves the story, and the guide follows the chains. Costs `num_moves * num_leapfrog` gradients of the
+    story a step. Other arguments as for `Objective`, with `beta` 1; the particles are the chains of a row.
+
+    Arguments:
+        num_moves: Transitions of each chain in a step.
+        num_leapfrog: Leapfrog steps of a transition.
+
+    Raises:
+        ValueError: If a site is discrete or global, or there is no move.
+
+    Source:
+        G. C. G. Wei, M. A. Tanner (1990). A Monte Carlo implementation of the EM algorithm and the poor man's data
+        augmentation algorithms.
+    """
+
+    assumes = "continuous local sites; small data"
+    takes_weight = False
+
+    def __init__(
+        self,
+        story: nn.Module,
+        guide: nn.Module,
+        data: Any,
+        *,
+        num_moves: int = 5,
+        num_leapfrog: int = 5,
+        **options: Any,
+    ) -> None:
+        if num_moves < 1 or num_leapfrog < 1:
+            raise ValueError(
+                f"expected at least one move and one leapfrog step, got {num_moves} and {num_leapfrog}"
+            )
+        super().__init__(story, guide, data, **options)
+        self.num_moves, self.num_leapfrog = num_moves, num_leapfrog
+        self.hmc = HMC(num_leapfrog)
+        self.flat = Flat(self.sites.local_latent)
+        self.register_buffer("log_step_size", torch.tensor(FIRST_STEP_SIZE).log())
+
+    def check(self, batch: TensorDict, drawn: dict[str, GuideSite]) -> None:
+        refuse_global(self.sites, "monte_carlo_em")
+
+    def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
+        log_joint = LogJoint(self.story, batch, self.sites)
+        latents = self._posterior_draws(batch, log_joint)
+        log_guide = log_guide_at(self.guide, batch, latents, self.sites)
+        return -(log_joint(latents) + log_guide).mean()
+
+    def _posterior_draws(self, batch: TensorDict, log_joint: LogJoint) -> TensorDict:
+        """The ends of the chains, site -> `(S, B, *row)`, without gradients."""
+        with torch.no_grad(), local_params(self.guide):
+            where = coordinates_of(self.guide, batch, self.sites)
+            target = Path(log_joint, self.flat, where).log_target
+            like = next(iter(batch.values()))
+            eps = torch.randn(self.num_particles, where.num_rows, where.dim).to(like)
+            for _ in range(self.num_moves):
+                step_size = self.log_step_size.exp().expand(where.num_rows).to(like)
+                eps, accept = self.hmc.step(target, eps, step_size)
+                if self.training:
+                    self.log_step_size.copy_(adapt(step_size, accept).log().mean())
+            return self.flat.unpack(where.push(eps)[0])[0]

@@ -1,0 +1,70 @@
+r"""Reweighted wake-sleep: importance weights make both of wake-sleep's steps point at the posterior."""
+
+__all__ = ["ReweightedWakeSleep"]
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ppvae.objectives.base import Objective, with_gradient_of
+from ppvae.objectives.draws import GuideSite, draw_detached
+from ppvae.objectives.dreams import asleep
+from ppvae.objectives.particles import log_mean_exp, weigh
+from ppvae.story import TensorDict
+from ppvae.weights import refuse_global
+
+
+class ReweightedWakeSleep(Objective):
+    r"""Wake-sleep with importance weights, :math:`\sum_k \tilde w_k \log p(x, z_k)` for the story and
+    :math:`\sum_k \tilde w_k \log q(z_k|x)` for the guide.
+
+    The story's step is IWAE's. The guide's aims at the posterior of the data's own rows (wake), of rows that the story dreams
+    (sleep), or of both. As K grows the guide's step gets better, not noisier. The loss is minus IWAE's bound.
+    Other arguments as for `Objective`, with `beta` 1.
+
+    Arguments:
+        sleep_share: Share of the guide's step that comes from dreams, 0 to 1; 0 is wake-wake.
+
+    Raises:
+        ValueError: If `sleep_share` lies outside [0, 1], or there are global latent sites.
+
+    Source:
+        J. Bornschein, Y. Bengio (2015). Reweighted wake-sleep.
+        T. A. Le, A. R. Kosiorek, N. Siddharth, Y. W. Teh, F. Wood (2019). Revisiting reweighted wake-sleep for models with
+        stochastic control flow.
+    """
+
+    assumes = "local sites, a story that generates its data, several particles"
+    is_bound_on = "iwelbo"
+    takes_weight = False
+
+    def __init__(
+        self,
+        story: nn.Module,
+        guide: nn.Module,
+        data: Any,
+        *,
+        sleep_share: float = 0.5,
+        **options: Any,
+    ) -> None:
+        if not 0 <= sleep_share <= 1:
+            raise ValueError(f"expected sleep_share between 0 and 1, got {sleep_share}")
+        nn.Module.__init__(self)
+        self.sleep_share = sleep_share
+        super().__init__(story, guide, data, **options)
+
+    def check(self, batch: TensorDict, drawn: dict[str, GuideSite]) -> None:
+        refuse_global(self.sites, "reweighted_wake_sleep")
+        if self.sleep_share:
+            asleep(self.story, self.guide, batch, self.sites)
+
+    def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
+        drawn = draw_detached(self.guide, batch, self.num_particles, self.sites)
+        particles = weigh(self.story, batch, self.sites, drawn, self.tempering)
+        share = particles.log_weights.detach().softmax(0)
+        awake = particles.log_joint + (1 - self.sleep_share) * drawn.local
+        steps = (share * awake).sum(0).mean()
+        if self.sleep_share:
+            dreams = asleep(self.story, self.guide, batch, self.sites)
+            steps = steps + self.sleep_share * dreams.mean()
+        return with_gradient_of(-steps, -log_mean_exp(particles.log_weights).mean())

@@ -1,0 +1,51 @@
+r"""VIMCO: IWAE's bound for sites without a path, each particle's signal set against the others'."""
+
+__all__ = ["VIMCO"]
+
+import math
+
+import torch
+from torch import Tensor
+
+from ppvae.objectives.base import Objective
+from ppvae.objectives.draws import draw_detached
+from ppvae.objectives.particles import log_mean_exp, weigh
+from ppvae.story import TensorDict
+
+
+class VIMCO(Objective):
+    r"""IWAE's bound by score function, :math:`\sum_k (\hat L - \hat L^{-k}) \nabla \log q(z_k|x) + \nabla \hat L`.
+
+    :math:`\hat L^{-k}` is the bound with particle k's weight replaced by the geometric mean of the others': a baseline
+    that costs nothing and cannot see particle k. Global sites keep their path. Arguments as for `Objective`, with at
+    least two particles.
+
+    Source:
+        A. Mnih, D. J. Rezende (2016). Variational inference for Monte Carlo objectives.
+    """
+
+    assumes = "independent particles, at least two; any local sites, reparametrised global ones"
+    is_bound_on = "iwelbo"
+    needs_independence = True
+    min_particles = 2
+
+    def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
+        self.tempering.kl_weight = kl_weight
+        drawn = draw_detached(self.guide, batch, self.num_particles, self.sites, one_global=True)
+        particles = weigh(self.story, batch, self.sites, drawn, self.tempering)
+        bound = log_mean_exp(particles.log_weights)
+        with torch.no_grad():
+            signal = bound - without_each(particles.log_weights)
+        value = self.loss(bound, particles.log_shared)
+        score = self.loss((signal * drawn.local).sum(0), particles.log_shared.detach())
+        return value + (score - score.detach())
+
+
+def without_each(log_w: Tensor) -> Tensor:
+    """The bound with each particle's weight in turn replaced by the geometric mean of the others', `(K, B)`, in nats."""
+    num = len(log_w)
+    others = (log_w.sum(0) - log_w) / (num - 1)
+    nothing = torch.full_like(log_w[:1], -torch.inf)
+    before = torch.cat([nothing, log_w.logcumsumexp(0)[:-1]])
+    after = torch.cat([nothing, log_w.flip(0).logcumsumexp(0)[:-1]]).flip(0)
+    return torch.logaddexp(torch.logaddexp(before, after), others) - math.log(num)

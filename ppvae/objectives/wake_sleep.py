@@ -1,0 +1,47 @@
+r"""Wake-sleep: the story learns from real rows, the guide from rows that the story dreams."""
+
+__all__ = ["WakeSleep"]
+
+import torch
+from torch import Tensor
+
+from ppvae.objectives.base import Objective, with_gradient_of
+from ppvae.objectives.draws import GuideSite
+from ppvae.objectives.dreams import asleep
+from ppvae.objectives.particles import weigh
+from ppvae.story import TensorDict
+from ppvae.weights import draw, refuse_global
+
+
+class WakeSleep(Objective):
+    r"""Story learns from data, guide from dreams, :math:`E_q \log p(x, z)` and
+    :math:`E_p \log q(z|x)`.
+
+    The guide's step is no gradient of the ELBO: it covers the posteriors of rows that the story generates, rather
+    than fit into those of the data. It needs neither a path nor a baseline. The loss is minus the ELBO. Arguments as for `Objective`, with
+    `beta` 1.
+
+    Raises:
+        ValueError: If there are global latent sites: a dream has a value of its own for them.
+
+    Source:
+        G. E. Hinton, P. Dayan, B. J. Frey, R. M. Neal (1995). The wake-sleep algorithm for unsupervised neural
+        networks.
+    """
+
+    assumes = "local sites, a story that generates its data"
+    is_bound_on = "elbo"
+    takes_weight = False
+
+    def check(self, batch: TensorDict, drawn: dict[str, GuideSite]) -> None:
+        refuse_global(self.sites, "wake_sleep")
+        asleep(self.story, self.guide, batch, self.sites)
+
+    def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
+        with torch.no_grad():
+            drawn = draw(self.guide, batch, self.num_particles, self.sites)
+        particles = weigh(self.story, batch, self.sites, drawn, self.tempering)
+        steps = (
+            particles.log_joint.mean() + asleep(self.story, self.guide, batch, self.sites).mean()
+        )
+        return with_gradient_of(-steps, -particles.log_weights.mean())
