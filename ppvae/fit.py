@@ -18,6 +18,7 @@ from ppvae.progress import stages
 from ppvae.runs import RunFolder
 from ppvae.story import check_data, local_params, one_tensor_of, seeded
 from ppvae.trainer import OPTIMIZERS, SCHEDULES, History, Record, Trainer
+from ppvae.weights import summed_sites
 
 Callback = Callable[[Record], None]
 
@@ -216,11 +217,10 @@ def _build(
     name: str, story: nn.Module, guide: nn.Module, rows: Rows, options: dict[str, Any]
 ) -> Objective:
     """The named objective; `enum_elbo` for `trace_elbo` where discrete sites are to be summed over, which is said."""
-    if name == "trace_elbo":
-        summing = objectives.EnumELBO(story, guide, rows, **options)
-        if summing.summed:
-            print(f"objective enum_elbo: {summing.summed} summed over exactly", file=sys.stderr)
-            return summing
+    summed = summed_sites(story, guide, rows)
+    if name == "trace_elbo" and summed:
+        name = "enum_elbo"
+        print(f"objective enum_elbo: {summed} summed over exactly", file=sys.stderr)
     return objectives.build(name, story, guide, rows, **options)
 
 

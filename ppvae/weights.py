@@ -16,6 +16,7 @@ __all__ = [
     "row_chunks",
     "row_slices",
     "score",
+    "summed_sites",
 ]
 
 from collections.abc import Callable, Iterator
@@ -42,6 +43,7 @@ from ppvae.story import (
     num_rows_of,
     one_tensor_of,
     particle_plate,
+    partly_missing,
     run,
     seeded,
     sites_of,
@@ -282,6 +284,22 @@ def check_pair(story: nn.Module, guide: nn.Module, batch: Batch) -> Sites:
     with torch.no_grad(), evaluating(story), evaluating(guide), seeded(0, story, guide):
         score(story, guide, few, 1, sites=sites)
     return sites
+
+
+def summed_sites(story: nn.Module, guide: nn.Module, data: Any) -> list[str]:
+    """Names of the discrete sites that scoring sums over: the guide leaves them out, or some rows miss them.
+
+    Arguments:
+        story: The story.
+        guide: Its guide.
+        data: Rows, anything that `ppvae.data.as_rows` takes.
+    """
+    batch = batch_for(story, data)
+    few = batch if getattr(guide, "is_local", False) else {k: v[:2] for k, v in batch.items()}
+    sites = check_pair(story, guide, few)
+    with torch.no_grad(), measuring(0, story, guide):
+        drawn = draw(guide, few, 1, sites).values
+    return [n for n in sites.latent if n not in drawn] + list(partly_missing(story, batch, sites))
 
 
 def refuse_global(sites: Sites, what: str) -> None:

@@ -13,8 +13,7 @@ from ppvae.objectives.draws import GuideSite, sites_drawn
 from ppvae.objectives.tempering import Tempering
 from ppvae.options import options_of
 from ppvae.story import TensorDict, local_params, measuring
-from ppvae.story.values import partly_missing
-from ppvae.weights import batch_for, check_pair
+from ppvae.weights import batch_for, check_pair, summed_sites
 
 NO_PATH = (
     "expected a guide whose draws are differentiable functions of its parameters for {name}, got distributions without "
@@ -83,8 +82,7 @@ class Objective(nn.Module, ABC):
         with local_params(story, guide), measuring(0, story, guide):
             drawn = sites_drawn(guide, batch, self.sites)
         self.has_paths = all(site.has_path for site in drawn.values())
-        partly = partly_missing(story, dict(rows.tensors), self.sites)
-        self.summed = [n for n in self.sites.latent if n not in drawn] + list(partly)
+        self.summed = summed_sites(story, guide, rows)
         self.tempering = Tempering(self.sites, beta, drawn)
         if not self.takes_weight and not self.tempering.is_plain:
             raise ValueError(

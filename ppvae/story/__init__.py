@@ -26,7 +26,7 @@ from ppvae.story.program import (
 from ppvae.story.relaxable import LinearBernoulli, LinearOneHot
 from ppvae.story.score import LogJoint, log_joint
 from ppvae.story.sites import DATA_PLATE, Layout, Site, Sites
-from ppvae.story.values import check_data, check_drawn
+from ppvae.story.values import check_data, check_drawn, partly_missing
 
 __all__ = [
     "DATA_PLATE",
@@ -60,6 +60,7 @@ __all__ = [
     "observe",
     "one_tensor_of",
     "particle_plate",
+    "partly_missing",
     "run",
     "scale_rows",
     "seeded",
