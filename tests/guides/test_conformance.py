@@ -3,6 +3,7 @@ r"""Every guide on every story: supports, shapes, densities, gradients, state, p
 import pyro
 import pytest
 import torch
+from families import CONTINUOUS, NEEDS_SEVERAL_SITES, NEEDS_TWO, pairs
 from pyro.infer import Trace_ELBO
 from stories import CASES, rows_of
 
@@ -11,29 +12,7 @@ from ppvae.story import local_params, log_joint, observe, scale_rows, sites_of
 from ppvae.weights import check_pair, score
 
 NUM_ROWS, NUM_PARTICLES = 12, 5
-ONE_NUMBER = {"log_normal", "heavy_tail", "unit_interval", "scalar", "global", "global_plate"}
-ONE_NUMBER |= {"covariate"}
-NEEDS_TWO = {"iaf", "nsf", "realnvp"}
-SEVERAL_SITES = {"two_sites", "inner_auto", "inner_explicit", "deep_plates", "hierarchical"}
-SEVERAL_SITES |= {"chain", "names"}
-NEEDS_SEVERAL_SITES = {"structured", "ladder"}
-# Guides of discrete sites have their own tests, in test_discrete.py and test_vector_quantized.py.
-CONTINUOUS = [
-    f
-    for f in guides.FAMILIES
-    if f not in ("enumerated", "categorical", "concrete", "vector_quantized")
-]
-
-
-def suits(case, family):
-    """Whether a family takes a story."""
-    if family in NEEDS_SEVERAL_SITES:
-        return case in SEVERAL_SITES
-    return not (case in ONE_NUMBER and family in NEEDS_TWO)
-
-
-PAIRS = [(case, family) for case in CASES for family in CONTINUOUS if suits(case, family)]
-every_pair = pytest.mark.parametrize(("name", "family"), PAIRS)
+every_pair = pytest.mark.parametrize(("name", "family"), pairs(*CASES))
 amortized_or_local = pytest.mark.parametrize("local", [False, True], ids=["amortized", "local"])
 
 
@@ -104,11 +83,8 @@ def test_the_gradient_reaches_every_parameter(name, family, local):
     assert len(pyro.get_param_store()) == 0
 
 
-@pytest.mark.parametrize("family", CONTINUOUS)
-@pytest.mark.parametrize("name", ["log_normal", "bounded", "positive", "chain"])
+@pytest.mark.parametrize(("name", "family"), pairs("log_normal", "bounded", "positive", "chain"))
 def test_the_posterior_integrates_to_one(name, family):
-    if not suits(name, family):
-        pytest.skip("needs more latent numbers or sites")
     _, batch, guide = made(name, family)
     batch = {k: v[:2] for k, v in batch.items()}
     # Splines have kinks, on which the rule converges slowly.
@@ -128,11 +104,8 @@ def test_the_posterior_integrates_to_one(name, family):
         torch.testing.assert_close(total, torch.ones_like(total), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("family", CONTINUOUS)
-@pytest.mark.parametrize("name", ["bounded", "simplex", "chain"])
+@pytest.mark.parametrize(("name", "family"), pairs("bounded", "simplex", "chain"))
 def test_draws_have_the_mean_that_the_density_says(name, family):
-    if not suits(name, family):
-        pytest.skip("needs several sites")
     torch.manual_seed(0)
     _, batch, guide = made(name, family)
     with torch.no_grad():

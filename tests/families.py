@@ -1,0 +1,25 @@
+r"""Which family of guides takes which of the test stories."""
+
+from ppvae.guides import FAMILIES
+
+ONE_NUMBER = {"log_normal", "heavy_tail", "unit_interval", "scalar", "global", "global_plate"}
+ONE_NUMBER |= {"covariate"}
+NEEDS_TWO = {"iaf", "nsf", "realnvp"}
+SEVERAL_SITES = {"two_sites", "inner_auto", "inner_explicit", "deep_plates", "hierarchical"}
+SEVERAL_SITES |= {"chain", "names"}
+NEEDS_SEVERAL_SITES = {"structured", "ladder"}
+# Guides of discrete sites have tests of their own: test_discrete.py and test_vector_quantized.py.
+DISCRETE = {"enumerated", "categorical", "concrete", "vector_quantized"}
+CONTINUOUS = [family for family in FAMILIES if family not in DISCRETE]
+
+
+def suits(case: str, family: str) -> bool:
+    """Whether a family of continuous sites takes a story."""
+    if family in NEEDS_SEVERAL_SITES:
+        return case in SEVERAL_SITES
+    return not (case in ONE_NUMBER and family in NEEDS_TWO)
+
+
+def pairs(*cases: str) -> list[tuple[str, str]]:
+    """Every pair of a story and a family that takes it."""
+    return [(case, family) for case in cases for family in CONTINUOUS if suits(case, family)]
