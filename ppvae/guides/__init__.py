@@ -18,8 +18,10 @@ from ppvae.guides.low_rank import LowRank
 from ppvae.guides.mean_field import MeanField
 from ppvae.guides.mixture import Mixture
 from ppvae.guides.nsf import NSF
+from ppvae.guides.planar import Planar
 from ppvae.guides.realnvp import RealNVP
 from ppvae.guides.structured import Structured
+from ppvae.guides.sylvester import Sylvester
 from ppvae.guides.vector_quantized import VectorQuantized
 from ppvae.options import refuse_unknown_options
 
@@ -40,8 +42,10 @@ __all__ = [
     "LowRank",
     "MeanField",
     "Mixture",
+    "Planar",
     "RealNVP",
     "Structured",
+    "Sylvester",
     "VectorQuantized",
     "build",
     "localize",
@@ -56,6 +60,8 @@ FAMILIES: dict[str, type[Guide]] = {
     "iaf": IAF,
     "realnvp": RealNVP,
     "nsf": NSF,
+    "planar": Planar,
+    "sylvester": Sylvester,
     "mixture": Mixture,
     "structured": Structured,
     "ladder": Ladder,

@@ -87,8 +87,8 @@ def test_the_gradient_reaches_every_parameter(name, family, local):
 def test_the_posterior_integrates_to_one(name, family):
     _, batch, guide = made(name, family)
     batch = {k: v[:2] for k, v in batch.items()}
-    # Splines have kinks, on which the rule converges slowly.
-    num_nodes, tolerance = (301, 1e-3) if family == "nsf" else (101, 1e-4)
+    # Splines have kinks and planar steps sharp bends, on which the rule converges slowly.
+    num_nodes, tolerance = {"nsf": (301, 1e-3), "planar": (201, 2e-3)}.get(family, (101, 1e-4))
     for one in (guide, guide.local(batch)):
         with torch.no_grad():
             q = one.posterior(batch)
