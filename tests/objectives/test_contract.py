@@ -18,7 +18,7 @@ from ppvae.objectives import OBJECTIVES
 from ppvae.story import local_params, measuring
 
 PARTICLES = 3
-STORIES = ("hierarchical", "deep_plates", "global_plate", "covariate", "several_observed")
+STORIES = ("hierarchical", "deep_plates", "global_plate")
 
 
 @pytest.fixture(scope="module")
@@ -101,20 +101,16 @@ def test_the_reported_elbo_is_plain_under_beta(digits):
     assert record["elbo"] == pytest.approx(float(plain.value), abs=1.0)
 
 
-def test_beta_presses_the_code_and_free_bits_keep_it(digits):
+def test_beta_presses_the_code(digits):
     bits = {}
-    for name, options in (
-        ("trace_elbo", {"beta": 30.0}),
-        ("free_bits", {"beta": 30.0, "floor": 2.0}),
-    ):
+    for beta in (0.1, 30.0):
         story, guide, rows = deepcopy(digits)
         ppvae.fit(
-            story, guide, rows, objective=name, objective_options=options, epochs=25, batch_size=25, lr=0.01,
+            story, guide, rows, objective_options={"beta": beta}, epochs=10, batch_size=25, lr=0.03,
             progress=False,
         )  # fmt: skip
-        bits[name] = float(ppvae.diagnostics.kl_by_site(story, guide, rows).total.mean().value)
-    assert bits["trace_elbo"] < 0.3
-    assert 1.0 < bits["free_bits"] < 3.0
+        bits[beta] = float(ppvae.diagnostics.kl_by_site(story, guide, rows).total.mean().value)
+    assert bits[30.0] < 0.3 < 1.0 < bits[0.1]
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop", "adagrad"])
