@@ -22,16 +22,19 @@ from ppvae.story import seeded
 
 SEED, EPOCHS, BATCH_SIZE, LR = 0, 12, 100, 1e-3
 PARTICLES, TEST_ROWS, TEST_PARTICLES = (1, 5, 50), 1000, 5000
+SETTINGS = ("seed", "epochs", "batch_size", "lr", "train_rows", "test_rows", "test_particles")
 RESULTS = Path(__file__).parent / "results" / "iwae_on_mnist.json"
 RUNS = Path("runs") / "iwae_on_mnist"
 
 
 def pair(rows: ppvae.data.Rows) -> tuple[nn.Module, nn.Module]:
     """The paper's networks, the same start for every k."""
+    few = rows.batch(slice(100))
+    num_pixels = few["x"].shape[1]
     with seeded(SEED):
-        story = load_story("vae", rows.batch(slice(100)), latent_dim=50)
-        story.decoder = MLP(50, 784, activation=nn.Tanh)
-        encoder = MLP(784, 200, (200,), activation=nn.Tanh, activate_last=True)
+        story = load_story("vae", few, latent_dim=50)
+        story.decoder = MLP(50, num_pixels, activation=nn.Tanh)
+        encoder = MLP(num_pixels, 200, (200,), activation=nn.Tanh, activate_last=True)
         return story, ppvae.guides.build("mean_field", story, rows, encoder=encoder)
 
 
@@ -66,7 +69,12 @@ def main(
         "threads": torch.get_num_threads(), "k": {},
     }  # fmt: skip
     if results.exists():
-        found["k"] = json.loads(results.read_text())["k"]
+        before = json.loads(results.read_text())
+        if any(before[key] != found[key] for key in SETTINGS):
+            raise ValueError(
+                f"expected the settings of {results}, got others; remove it to begin anew"
+            )
+        found["k"] = before["k"]
     for k in particles:
         if str(k) in found["k"]:
             continue

@@ -23,3 +23,39 @@ def test_aevb_by_pyro_svi_raises_the_elbo() -> None:
     finally:
         pyro.clear_param_store()
     assert found["after"] > found["before"] + 10
+
+
+def test_reparametrisation_beats_the_score_function_by_the_baselines_share() -> None:
+    bench = _example("gradient_estimators").main(epochs=1, repeats=20)
+    plain, average, path, stl = (
+        bench.row(name, "heads").variance
+        for name in ("score function, none", "score function, average", "trace_elbo", "stl")
+    )
+    assert plain > 5 * average > 5 * path
+    assert path > stl
+    assert "steps for one" in _example("gradient_estimators").table(bench)
+
+
+def test_the_two_forms_of_the_elbo_agree_and_miss_the_kl() -> None:
+    found = _example("two_forms_of_the_elbo").main(particles=400)
+    gap = found["difference of the two"]
+    assert abs(float(gap.value)) < 4 * float(gap.std_error)
+    whole, log_p = found["ELBO + KL(q || p(z|x))"], found["log p(x), exact"]
+    assert abs(float(whole.value - log_p.value)) < 4 * float(whole.std_error)
+    assert float(found["KL(q || p(z|x)), exact"].value) > 0.05
+
+
+def test_iwae_is_measured_for_each_number_of_particles_and_taken_up_where_it_stopped(
+    tmp_path: Path,
+) -> None:
+    example = _example("iwae_on_mnist")
+    few = {
+        "epochs": 1, "test_rows": 20, "test_particles": 50, "data": "digits",
+        "results": tmp_path / "found.json", "runs": tmp_path / "runs",
+    }  # fmt: skip
+    first = example.main(particles=(1,), **few)
+    written = (tmp_path / "found.json").read_text()
+    both = example.main(particles=(1, 5), **few)
+    assert list(both["k"]) == ["1", "5"] and both["k"]["1"] == first["k"]["1"]
+    assert both["k"]["5"]["log_p"] >= both["k"]["5"]["elbo"]
+    assert "log_p_by_row" in written and len(example.table(both).splitlines()) == 3

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ppvae.objectives.base import Objective
+from ppvae.objectives.baselines import BASELINES
 from ppvae.objectives.dreg import DReG
 from ppvae.objectives.enum_elbo import EnumELBO
 from ppvae.objectives.free_bits import FreeBits
@@ -25,6 +26,7 @@ from ppvae.objectives.wake_sleep import WakeSleep
 from ppvae.options import refuse_unknown_options
 
 __all__ = [
+    "BASELINES",
     "IWAE",
     "OBJECTIVES",
     "VIMCO",

@@ -43,6 +43,9 @@ class NoBaseline(Baseline):
 class DecayingAverage(Baseline):
     """The mean signal of the steps before, each step counting 0.9 times the next."""
 
+    total: Tensor
+    weight: Tensor
+
     def __init__(self, batch: TensorDict, masked: list[str]) -> None:
         super().__init__(batch, masked)
         like = next(iter(batch.values()))

@@ -32,7 +32,7 @@ def asleep(story: nn.Module, guide: nn.Module, batch: TensorDict, sites: Sites) 
             "expected a story that generates what it is shown, got an adopted model, which observes its data itself; "
             "write it as a story, or use another objective"
         )
-    rows = simulate(story, num_rows_of(batch), **covariates)
+    rows = simulate(story, num_rows_of(batch), seed=None, **covariates)
     dreamt = {k: v if k in covariates else missing_as(rows[k], v) for k, v in batch.items()}
     latents = {name: rows[name].unsqueeze(0) for name in sites.latent}
     return log_guide_at(guide, dreamt, latents, sites).squeeze(0)

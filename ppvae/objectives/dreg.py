@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ppvae.evidence.bounds import log_mean_exp
 from ppvae.objectives.base import Objective
 from ppvae.objectives.draws import draw_stopped
-from ppvae.objectives.particles import log_mean_exp, weigh
+from ppvae.objectives.particles import weigh
 from ppvae.story import Layout, SampleRows, TensorDict
 
 
@@ -50,7 +51,7 @@ class DReG(Objective):
         share = particles.log_weights.detach().softmax(0)
         beta = self.tempering.weight_of("")
         factor.value = (1 - beta) + beta * share
-        return self.loss(log_mean_exp(particles.log_weights), particles.log_shared)
+        return self.loss(log_mean_exp(particles.log_weights, 0), particles.log_shared)
 
     def _with_global_path(self, free: SampleRows, held: SampleRows) -> SampleRows:
         """Global sites stand outside the logarithm: they keep their plain gradient."""
@@ -75,15 +76,15 @@ class _Factor:
         """A draw as the story and the held guide see it; a global one is a constant to the held guide."""
         if layout.row_dim is None:
             return value.detach()
-        seen = value.clone()
+        seen, rows = value.clone(), value.dim() - layout.event_dim + layout.row_dim
         if seen.requires_grad:
-            seen.register_hook(lambda gradient: gradient * self._beside(gradient, layout, particle))
+            seen.register_hook(lambda gradient: gradient * self._beside(gradient, rows, particle))
         return seen
 
-    def _beside(self, gradient: Tensor, layout: Layout, particle: int | None) -> Tensor:
-        """The factor in Pyro's layout: particles lead, rows at their plate's dimension."""
+    def _beside(self, gradient: Tensor, rows: int, particle: int | None) -> Tensor:
+        """The factor in Pyro's layout: particles lead, the rows stand at dimension `rows`."""
         shape = [1] * gradient.dim()
-        shape[gradient.dim() - layout.event_dim + layout.row_dim] = self.value.shape[1]
+        shape[rows] = self.value.shape[1]
         if particle is not None:
             return self.value[particle].reshape(shape)
         shape[0] = self.value.shape[0]

@@ -4,9 +4,10 @@ __all__ = ["IWAE"]
 
 from torch import Tensor
 
+from ppvae.evidence.bounds import log_mean_exp
 from ppvae.objectives.base import Objective
 from ppvae.objectives.draws import draw_path
-from ppvae.objectives.particles import log_mean_exp, weigh
+from ppvae.objectives.particles import weigh
 from ppvae.story import TensorDict
 
 
@@ -29,4 +30,4 @@ class IWAE(Objective):
         self.tempering.kl_weight = kl_weight
         drawn = draw_path(self.guide, batch, self.num_particles, self.sites, one_global=True)
         particles = weigh(self.story, batch, self.sites, drawn, self.tempering)
-        return self.loss(log_mean_exp(particles.log_weights), particles.log_shared)
+        return self.loss(log_mean_exp(particles.log_weights, 0), particles.log_shared)

@@ -38,8 +38,9 @@ class MonteCarloEM(Objective):
         augmentation algorithms.
     """
 
-    assumes = "continuous local sites; small data"
+    assumes = "continuous local sites, small data"
     takes_weight = False
+    log_step_size: Tensor
 
     def __init__(
         self,

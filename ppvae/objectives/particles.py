@@ -1,8 +1,7 @@
 r"""Particles and their weights, row by row and with gradients: what the bounds of this folder are made of."""
 
-__all__ = ["Particles", "log_mean_exp", "weigh"]
+__all__ = ["Particles", "weigh"]
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -54,8 +53,3 @@ def weigh(
     return Particles(
         log_p, tempering.of_guide(drawn), log_p_shared - tempering.of_guide_shared(drawn)
     )
-
-
-def log_mean_exp(log_w: Tensor) -> Tensor:
-    """log of the mean weight of each row, `(S, B)` to `(B,)`, in nats."""
-    return log_w.logsumexp(0) - math.log(len(log_w))

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ppvae.evidence.bounds import log_mean_exp
 from ppvae.objectives.base import Objective
 from ppvae.objectives.draws import draw_path
-from ppvae.objectives.particles import log_mean_exp, weigh
+from ppvae.objectives.particles import weigh
 from ppvae.story import TensorDict
 
 
@@ -45,5 +46,5 @@ class Renyi(Objective):
         drawn = draw_path(self.guide, batch, self.num_particles, self.sites, one_global=True)
         particles = weigh(self.story, batch, self.sites, drawn, self.tempering)
         log_w, order = particles.log_weights, 1 - self.alpha
-        bound = log_mean_exp(order * log_w) / order if order else log_w
+        bound = log_mean_exp(order * log_w, 0) / order if order else log_w
         return self.loss(bound, particles.log_shared)

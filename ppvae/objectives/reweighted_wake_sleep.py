@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ppvae.evidence.bounds import log_mean_exp
 from ppvae.objectives.base import Objective, with_gradient_of
 from ppvae.objectives.draws import GuideSite, draw_detached
 from ppvae.objectives.dreams import asleep
-from ppvae.objectives.particles import log_mean_exp, weigh
+from ppvae.objectives.particles import weigh
 from ppvae.story import TensorDict
 from ppvae.weights import refuse_global
 
@@ -67,4 +68,4 @@ class ReweightedWakeSleep(Objective):
         if self.sleep_share:
             dreams = asleep(self.story, self.guide, batch, self.sites)
             steps = steps + self.sleep_share * dreams.mean()
-        return with_gradient_of(-steps, -log_mean_exp(particles.log_weights).mean())
+        return with_gradient_of(-steps, -log_mean_exp(particles.log_weights, 0).mean())

@@ -50,8 +50,8 @@ class Tempering(Messenger):
 
     def weight_of(self, name: str) -> float:
         """How often the latent site's terms count."""
-        by_site = isinstance(self.beta, Mapping)
-        return self.kl_weight * (self.beta.get(name, 1.0) if by_site else self.beta)
+        beta = self.beta
+        return self.kl_weight * (beta.get(name, 1.0) if isinstance(beta, Mapping) else beta)
 
     def of_guide(self, drawn: SampleRows) -> Tensor:
         """log q(z | x) with its weights, `(S, B)`, in nats."""

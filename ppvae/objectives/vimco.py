@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from ppvae.evidence.bounds import log_mean_exp
 from ppvae.objectives.base import Objective
 from ppvae.objectives.draws import draw_detached
-from ppvae.objectives.particles import log_mean_exp, weigh
+from ppvae.objectives.particles import weigh
 from ppvae.story import TensorDict
 
 
@@ -33,7 +34,7 @@ class VIMCO(Objective):
         self.tempering.kl_weight = kl_weight
         drawn = draw_detached(self.guide, batch, self.num_particles, self.sites, one_global=True)
         particles = weigh(self.story, batch, self.sites, drawn, self.tempering)
-        bound = log_mean_exp(particles.log_weights)
+        bound = log_mean_exp(particles.log_weights, 0)
         with torch.no_grad():
             signal = bound - without_each(particles.log_weights)
         value = self.loss(bound, particles.log_shared)
