@@ -46,6 +46,7 @@ def fit(
     precision: str = "auto",
     run_dir: str | Path | None = None,
     resume: bool = False,
+    config: Mapping[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> History:
@@ -77,6 +78,7 @@ def fit(
         precision: `auto` (the story's own), `float32` or `float64`.
         run_dir: Folder for config, metrics and checkpoints; must be empty or absent unless `resume`.
         resume: Go on from the newest checkpoint in `run_dir`.
+        config: What else `config.json` in `run_dir` is to say, anything that JSON holds.
         callbacks: Called with each epoch's record.
         progress: Show a progress bar on a terminal.
 
@@ -118,7 +120,7 @@ def fit(
     }  # fmt: skip
     folder = None
     if run_dir is not None:
-        folder = RunFolder.create(run_dir, {"fit": settings}, resume=resume)
+        folder = RunFolder.create(run_dir, {**(config or {}), "fit": settings}, resume=resume)
         _same_settings(folder.config.get("fit", settings), settings)
     with local_params(story, guide, loss_of), pyro.validation_enabled(False), seeded(seed, story):
         trainer.generator.manual_seed(seed)

@@ -14,6 +14,7 @@ from ppvae.cli import main
 from ppvae.cli.main import spread_lists
 from ppvae.cli.setup import parse_options
 
+GALLERY = Path(__file__).parents[1] / "models"
 TINY = ["--epochs", "1", "--rows", "4", "--particles", "100", "--device", "cpu", "--no-progress"]
 
 
@@ -80,6 +81,29 @@ def test_fit_then_gaps_and_evidence_from_its_weights(numbers, capsys):
     assert "training first" not in shown.err
     assert main(["evidence", *rest, "--method", "exact"]) == 0
     assert "nats per row on 4 test rows, exact" in capsys.readouterr().out
+
+
+def test_the_folder_of_a_run_is_enough_from_anywhere(numbers, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.py").write_text((GALLERY / "factor_analysis.py").read_text())
+    typed = ["fit", "mine.py:FactorAnalysis", "--data", numbers, "--guide", "full_rank"]
+    rest = ["--set", "latent_dim=1", "--epochs", "1", "--run-dir", "run", "--no-progress"]
+    assert main([*typed, *rest]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    capsys.readouterr()
+    assert main(["gaps", "../run", *TINY]) == 0
+    shown = capsys.readouterr()
+    assert "over 4 rows" in shown.out and "training first" not in shown.err
+    assert main(["gaps", "../run", *TINY, "--guide", "mean_field"]) == 2  # what is typed wins
+    assert "expected in ../run/guide.safetensors" in capsys.readouterr().err
+
+
+def test_a_folder_that_no_fit_wrote_is_refused(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert main(["diagnose", "empty"]) == 2
+    assert "a folder that ppvae fit wrote, got 'empty'" in capsys.readouterr().err
+    assert main(["fit", "empty"]) == 2  # a run is no story to train
+    assert "expected a story among" in capsys.readouterr().err
 
 
 def test_a_run_goes_on_where_it_stopped(numbers, tmp_path):

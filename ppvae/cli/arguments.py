@@ -42,7 +42,11 @@ class Decoder(StrEnum):
 
 
 Story = Annotated[
-    str, Argument(help="A story of the gallery, or a file: my_story.py, my_story.py:ClassName.")
+    str,
+    Argument(
+        help="A story of the gallery, a file (my_story.py, my_story.py:ClassName), or, where there is --weights, the "
+        "folder of a run: it stands for the story, data, guide and weights of ppvae fit."
+    ),
 ]
 Data = Annotated[str, Option("--data", help="A data set by name, or the path of a file.")]
 DataRoot = Annotated[Path | None, Option("--data-root", help="Folder of the data sets.")]

@@ -37,9 +37,15 @@ def diagnose(
     simulations: Annotated[
         int, Option("--simulations", min=2, help="Rows simulated for calibration.")
     ] = 1000,
+    reference: Annotated[
+        int, Option("--reference", min=0, help="Rows to hold against reference chains.")
+    ] = 0,
     figure: Annotated[
         Path | None,
         Option("--figure", help="Where to save the page of figures (.png, .pdf, .svg)."),
+    ] = None,
+    table: Annotated[
+        Path | None, Option("--table", help="Where to save what was found row by row (.csv).")
     ] = None,
     epochs: Epochs = 100,
     batch_size: BatchSize = 100,
@@ -55,8 +61,11 @@ def diagnose(
     from ppvae.cli import setup as parts
     from ppvae.diagnostics import diagnose as run
 
-    if figure is not None and figure.suffix not in (".png", ".pdf", ".svg"):
-        raise ValueError(f"expected --figure to end in .png, .pdf or .svg, got '{figure}'")
+    for option, path, suffixes in (
+        ("--figure", figure, (".png", ".pdf", ".svg")), ("--table", table, (".csv",)),
+    ):  # fmt: skip
+        if path is not None and path.suffix not in suffixes:
+            raise ValueError(f"expected {option} to end in {', '.join(suffixes)}, got '{path}'")
     setup = parts.prepare(
         story, data, [guide], data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
@@ -69,10 +78,14 @@ def diagnose(
     measured = setup.test.head(min(rows, len(setup.test)))
     found = run(
         setup.story, built, measured,
-        num_particles=particles, num_simulations=simulations, seed=seed,
+        num_particles=particles, num_simulations=simulations, reference_rows=reference, seed=seed,
     )  # fmt: skip
     out = parts.console()
     out.print(found)
+    if table is not None and found.rows is not None:
+        table.parent.mkdir(parents=True, exist_ok=True)
+        found.rows.to_pandas().to_csv(table)
+        out.print(f"rows: {table}", highlight=False, soft_wrap=True)
     if figure is not None:
         figure.parent.mkdir(parents=True, exist_ok=True)
         found.figure().savefig(figure, dpi=160)

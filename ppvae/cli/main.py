@@ -11,6 +11,7 @@ import typer
 from ppvae.cli import gallery, measure
 from ppvae.cli.diagnose import diagnose
 from ppvae.cli.estimators import estimators
+from ppvae.cli.run import recall
 
 BAD_INPUT, OTHER_ERROR, INTERRUPTED = 2, 1, 130
 
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in typed
     rest = spread_lists([word for word in typed if word != "--debug"])
     try:
+        rest = recall(rest, COMMANDS)
         code = app(args=rest, prog_name="ppvae", standalone_mode=False, obj=typed)
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):

@@ -133,9 +133,10 @@ def fit(
     options: Set = None,
     no_progress: Quiet = False,
 ) -> None:
-    """Train a story with one guide; the weights go to the run folder."""
+    """Train a story with one guide; the weights go to the run folder, which other commands take."""
     import ppvae
     from ppvae.cli import setup as parts
+    from ppvae.cli.run import remember
 
     if resume and run_dir is None:
         raise ValueError("expected --run-dir with --resume: the folder to go on from")
@@ -145,13 +146,16 @@ def fit(
     )  # fmt: skip
     path = parts.run_path(run_dir, story, data, "fit")
     built = setup.guides[guide]
+    told = remember(
+        story, data=data, guide=guide, binarize=binarize, data_root=data_root, options=options
+    )
     try:
         history = ppvae.fit(
             setup.story, built, setup.train, val=setup.val, objective=objective,
             objective_options=parts.parse_options(objective_options), epochs=epochs,
             batch_size=batch_size, optimizer=optimizer, lr=lr, num_particles=particles,
             kl_warmup=kl_warmup, patience=patience, seed=seed, device=device, precision=precision, run_dir=path,
-            resume=resume, progress=_shows_progress(no_progress),
+            resume=resume, config={"setup": told}, progress=_shows_progress(no_progress),
         )  # fmt: skip
     except KeyboardInterrupt:
         print(f"the last checkpoint is kept: go on with --resume --run-dir {path}", file=sys.stderr)

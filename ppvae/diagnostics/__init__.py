@@ -4,6 +4,7 @@ r"""On which rows is the posterior wrong, how wrong, and in which direction: one
 diagnostic                 sees                                          cannot see
 =========================  ============================================  ==============================
 `khat`                     tails of the guide too thin, row by row       a guide too wide, a lost mode
+`by_row`                   the same, with nats lost and direction        a lost mode
 `sbc`                      shift and scale of each latent number         errors that cancel over rows
 `coverage`                 regions too small or too large, jointly       a guide that ignores the row
 `tarp`                     any of these, jointly                         which of them it is
@@ -14,10 +15,11 @@ diagnostic                 sees                                          cannot 
 `posterior_predictive_check`  a story unlike the data                    most errors of the guide
 =========================  ============================================  ==============================
 
-`diagnose` runs all but the reference in one go. Calibration is measured on rows simulated from the story: it
+`diagnose` runs all in one go. Calibration is measured on rows simulated from the story: it
 judges the guide as the story's posterior, whatever the data.
 """
 
+from ppvae.diagnostics.by_row import by_row
 from ppvae.diagnostics.collapse import ActiveUnits, active_units
 from ppvae.diagnostics.coverage import Coverage, coverage
 from ppvae.diagnostics.diagnose import Diagnosis, diagnose
@@ -36,6 +38,7 @@ from ppvae.diagnostics.predictive import (
     prior_predictive_check,
 )
 from ppvae.diagnostics.reference import Reference, reference_posterior
+from ppvae.diagnostics.rows import ByRow
 from ppvae.diagnostics.sbc import SBC, sbc
 from ppvae.diagnostics.surgery import Surgery, mutual_information
 from ppvae.diagnostics.tarp import tarp
@@ -43,6 +46,7 @@ from ppvae.diagnostics.tarp import tarp
 __all__ = [
     "SBC",
     "ActiveUnits",
+    "ByRow",
     "Coverage",
     "Diagnosis",
     "Distance",
@@ -52,6 +56,7 @@ __all__ = [
     "Reference",
     "Surgery",
     "active_units",
+    "by_row",
     "coverage",
     "diagnose",
     "distance_to_reference",

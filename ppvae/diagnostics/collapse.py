@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ppvae.diagnostics.finding import Finding, Verdict
+from ppvae.diagnostics.finding import Finding, Verdict, number_names
 from ppvae.estimate import Estimate
+from ppvae.plots import unit_bars
 from ppvae.predict import embed
 from ppvae.weights import batch_for, check_pair, refuse_global
 
@@ -62,6 +65,16 @@ class ActiveUnits:
         share = self.num_active / self.num_units
         return Finding(
             "active units, share", share, 0.0, "all of them", self.verdict, advice[self.verdict]
+        )
+
+    def figure(self, axes: Axes | None = None) -> Figure:
+        """A bar for each latent number; `axes`: where, else a new figure."""
+        shapes = {name: v.value.shape for name, v in self.variance.items()}
+        values = torch.cat([v.value.flatten() for v in self.variance.values()])
+        errors = torch.cat([v.std_error.flatten() for v in self.variance.values()])
+        label = "variance of posterior mean (site's unit, squared)"
+        return unit_bars(
+            number_names(shapes), values, errors, self.threshold, label=label, axes=axes
         )
 
 

@@ -6,10 +6,13 @@ numbers, so that a wrong correlation shows too. A guide that ignores the row and
 
 __all__ = ["Coverage", "coverage"]
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ppvae.diagnostics.finding import Finding, Verdict
@@ -18,8 +21,11 @@ from ppvae.diagnostics.sbc import ALPHA
 from ppvae.diagnostics.simulated import simulate_pairs
 from ppvae.diagnostics.uniformity import LEVEL, Ranks, rank_among
 from ppvae.estimate import Estimate
+from ppvae.plots import calibration_curves
 from ppvae.story import measuring
 from ppvae.weights import draw
+
+CHANCE = (math.pi / 32) ** 0.5  # mean distance of a Brownian bridge from 0
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Coverage:
 
     @property
     def calibration_error(self) -> float:
-        """Mean distance of coverage and level, 0 to 1/2; about 0.3 / sqrt(N) for the exact posterior."""
+        """Mean distance of coverage and level, 0 to 1/2; about 0.31 / sqrt(N) by chance."""
         return float((self.coverage - self.levels).abs().mean())
 
     @property
@@ -69,26 +75,38 @@ class Coverage:
         return "fail" if self.p_value < ALPHA else "pass"
 
     @property
-    def finding(self) -> Finding:
-        """Mean of coverage less level."""
-        name = (
-            "expected coverage, less level"
-            if self.method != "tarp"
-            else "TARP coverage, less level"
-        )
-        excess, advice = self.excess, ""
-        if self.verdict == "fail":
-            advice = "the guide's regions are off: try a larger family, or train longer"
-            if self.method != "tarp":
-                sure = (
-                    "too small: the guide is too sure"
-                    if float(excess.value) < 0
-                    else "too large: the guide is too wide"
-                )
-                advice = f"regions {sure}; try a larger family, or train longer"
-        return Finding(
-            name, float(excess.value), float(excess.std_error),
-            f"p >= {ALPHA}, got {self.p_value:.2g}", self.verdict, advice,
+    def findings(self) -> tuple[Finding, Finding]:
+        """Mean of coverage less level, and the calibration error."""
+        name = "TARP coverage" if self.method == "tarp" else "expected coverage"
+        excess, chance = self.excess, CHANCE / self.ranks.num_simulations**0.5
+        return (
+            Finding(
+                f"{name}, less level", float(excess.value), float(excess.std_error),
+                f"p >= {ALPHA}, got {self.p_value:.2g}", self.verdict, self._advice(),
+            ),
+            Finding(
+                f"{name}, calibration error", self.calibration_error, float("nan"),
+                f"none; {chance:.3f} by chance", "none",
+            ),
+        )  # fmt: skip
+
+    def _advice(self) -> str:
+        if self.verdict == "pass":
+            return ""
+        what = "the guide's regions are off"
+        if self.method != "tarp":
+            sure = float(self.excess.value) < 0
+            what = "regions " + (
+                "too small: the guide is too sure" if sure else "too large: the guide is too wide"
+            )
+        return f"{what}; try a larger family, or train longer"
+
+    def figure(self, axes: Axes | None = None) -> Figure:
+        """The curve less the diagonal, with its band; `axes`: where, else a new figure."""
+        title = "TARP" if self.method == "tarp" else "Expected coverage, highest density"
+        return calibration_curves(
+            self.levels, {"coverage": self.coverage}, self.band(), title=title,
+            level_label="credibility", axes=axes,
         )  # fmt: skip
 
 

@@ -3,111 +3,89 @@ r"""All diagnostics of one story and guide: a table of verdicts, and a page of f
 __all__ = ["Diagnosis", "diagnose"]
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pandas as pd
 from matplotlib.figure import Figure
-from rich.console import Console
+from rich.console import Group
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
+from ppvae.diagnostics.by_row import by_row
 from ppvae.diagnostics.collapse import ActiveUnits, active_units
 from ppvae.diagnostics.coverage import Coverage, coverage
-from ppvae.diagnostics.finding import Finding, Verdict
-from ppvae.diagnostics.khat import effective_sample_size, khat, khat_threshold
+from ppvae.diagnostics.distance import Distance, distance_to_reference
+from ppvae.diagnostics.finding import Finding, Verdict, as_text
 from ppvae.diagnostics.kl import KLBySite, kl_by_site
-from ppvae.diagnostics.page import draw_page
-from ppvae.diagnostics.predictive import PredictiveCheck, posterior_predictive_check
+from ppvae.diagnostics.page import Panel, draw_page
+from ppvae.diagnostics.predictive import (
+    EXTREME,
+    PredictiveCheck,
+    Statistic,
+    posterior_predictive_check,
+    prior_predictive_check,
+)
+from ppvae.diagnostics.reference import Reference, reference_posterior
+from ppvae.diagnostics.rows import ByRow
 from ppvae.diagnostics.sbc import SBC, sbc
 from ppvae.diagnostics.surgery import Surgery, mutual_information
 from ppvae.diagnostics.tarp import tarp
-from ppvae.weights import batch_for, check_pair, log_weights
+from ppvae.plots import tail_dots
+from ppvae.weights import batch_for, check_pair
 
 T = TypeVar("T")
-GOOD_SHARE, BAD_SHARE = 0.05, 0.2
-SURGERY_ROWS, SURGERY_PARTICLES = 300, 2
+SURGERY_PARTICLES = 2
 UNKNOWN = float("nan")
+TITLE = "Diagnosis: is the guide the story's posterior?"
 ORDER: dict[Verdict, int] = {"fail": 0, "warn": 1, "pass": 2, "none": 3}
 
 
 @dataclass(frozen=True)
-class Weights:
-    """k-hat and what else the importance weights of each row tell, `(B,)`.
-
-    Arguments:
-        khat: Pareto k-hat, dimensionless.
-        ess: Effective sample size, in particles.
-        log_evidence: log p(x) by importance sampling, a lower bound in mean, in nats.
-        num_particles: Particles behind each.
-    """
-
-    khat: Tensor
-    ess: Tensor
-    log_evidence: Tensor
-    num_particles: int
-
-    @property
-    def findings(self) -> tuple[Finding, Finding]:
-        """Share of rows not to be trusted, and the effective share of the particles."""
-        threshold = khat_threshold(self.num_particles)
-        share = float((self.khat > threshold).double().mean())
-        error = math.sqrt(share * (1 - share) / len(self.khat))
-        verdict: Verdict = "fail" if share > BAD_SHARE else "warn" if share > GOOD_SHARE else "pass"
-        advice = "the guide's tails are too thin on these rows: try a larger family, or guide.local for them"
-        ess = (self.ess.double() / self.num_particles).median()
-        return (
-            Finding(
-                f"rows with k-hat > {threshold:.2f}, share", share, error,
-                f"<= {GOOD_SHARE}", verdict, "" if verdict == "pass" else advice,
-            ),
-            Finding("effective share of particles, median row", float(ess), UNKNOWN, "none; 1 is best", "none"),
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
 class Diagnosis:
-    """What each diagnostic found; a part is None where it could not be measured, and `reasons` says why.
+    """What each diagnostic found; a part is None where it was not measured, and `reasons` says why.
 
     Arguments:
-        weights: k-hat, row by row.
+        rows: k-hat, loss and direction, row by row.
+        reference: Chains of the posterior of a few rows.
+        distance: How far the guide lies from them.
         sbc: Ranks of each latent number.
         coverage: Coverage of the highest-density regions.
         tarp: Coverage by distances to random points.
         units: Activity of each latent number.
-        kl: Cost of each latent site, in nats.
         surgery: Information about the row, and the aggregate posterior's distance from the prior.
-        predictive: Statistics of the data among replicates.
-        reasons: Diagnostic -> why it could not be measured.
+        kl: Cost of each latent site, in nats.
+        posterior: Statistics of the data among replicates of the posterior.
+        prior: The same among rows that the story generates.
+        reasons: Diagnostic -> why it was not measured.
     """
 
-    weights: Weights | None
+    rows: ByRow | None
+    reference: Reference | None
+    distance: Distance | None
     sbc: SBC | None
     coverage: Coverage | None
     tarp: Coverage | None
     units: ActiveUnits | None
-    kl: KLBySite | None
     surgery: Surgery | None
-    predictive: PredictiveCheck | None
+    kl: KLBySite | None
+    posterior: PredictiveCheck | None
+    prior: PredictiveCheck | None
     reasons: dict[str, str]
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """The table, line by line."""
         lines: list[Finding] = []
-        if self.weights is not None:
-            lines += self.weights.findings
-        lines += [part.finding for part in (self.sbc, self.coverage, self.tarp, self.units) if part]
-        if self.surgery is not None:
-            lines += self.surgery.findings
-        if self.kl is not None:
-            for name, cost in self.kl.sites.items():
-                mean = cost.mean()
-                value, error = float(mean.value), float(mean.std_error)
-                lines.append(Finding(f"KL of site {name}, nats", value, error, "none", "none"))
-        if self.predictive is not None:
-            lines += self.predictive.findings
+        for part in (
+            self.rows, self.reference, self.distance, self.sbc, self.coverage, self.tarp, self.units,
+            self.surgery, self.kl, self.posterior, self.prior,
+        ):  # fmt: skip
+            if isinstance(part, Reference | Distance | SBC | ActiveUnits):
+                lines.append(part.finding)
+            elif part is not None:
+                lines += part.findings
         for name, reason in self.reasons.items():
             lines.append(Finding(name, UNKNOWN, UNKNOWN, "not measured", "none", reason))
         return tuple(lines)
@@ -122,17 +100,28 @@ class Diagnosis:
         return pd.DataFrame([vars(f) for f in self.findings]).set_index("name")
 
     def figure(self) -> Figure:
-        """One page: failing rows, calibration, latent numbers in use, predictive checks."""
-        weights = None
-        if self.weights is not None:
-            threshold = khat_threshold(self.weights.num_particles)
-            weights = (self.weights.khat, self.weights.log_evidence, threshold)
-        return draw_page(weights, self.sbc, self.coverage, self.tarp, self.units, self.predictive)
+        """One page: which rows fail, how much and where to; calibration; what is in use, and the story itself."""
+        panels: list[Panel] = []
+        if self.rows is not None:
+            rows = self.rows
+            panels += [
+                lambda axes: rows.figure(axes=axes),
+                lambda axes: rows.loss_figure(axes),
+                lambda axes: rows.direction_figure(axes),
+            ]
+        parts = (self.sbc, self.coverage, self.tarp, self.units, self.kl)
+        panels += [part.figure for part in parts if part is not None]
+        checks = [check for check in (self.posterior, self.prior) if check is not None]
+        dots = {f"{c.kind}, {name}": worst for c in checks for name, worst in c.worst.items()}
+        if dots:
+            panels.append(lambda axes: tail_dots(dots, EXTREME, axes=axes))
+        return draw_page(panels, TITLE)
 
-    def __rich__(self) -> Table:
-        table = Table(
-            title="Diagnosis: is the guide the story's posterior?", caption="± one standard error"
-        )
+    def __rich__(self) -> Group:
+        return Group(self._table(), *([] if self.rows is None else [self.rows]))
+
+    def _table(self) -> Table:
+        table = Table(title=TITLE, caption="± one standard error")
         for head in ("diagnostic", "value", "threshold", "verdict", "what to try next"):
             table.add_column(head, justify="right" if head == "value" else "left")
         colours = {"pass": "green", "warn": "yellow", "fail": "bold red", "none": "dim"}
@@ -144,10 +133,7 @@ class Diagnosis:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=160, color_system=None)
-        with console.capture() as captured:
-            console.print(self)
-        return captured.get()
+        return as_text(self)
 
 
 def diagnose(
@@ -158,9 +144,11 @@ def diagnose(
     num_particles: int = 1000,
     num_simulations: int = 1000,
     num_replicates: int = 200,
+    reference_rows: int = 0,
+    statistics: Mapping[str, Statistic] | None = None,
     seed: int = 0,
 ) -> Diagnosis:
-    """Run every diagnostic that needs no reference chains, and say what to try next.
+    """Run every diagnostic, and say what to try next.
 
     Arguments:
         story: The story, trained.
@@ -168,7 +156,9 @@ def diagnose(
         data: Rows, anything that `ppvae.data.as_rows` takes; a few hundred tell most.
         num_particles: Particles of each row behind k-hat.
         num_simulations: Rows simulated for each calibration diagnostic.
-        num_replicates: Data sets of the predictive check.
+        num_replicates: Data sets of each predictive check.
+        reference_rows: The first so many rows are held against reference chains, seconds each; 0 for none.
+        statistics: As in `posterior_predictive_check`.
         seed: Seed of everything.
 
     Returns:
@@ -182,41 +172,36 @@ def diagnose(
     check_pair(story, guide, batch)
     reasons: dict[str, str] = {}
 
-    def measured(name: str, run: Callable[[], T]) -> T | None:
+    def measured(name: str, run: Callable[..., T], *given: Any, **options: Any) -> T | None:
         try:
-            return run()
+            return run(*given, **options, seed=seed)
         except ValueError as reason:
             reasons[name] = str(reason)
             return None
 
-    size: dict[str, Any] = {"num_simulations": num_simulations, "seed": seed}
-    few = {k: v[:SURGERY_ROWS] for k, v in batch.items()}
+    def distance(reference: Reference, seed: int) -> Distance:
+        return distance_to_reference(guide, reference, seed=seed)
+
+    pair = (story, guide, batch)
+    size = {"num_simulations": num_simulations}
+    check = {"num_replicates": num_replicates, "statistics": statistics}
+    few = range(min(reference_rows, len(next(iter(batch.values())))))
+    reference = None
+    if few:
+        reference = measured(
+            "reference chains", reference_posterior, story, batch, rows=few, guide=guide
+        )
     return Diagnosis(
-        weights=measured("k-hat", lambda: _weights(story, guide, batch, num_particles, seed)),
-        sbc=measured("SBC", lambda: sbc(story, guide, batch, **size)),
-        coverage=measured("expected coverage", lambda: coverage(story, guide, batch, **size)),
-        tarp=measured("TARP", lambda: tarp(story, guide, batch, **size)),
-        units=measured("active units", lambda: active_units(story, guide, batch, seed=seed)),
-        kl=measured("KL by site", lambda: kl_by_site(story, guide, batch, seed=seed)),
-        surgery=measured(
-            "I(x; z)",
-            lambda: mutual_information(
-                story, guide, few, num_particles=SURGERY_PARTICLES, seed=seed
-            ),
-        ),
-        predictive=measured(
-            "posterior predictive",
-            lambda: posterior_predictive_check(
-                story, guide, batch, num_replicates=num_replicates, seed=seed
-            ),
-        ),
+        rows=measured("k-hat", by_row, *pair, num_particles=num_particles),
+        reference=reference,
+        distance=reference and measured("distance to the reference", distance, reference),
+        sbc=measured("SBC", sbc, *pair, **size),
+        coverage=measured("expected coverage", coverage, *pair, **size),
+        tarp=measured("TARP", tarp, *pair, **size),
+        units=measured("active units", active_units, *pair),
+        surgery=measured("I(x; z)", mutual_information, *pair, num_particles=SURGERY_PARTICLES),
+        kl=measured("KL by site", kl_by_site, *pair),
+        posterior=measured("posterior predictive", posterior_predictive_check, *pair, **check),
+        prior=measured("prior predictive", prior_predictive_check, story, batch, **check),
         reasons=reasons,
     )
-
-
-def _weights(
-    story: nn.Module, guide: nn.Module, batch: dict[str, Tensor], num_particles: int, seed: int
-) -> Weights:
-    log_w = log_weights(story, guide, batch, num_particles, seed=seed)
-    log_evidence = log_w.logsumexp(0) - math.log(num_particles)
-    return Weights(khat(log_w), effective_sample_size(log_w), log_evidence, num_particles)

@@ -1,11 +1,16 @@
 r"""What a diagnostic says in one line: a number, its error, the bar it is held to, and what to do."""
 
-__all__ = ["Finding", "Verdict"]
+__all__ = ["Finding", "Verdict", "as_text", "number_names"]
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import product
+from typing import Any, Literal
+
+from rich.console import Console
 
 Verdict = Literal["pass", "warn", "fail", "none"]
+WIDTH = 160
 
 
 @dataclass(frozen=True)
@@ -31,3 +36,20 @@ class Finding:
     def __str__(self) -> str:
         line = f"{self.name}: {self.value:.3g} ± {self.std_error:.2g} ({self.threshold}): {self.verdict}"
         return f"{line}; {self.advice}" if self.advice else line
+
+
+def number_names(shapes: Mapping[str, Sequence[int]]) -> list[str]:
+    """Names of the latent numbers of a row: `site[index]`, or the site's own where it is one number."""
+    names = []
+    for name, shape in shapes.items():
+        indices = product(*(range(size) for size in shape))
+        names += [f"{name}[{','.join(map(str, i))}]" if i else name for i in indices]
+    return names
+
+
+def as_text(table: Any) -> str:
+    """What `rich` prints, in plain characters."""
+    console = Console(width=WIDTH, color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()

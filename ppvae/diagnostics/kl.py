@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
+from ppvae.diagnostics.finding import Finding, number_names
 from ppvae.diagnostics.particles import chunks, log_prob_by_site
 from ppvae.estimate import Estimate
+from ppvae.plots import unit_bars
 from ppvae.story import Layout, Sites, TensorDict, measuring, num_rows_of
 from ppvae.story.sites import is_bookkeeping
 from ppvae.weights import batch_for, check_pair, draw, refuse_global
@@ -34,6 +38,28 @@ class KLBySite:
     sites: dict[str, Estimate]
     numbers: dict[str, Estimate]
     total: Estimate
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Mean cost of each site over the rows."""
+        lines = []
+        for name, cost in self.sites.items():
+            mean = cost.mean()
+            value, error = float(mean.value), float(mean.std_error)
+            lines.append(Finding(f"KL of site {name}, nats", value, error, "none", "none"))
+        return tuple(lines)
+
+    def figure(self, axes: Axes | None = None) -> Figure:
+        """A bar for each latent number, or for each site where none splits; `axes`: where, else a new figure."""
+        costs = self.numbers or {name: cost.mean() for name, cost in self.sites.items()}
+        names = number_names({name: cost.value.shape for name, cost in costs.items()})
+        values = torch.cat([cost.value.flatten() for cost in costs.values()])
+        errors = torch.cat([cost.std_error.flatten() for cost in costs.values()])
+        return unit_bars(
+            names, values, errors, None, label="KL(q(z | x) || p(z)), mean row (nats)",
+            title="What each latent number costs" if self.numbers else "What each latent site costs",
+            axes=axes,
+        )  # fmt: skip
 
 
 def kl_by_site(

@@ -19,11 +19,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.particles import chunks, inputs_of, missing_as, replicate
 from ppvae.estimate import Estimate
+from ppvae.plots import tail_dots
 from ppvae.story import TensorDict, check_data, measuring, num_rows_of, simulate
 from ppvae.weights import CHUNK_NUMBERS, batch_for, check_pair, draw_all, numbers_per_row
 
@@ -90,14 +93,29 @@ class PredictiveCheck:
         return "fail" if "fail" in self.verdicts.values() else "pass"
 
     @property
+    def worst(self) -> dict[str, tuple[float, float]]:
+        """Of each statistic the tail probability furthest from one half, with its standard error."""
+        found = {}
+        for name, p in self.tail_probability.items():
+            at = int((p.value - 0.5).abs().argmax())
+            found[name] = (float(p.value.flatten()[at]), float(p.std_error.flatten()[at]))
+        return found
+
+    def figure(self, axes: Axes | None = None) -> Figure:
+        """Where each statistic of the data lies among its replicates; `axes`: where, else a new figure."""
+        title = f"{self.kind.capitalize()} predictive checks"
+        return tail_dots(self.worst, EXTREME, title=title, axes=axes)
+
+    @property
     def findings(self) -> tuple[Finding, ...]:
         """One line a statistic: the tail probability furthest from one half."""
         lines = []
-        for name, p in self.tail_probability.items():
-            worst = int((p.value - 0.5).abs().argmax())
-            value, error = float(p.value.flatten()[worst]), float(p.std_error.flatten()[worst])
+        for name, (value, error) in self.worst.items():
             side = "more" if value < 0.5 else "less"
-            advice = f"the data have {side} of it than rows of the story: try another likelihood or prior"
+            first = (
+                "mend the guide if calibration failed, else " if self.kind == "posterior" else ""
+            )
+            advice = f"the data have {side} of it than rows of the story: {first}try another likelihood or prior"
             verdict = self.verdicts[name]
             lines.append(
                 Finding(

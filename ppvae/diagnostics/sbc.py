@@ -12,16 +12,18 @@ __all__ = ["SBC", "Quantity", "sbc"]
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ppvae.diagnostics.finding import Finding, Verdict
+from ppvae.diagnostics.finding import Finding, Verdict, number_names
 from ppvae.diagnostics.particles import chunks, log_prob_by_site
 from ppvae.diagnostics.simulated import Simulated, simulate_pairs
 from ppvae.diagnostics.uniformity import Ranks, rank_among
+from ppvae.plots import calibration_curves
 from ppvae.story import Sites, TensorDict, measuring
 from ppvae.weights import draw_all
 
@@ -91,6 +93,14 @@ class SBC:
             self.verdict,
             advice,
         )
+
+    def figure(self, axes: Axes | None = None) -> Figure:
+        """Distribution functions of the ranks less the diagonal, with their band; `axes`: where, else a new figure."""
+        curves = dict(zip(self.ranks.names, self.ranks.ecdf, strict=True))
+        return calibration_curves(
+            self.ranks.levels, curves, self.ranks.band(), title="SBC: ranks of the truth",
+            level_label="rank", axes=axes,
+        )  # fmt: skip
 
 
 def sbc(
@@ -187,10 +197,7 @@ def _log_likelihood(story: nn.Module, sites: Sites) -> Quantity:
 
 
 def _names(sites: Sites, quantities: Mapping[str, Quantity]) -> tuple[str, ...]:
-    names = []
-    for name, site in sites.latent.items():
-        indices = product(*(range(size) for size in site.row_shape))
-        names += [f"{name}[{','.join(map(str, i))}]" if i else name for i in indices]
+    names = number_names({name: site.row_shape for name, site in sites.latent.items()})
     taken = sorted(set(names) & set(quantities))
     if taken:
         raise ValueError(f"expected test quantities named unlike the latent sites, got {taken}")

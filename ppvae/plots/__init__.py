@@ -7,6 +7,7 @@ any global setting; save a figure with `figure.savefig(path)`.
 
 __all__ = [
     "calibration_curves",
+    "direction_map",
     "estimator_dots",
     "gap_bars",
     "image_grid",
@@ -25,6 +26,6 @@ from .images import image_grid
 from .khat import khat_histogram
 from .latent import latent_scatter
 from .predictive import tail_dots
-from .rows import khat_map
+from .rows import direction_map, khat_map
 from .training import training_curves
 from .units import unit_bars

@@ -12,6 +12,7 @@ from .style import PALETTE, bare, to_numpy
 
 LINES = ("-", "--", "-.", ":")
 MAX_LABELS = 6
+LEGEND_HEIGHT = 0.25  # as a share of the axis
 
 
 def calibration_curves(
@@ -49,7 +50,7 @@ def calibration_curves(
         axes = Figure(figsize=(6.5, 4), layout="constrained").subplots()
     x = to_numpy(levels)
     low, high = (to_numpy(b) - x for b in band)
-    axes.fill_between(x, low, high, color="0.85", step="mid", label="95 % band, all levels at once")
+    axes.fill_between(x, low, high, color="0.85", step="mid")
     ranked = sorted(curves, key=lambda name: -float((curves[name] - levels).abs().max()))
     for place, name in reversed(list(enumerate(ranked))):
         y = to_numpy(curves[name]) - x
@@ -61,9 +62,12 @@ def calibration_curves(
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xlim(0, 1)
     axes.set_xlabel(f"{level_label} (share)")
-    axes.set_ylabel("share less level")
+    axes.set_ylabel("share less level (grey: 95 % band, all levels at once)")
     axes.set_title(title)
-    axes.legend(framealpha=0.9, edgecolor="none", fontsize="small")
+    if len(curves) > 1:
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(bottom, top + LEGEND_HEIGHT * (top - bottom))  # no curve under the legend
+        axes.legend(loc="upper center", ncols=3, frameon=False, fontsize="small")
     bare(axes)
     figure = axes.get_figure()
     assert isinstance(figure, Figure)

@@ -18,19 +18,21 @@ def unit_bars(
     names: Sequence[str],
     values: Tensor,
     std_errors: Tensor,
-    threshold: float,
+    threshold: float | None,
     *,
     label: str,
+    title: str = "Which latent numbers are in use",
     axes: Axes | None = None,
 ) -> Figure:
-    r"""Latent numbers from the most to the least active, on a logarithmic axis.
+    r"""Latent numbers from the largest value to the smallest, on a logarithmic axis.
 
     Arguments:
         names: Latent numbers, D of them; written when there are at most 25.
-        values: Activity of each, above 0 or 0, with shape :math:`(D,)`.
+        values: Activity or cost of each, above 0 or 0, with shape :math:`(D,)`.
         std_errors: Their standard errors, :math:`(D,)`.
-        threshold: Above which a number is active; bars below it are hatched.
+        threshold: Above which a number is active; bars below it are hatched. None draws all alike.
         label: What the values are, with their unit.
+        title: What the bars show.
         axes: Where to draw; a new figure if None.
 
     Returns:
@@ -49,27 +51,25 @@ def unit_bars(
     y, error = to_numpy(values), to_numpy(std_errors)
     order = np.argsort(-y, kind="stable")
     y, error, place = y[order], error[order], np.arange(len(y))
-    active = y > threshold
+    floor = 0.0 if threshold is None else threshold
+    active = y > floor
     axes.bar(place[active], y[active], color=BLUE, edgecolor="white", label="active")
     if not active.all():
+        idle = f"idle ({int((~active).sum())} of {len(y)})"
         axes.bar(
-            place[~active],
-            y[~active],
-            color="0.75",
-            edgecolor="white",
-            hatch="////",
-            label=f"idle ({int((~active).sum())} of {len(y)})",
+            place[~active], y[~active], color="0.75", edgecolor="white", hatch="////", label=idle
         )
     axes.errorbar(place, y, yerr=error, fmt="none", ecolor="black", capsize=2, linewidth=0.8)
-    axes.axhline(threshold, color="black", linestyle="--", linewidth=1.0)
     axes.set_yscale("log")
-    axes.set_ylim(bottom=min(threshold, float(y[y > 0].min(initial=threshold))) / 3)
+    axes.set_ylim(bottom=min([*y[y > 0], *([floor] if floor else [])], default=1.0) / 3)
+    if threshold is not None:
+        axes.axhline(threshold, color="black", linestyle="--", linewidth=1.0)
+        axes.legend(frameon=False, fontsize="small")
     if len(names) <= MAX_NAMES:
         axes.set_xticks(place, [names[i] for i in order], rotation=60, ha="right", fontsize=8)
-    axes.set_xlabel("latent number, most active first")
+    axes.set_xlabel("latent number, largest first")
     axes.set_ylabel(label)
-    axes.set_title("Which latent numbers are in use")
-    axes.legend(frameon=False, fontsize="small")
+    axes.set_title(title)
     bare(axes)
     figure = axes.get_figure()
     assert isinstance(figure, Figure)

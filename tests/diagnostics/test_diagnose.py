@@ -39,7 +39,7 @@ def verdicts(found):
 
 def test_the_right_guide_passes_everything(right):
     assert right.verdict == "pass" and not right.reasons
-    assert float(right.weights.ess.min()) == pytest.approx(500)
+    assert float(right.rows.ess.min()) == pytest.approx(500)
 
 
 def test_every_number_that_is_sampled_has_an_error_and_every_failure_an_advice(story, rows):
@@ -74,7 +74,7 @@ def test_the_table_prints_and_turns_into_pandas(right):
 def test_the_page_has_a_panel_for_each_part(right):
     figure = right.figure()
     assert isinstance(figure, Figure)
-    assert sum(a.axison for a in figure.axes) == 6
+    assert sum(a.axison for a in figure.axes) == 9
     assert all(a.get_title() and a.get_xlabel() for a in figure.axes if a.axison)
     figure.canvas.draw()
 
@@ -87,7 +87,7 @@ def test_what_cannot_be_measured_is_told_with_its_reason(kind):
     guide = families.build("mean_field", story, batch, hidden=(8,))
     small = {"num_particles": 50, "num_simulations": 20, "num_replicates": 5}
     found = diagnose(story, guide, batch, **small)
-    assert "I(x; z)" in found.reasons and found.predictive is not None
+    assert "I(x; z)" in found.reasons and found.posterior is not None
     assert (found.sbc is None) == (kind == "global")
     line = next(f for f in found.findings if f.name == "I(x; z)")
     assert math.isnan(line.value) and line.verdict == "none" and line.threshold == "not measured"

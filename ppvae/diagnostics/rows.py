@@ -1,0 +1,200 @@
+r"""What the importance weights of each row tell: which rows fail, how many nats they lose, and in which direction."""
+
+__all__ = ["ByRow"]
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from ppvae.diagnostics.finding import Finding, Verdict, as_text, number_names
+from ppvae.diagnostics.khat import khat_threshold
+from ppvae.estimate import Estimate
+from ppvae.plots import direction_map, khat_map
+
+GOOD_SHARE, BAD_SHARE = 0.05, 0.2
+NUM_NAMED = 5
+
+
+@dataclass(frozen=True)
+class ByRow:
+    """What the importance weights of each row tell.
+
+    Arguments:
+        khat: Pareto k-hat, `(B,)`, dimensionless.
+        ess: Effective sample size, `(B,)`, in particles.
+        log_evidence: log p(x) by importance sampling, a lower bound in mean, `(B,)`, in nats.
+        elbo: L[q], `(B,)`, in nats.
+        gap: Their difference, `(B,)`, in nats: the inference gap or less.
+        reconstruction_error: −E_q[log p(x | z)], `(B,)`, in nats.
+        mean_error: Site -> `(B, *row)`: mean of the guide less that of the posterior, over the guide's standard
+            deviation.
+        log_scale_error: Site -> `(B, *row)`: log ratio of the standard deviations, guide over posterior; below 0
+            the guide is too narrow.
+        num_particles: Particles behind each.
+    """
+
+    khat: Tensor
+    ess: Tensor
+    log_evidence: Estimate
+    elbo: Estimate
+    gap: Estimate
+    reconstruction_error: Estimate
+    mean_error: dict[str, Estimate]
+    log_scale_error: dict[str, Estimate]
+    num_particles: int
+
+    @property
+    def threshold(self) -> float:
+        """k-hat above which the weights of a row, and all that is read off them, are not to be trusted."""
+        return khat_threshold(self.num_particles)
+
+    @property
+    def failing(self) -> Tensor:
+        """Numbers of the rows above the threshold, the worst first."""
+        order = self.khat.argsort(descending=True, stable=True)
+        return order[self.khat[order] > self.threshold]
+
+    @property
+    def shift(self) -> Tensor:
+        """Root mean square of `mean_error` over the latent numbers, `(B,)`, in standard deviations of the guide."""
+        return _side_by_side(self.mean_error).square().mean(-1).sqrt()
+
+    @property
+    def scale(self) -> Tensor:
+        """Standard deviation of the guide over that of the posterior, geometric mean over the numbers, `(B,)`."""
+        return _side_by_side(self.log_scale_error).mean(-1).exp()
+
+    @property
+    def verdict(self) -> Verdict:
+        """`fail` if the weights of more than 20 % of the rows are not to be trusted, `warn` above 5 %."""
+        share = float((self.khat > self.threshold).double().mean())
+        return "fail" if share > BAD_SHARE else "warn" if share > GOOD_SHARE else "pass"
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Share of rows not to be trusted, what the guide loses, its direction, and the worth of a particle."""
+        share = float((self.khat > self.threshold).double().mean())
+        error = math.sqrt(share * (1 - share) / len(self.khat))
+        worst = ", ".join(str(int(row)) for row in self.failing[:NUM_NAMED])
+        advice = (
+            f"the guide's tails are too thin on these rows, worst first: {worst}; try a larger family, or guide.local "
+            "for them"
+        )
+        loss, evidence = self.gap.mean(), self.log_evidence.mean()
+        ess = (self.ess.double() / self.num_particles).median()
+        unknown = float("nan")
+        return (
+            Finding(
+                f"rows with k-hat > {self.threshold:.2f}, share", share, error, f"<= {GOOD_SHARE}",
+                self.verdict, "" if self.verdict == "pass" else advice,
+            ),
+            Finding(
+                "inference gap, nats, at least", float(loss.value), float(loss.std_error),
+                "none; 0 is best", "none",
+            ),
+            Finding(
+                "log p(x), nats, at least", float(evidence.value), float(evidence.std_error),
+                "none", "none",
+            ),
+            Finding(
+                "guide's scale over posterior's, median row", float(self.scale.median()), unknown,
+                "none; 1 is best", "none",
+            ),
+            Finding(
+                "guide's shift, in its sd, median row", float(self.shift.median()), unknown,
+                "none; 0 is best", "none",
+            ),
+            Finding(
+                "effective share of particles, median row", float(ess), unknown, "none; 1 is best",
+                "none",
+            ),
+        )  # fmt: skip
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One line a row, with the latent number whose mean and the one whose scale is furthest off."""
+        names = number_names({k: v.value.shape[1:] for k, v in self.mean_error.items()})
+        means, scales = _side_by_side(self.mean_error), _side_by_side(self.log_scale_error)
+        moved, misscaled = (
+            means.abs().argmax(-1, keepdim=True),
+            scales.abs().argmax(-1, keepdim=True),
+        )
+        frame = pd.DataFrame(
+            {
+                "khat": _column(self.khat),
+                "trusted": _column(self.khat <= self.threshold),
+                "ess": _column(self.ess),
+                "log_evidence": _column(self.log_evidence.value),
+                "elbo": _column(self.elbo.value),
+                "gap": _column(self.gap.value),
+                "gap_std_error": _column(self.gap.std_error),
+                "reconstruction_error": _column(self.reconstruction_error.value),
+                "most_shifted": [names[int(i)] for i in moved],
+                "mean_error": _column(means.gather(-1, moved)[:, 0]),
+                "most_misscaled": [names[int(i)] for i in misscaled],
+                "scale": _column(scales.gather(-1, misscaled)[:, 0].exp()),
+            }
+        )
+        return frame.rename_axis("row")
+
+    def __rich__(self) -> Table:
+        table = Table(title="Rows where the guide loses most", caption="nats; ± one standard error")
+        for head in (
+            "row", "k-hat", "gap, at least", "reconstruction error", "most shifted", "most misscaled",
+        ):  # fmt: skip
+            table.add_column(head, justify="left" if head.startswith("most") else "right")
+        for row, line in self.to_pandas().nlargest(NUM_NAMED, "gap").iterrows():
+            wide = "wide" if line["scale"] > 1 else "narrow"
+            table.add_row(
+                str(row),
+                f"{line['khat']:.2f}{'' if line['trusted'] else ' !'}",
+                f"{line['gap']:.2f} ± {line['gap_std_error']:.2f}",
+                f"{line['reconstruction_error']:.2f}",
+                escape(f"{line['most_shifted']}: {line['mean_error']:+.2f} sd"),
+                escape(f"{line['most_misscaled']}: x{line['scale']:.2f}, too {wide}"),
+            )
+        return table
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def figure(
+        self, against: Tensor | None = None, label: str | None = None, axes: Axes | None = None
+    ) -> Figure:
+        """Which rows fail: k-hat against anything that is known of them.
+
+        Arguments:
+            against: A label (integers) or a number of each row, `(B,)`; None: the reconstruction error.
+            label: What it is, with its unit.
+            axes: Where to draw; a new figure if None.
+        """
+        if against is None:
+            against, label = self.reconstruction_error.value, "reconstruction error (nats)"
+        return khat_map(self.khat, against, self.threshold, label=label or "", axes=axes)
+
+    def loss_figure(self, axes: Axes | None = None) -> Figure:
+        """How wrong: k-hat against the nats that each row loses; `axes`: where, else a new figure."""
+        label, title = "inference gap, at least (nats)", "How much rows lose"
+        return khat_map(
+            self.khat, self.gap.value, self.threshold, label=label, title=title, axes=axes
+        )
+
+    def direction_figure(self, axes: Axes | None = None) -> Figure:
+        """In which direction: shift and scale of each row; `axes`: where, else a new figure."""
+        return direction_map(self.scale, self.shift, self.khat > self.threshold, axes=axes)
+
+
+def _side_by_side(errors: dict[str, Estimate]) -> Tensor:
+    """All latent numbers of a row, `(B, d)`."""
+    return torch.cat([v.value.reshape(len(v), -1) for v in errors.values()], -1)
+
+
+def _column(values: Tensor) -> Any:
+    return values.cpu().numpy()
