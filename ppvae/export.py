@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ppvae.diagnostics.khat import smooth_log_weights
 from ppvae.diagnostics.particles import inputs_of, log_prob_by_site, missing_as, replicate
 from ppvae.story import Site, Sites, TensorDict, measuring, num_rows_of, simulate
-from ppvae.weights import batch_for, check_pair, draw_all, particle_step, refuse_global, row_chunks
+from ppvae.chunks import particle_step, row_chunks
+from ppvae.weights import batch_for, check_pair, draw_all, refuse_global
 
 GROUPS = (
     "posterior",

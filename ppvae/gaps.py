@@ -14,7 +14,8 @@ from ppvae.evidence.estimators import ROWS_AT_A_TIME
 from ppvae.guides import LocalFit, localize, optimize_local
 from ppvae.progress import Stage, stages
 from ppvae.story import TensorDict, has_missing, split_batch
-from ppvae.weights import batch_for, check_pair, log_weights, refuse_global, row_slices
+from ppvae.chunks import row_slices
+from ppvae.weights import batch_for, check_pair, log_weights, refuse_global
 
 ELBO_PARTICLES = 500
 NUM_SIMULATED = 50

@@ -24,7 +24,8 @@ from ppvae.story.messengers import Condition
 from ppvae.story.observe import simulate, split_batch
 from ppvae.story.sites import is_bookkeeping
 from ppvae.story.values import parents_of
-from ppvae.weights import batch_for, check_pair, draw_all, particle_step, row_chunks
+from ppvae.chunks import particle_step, row_chunks
+from ppvae.weights import batch_for, check_pair, draw_all
 
 
 def generate(

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ppvae.data import Rows
 from ppvae.objectives import Objective
 from ppvae.story import LogJoint, measuring, num_rows_of, seeded, sites_of
-from ppvae.weights import batch_for, draw, row_chunks, score
+from ppvae.chunks import row_chunks
+from ppvae.weights import batch_for, draw, score
 
 Record = dict[str, Any]
 

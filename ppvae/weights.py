@@ -11,15 +11,12 @@ __all__ = [
     "draw",
     "draw_all",
     "log_weights",
-    "particle_step",
     "refuse_global",
-    "row_chunks",
-    "row_slices",
     "score",
     "summed_sites",
 ]
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ppvae.chunks import particle_step, row_chunks
 from ppvae.data import as_rows
 from ppvae.story import (
     Batch,
@@ -48,9 +46,6 @@ from ppvae.story import (
     seeded,
     sites_of,
 )
-
-# Numbers that one chunk of particles and rows may hold per observed entry: bounds the memory of streaming.
-CHUNK_NUMBERS = 2**23
 
 
 @dataclass(frozen=True)
@@ -230,33 +225,6 @@ def log_weights(
             parts = [score(story, guide, rows, k, sites=sites).log_weights for k in sizes]
             columns.append(torch.cat(parts))
     return torch.cat(columns, 1)
-
-
-def row_chunks(batch: TensorDict, guide: nn.Module | None = None) -> Iterator[TensorDict]:
-    """Cut a batch into pieces that one particle of fits in a chunk.
-
-    A guide that holds parameters for each row (`local`) can only be called on its own rows and is not cut.
-    """
-    step = num_rows_of(batch)
-    if not getattr(guide, "is_local", False):
-        step = max(1, min(1000, CHUNK_NUMBERS // numbers_per_row(batch)))
-    yield from row_slices(batch, step)
-
-
-def row_slices(batch: TensorDict, step: int) -> Iterator[TensorDict]:
-    """Cut a batch into pieces of `step` rows, the last one shorter."""
-    for start in range(0, num_rows_of(batch), step):
-        yield {k: v[start : start + step] for k, v in batch.items()}
-
-
-def particle_step(batch: TensorDict, num_rows: int) -> int:
-    """Particles that one chunk of `num_rows` rows may hold."""
-    return max(1, CHUNK_NUMBERS // (numbers_per_row(batch) * num_rows))
-
-
-def numbers_per_row(batch: TensorDict) -> int:
-    """Numbers in one row; at least 256, which stands for hidden layers."""
-    return max(256, sum(v[0].numel() for v in batch.values()))
 
 
 def check_pair(story: nn.Module, guide: nn.Module, batch: Batch) -> Sites:

@@ -86,7 +86,7 @@ def test_fit_then_gaps_and_evidence_from_its_weights(numbers, capsys):
 def test_the_folder_of_a_run_is_enough_from_anywhere(numbers, tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.py").write_text((GALLERY / "factor_analysis.py").read_text())
     typed = ["fit", "mine.py:FactorAnalysis", "--data", numbers, "--guide", "full_rank"]
-    rest = ["--set", "latent_dim=1", "--epochs", "1", "--run-dir", "run", "--no-progress"]
+    rest = ["--set", "latent_dim=3", "--epochs", "1", "--run-dir", "run", "--no-progress"]
     assert main([*typed, *rest]) == 0
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
-    {"story", "nets", "data", "estimate", "plots", "disk", "progress", "options"},
+    {"story", "nets", "data", "estimate", "plots", "disk", "progress", "options", "chunks"},
     {"weights", "predict"},
     {"guides"},
     {"objectives", "evidence", "diagnostics", "export"},

@@ -22,15 +22,8 @@ from ppvae.diagnostics.particles import log_prob_by_site
 from ppvae.diagnostics.rows import ByRow
 from ppvae.estimate import Estimate
 from ppvae.story import Sites, TensorDict, measuring, num_rows_of
-from ppvae.weights import (
-    CHUNK_NUMBERS,
-    batch_for,
-    check_pair,
-    draw_all,
-    particle_step,
-    refuse_global,
-    row_slices,
-)
+from ppvae.chunks import CHUNK_NUMBERS, particle_step, row_slices
+from ppvae.weights import batch_for, check_pair, draw_all, refuse_global
 
 MAX_ROWS = 1000
 TINY = 1e-12

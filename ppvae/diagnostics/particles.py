@@ -29,7 +29,7 @@ from ppvae.story import (
 )
 from ppvae.story.messengers import Condition
 from ppvae.story.observe import run_observed
-from ppvae.weights import CHUNK_NUMBERS, numbers_per_row
+from ppvae.chunks import CHUNK_NUMBERS, numbers_per_row
 
 CANNOT_TAKE_PARTICLES = (RuntimeError, ValueError, IndexError)
 MAX_CHUNK_ROWS = 1000

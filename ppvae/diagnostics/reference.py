@@ -23,7 +23,8 @@ from ppvae.story import (
     num_rows_of,
     simulate,
 )
-from ppvae.weights import CHUNK_NUMBERS, batch_for, check_pair, draw, numbers_per_row, refuse_global
+from ppvae.chunks import CHUNK_NUMBERS, numbers_per_row
+from ppvae.weights import batch_for, check_pair, draw, refuse_global
 
 MAX_RHAT = 1.01
 MIN_ESS = 400.0  # over all chains: 100 for each of four

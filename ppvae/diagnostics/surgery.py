@@ -18,7 +18,8 @@ from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.particles import chunks, log_guide_at, log_prob_by_site, refuse_local
 from ppvae.estimate import Estimate
 from ppvae.story import Sites, TensorDict, measuring, num_rows_of, split_batch
-from ppvae.weights import CHUNK_NUMBERS, batch_for, check_pair, draw, numbers_per_row, refuse_global
+from ppvae.chunks import CHUNK_NUMBERS, numbers_per_row
+from ppvae.weights import batch_for, check_pair, draw, refuse_global
 
 LEAST_INFORMATION = 0.1
 

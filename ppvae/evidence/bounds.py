@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ppvae.estimate import Estimate
 from ppvae.story import measuring, num_rows_of
-from ppvae.weights import batch_for, check_pair, log_weights, particle_step, row_chunks, score
+from ppvae.chunks import particle_step, row_chunks
+from ppvae.weights import batch_for, check_pair, log_weights, score
 
 
 def elbo(

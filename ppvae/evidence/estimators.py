@@ -14,7 +14,8 @@ from ppvae.evidence.bounds import importance_evidence
 from ppvae.evidence.quadrature import quadrature_evidence
 from ppvae.guides.local import localize, optimize_local
 from ppvae.story import TensorDict, has_missing, measuring
-from ppvae.weights import batch_for, check_pair, log_weights, refuse_global, row_slices
+from ppvae.chunks import row_slices
+from ppvae.weights import batch_for, check_pair, log_weights, refuse_global
 
 METHODS: dict[str, str] = {
     "exact": "the story's own closed form",

@@ -11,7 +11,8 @@ from ppvae.estimate import Estimate
 from ppvae.evidence.annealed import Path
 from ppvae.evidence.coordinates import coordinates_of
 from ppvae.story import Flat, LogJoint, TensorDict
-from ppvae.weights import check_pair, particle_step
+from ppvae.chunks import particle_step
+from ppvae.weights import check_pair
 
 # Nodes along each axis, odd so that every other one is a grid too, and the half-width in guide scales.
 NODES = {1: 801, 2: 161, 3: 61}

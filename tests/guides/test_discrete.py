@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from discrete_stories import DRAWS, Codes, Counts, made
 from pyro.infer import SVI, Trace_ELBO
 from pyro.nn import PyroModule
 from test_summing import GaussianMixture, by_hand
@@ -14,54 +15,6 @@ from ppvae.guides.concrete import RelaxedBernoulli, RelaxedOneHot
 from ppvae.guides.discrete import FiniteCategorical
 from ppvae.story import log_joint, observe, sites_of
 from ppvae.weights import draw_all
-
-DRAWS = ["categorical", "concrete"]
-
-
-class Codes(PyroModule):
-    """Two one-hot letters and a coin decide the mean of three numbers."""
-
-    def __init__(self, continuous=False):
-        super().__init__()
-        self.continuous = continuous
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.decoder = nn.Linear(9, 3)
-        self.register_buffer("letters", torch.tensor([[0.0, 1.0, 0.5, 0.0], [0.3, 0.0, 0.0, 1.0]]))
-
-    def forward(self, n):
-        with pyro.plate("data", n):
-            word = pyro.sample("word", dist.OneHotCategorical(logits=self.letters).to_event(1))
-            coin = pyro.sample("coin", dist.Bernoulli(self.letters[1, 0].double()))
-            loc = self.decoder(torch.cat([word.flatten(-2), coin.unsqueeze(-1).to(word)], -1))
-            if self.continuous:
-                loc = loc + pyro.sample("z", dist.Normal(self.letters[0, :3], 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(loc, 0.7).to_event(1))
-
-
-class Counts(PyroModule):
-    """A whole number of heads, and a category, as plain numbers."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("chance", torch.tensor(0.5).double())
-
-    def forward(self, n):
-        with pyro.plate("data", n):
-            heads = pyro.sample("heads", dist.Binomial(4, self.chance))
-            with pyro.plate("parts", 2):
-                kind = pyro.sample("kind", dist.Categorical(logits=self.chance.expand(3)))
-                pyro.sample("x", dist.Normal(heads + kind, 1.0))
-
-
-def made(family, story, n=20, **options):
-    story = story.double()
-    x = ppvae.simulate(story, n, seed=0)["x"]
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        guide = ppvae.guides.build(family, story, x, hidden=(8,), **options)
-    return story, {"x": x}, guide
-
 
 def test_the_enumerated_elbo_is_the_log_evidence():
     story, batch, guide = made("enumerated", GaussianMixture())
@@ -280,42 +233,3 @@ def test_pyros_own_loop_trains_it(family):
     losses = [svi.step(batch) for _ in range(60)]
     assert sum(losses[-10:]) < sum(losses[:10])
     pyro.clear_param_store()
-
-
-# Errors
-
-
-@pytest.mark.parametrize("family", ["mean_field", "iaf", "structured"])
-def test_a_continuous_guide_on_a_discrete_story_names_site_and_guides(family):
-    with pytest.raises(ValueError, match=r"only the discrete.*word.*categorical or concrete"):
-        made(family, Codes())
-    with pytest.raises(ValueError, match=r"'k'.*enumerated.*categorical or concrete"):
-        made(family, GaussianMixture())
-
-
-@pytest.mark.parametrize("family", DRAWS)
-def test_a_discrete_guide_on_a_continuous_story_says_so(family):
-    from stories import CASES, rows_of
-
-    case = CASES["two_sites"]
-    story = case.story()
-    with pytest.raises(ValueError, match=r"discrete latent site.*mean_field"):
-        ppvae.guides.build(family, story, rows_of(case, story))
-
-
-def test_concrete_wants_corners_to_lie_between():
-    with pytest.raises(ValueError, match=r"site 'heads'.*OneHotCategorical or Bernoulli"):
-        made("concrete", Counts())
-
-
-def test_enumerated_with_a_continuous_site_points_to_the_others():
-    with pytest.raises(ValueError, match=r"only discrete.*\['z'\].*mean_field"):
-        made("enumerated", Codes(continuous=True))
-
-
-@pytest.mark.parametrize(
-    "options", [{"temperature": 0.0}, {"temperature": 0.1}, {"cooling": 1.0}, {"cooling": -0.1}]
-)
-def test_temperatures_out_of_range_are_refused(options):
-    with pytest.raises(ValueError, match="0 < final_temperature <= temperature"):
-        made("concrete", Codes(), **options)

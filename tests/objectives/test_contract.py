@@ -236,7 +236,7 @@ def test_particles_spread_over_components_are_refused_where_they_must_be_indepen
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("magic", {}, "an objective among trace_elbo, mean_field_elbo, score_function"),
+        ("magic", {}, "an objective among trace_elbo, mean_field_elbo, enum_elbo"),
         ("renyi", {"apha": 1}, r"options among alpha, beta, num_particles; got \['apha'\]"),
         ("renyi", {"alpha": float("inf")}, "finite alpha"),
         ("vimco", {}, "num_particles of at least 2 for vimco, got 1"),
