@@ -48,7 +48,14 @@ Story = Annotated[
         "folder of a run: it stands for the story, data, guide and weights of ppvae fit."
     ),
 ]
-Data = Annotated[str, Option("--data", help="A data set by name, or the path of a file.")]
+Data = Annotated[
+    str | None,
+    Option(
+        "--data",
+        help="A data set by name, the path of a file, or simulated (rows of the story's own), each with options as in "
+        "digits:labels=100, mnist:rows=5000:missing=0.5, cifar10:images=true; else the story's own example.",
+    ),
+]
 DataRoot = Annotated[Path | None, Option("--data-root", help="Folder of the data sets.")]
 Binarize = Annotated[
     str | None, Option("--binarize", help="static, dynamic, threshold or none; else as is usual.")
@@ -57,10 +64,15 @@ Set = Annotated[
     list[str] | None,
     Option("--set", metavar="NAME=VALUE", help="Option of the story; may be repeated."),
 ]
-Guide = Annotated[str, Option("--guide", help="Family of the guide; see ppvae list guides.")]
+Guide = Annotated[
+    str | None,
+    Option(
+        "--guide", help="Family of the guide, see ppvae list guides; else one that suits the story."
+    ),
+]
 Guides = Annotated[
     list[str] | None,
-    Option("--guides", metavar="NAME...", help="Families to compare; all of them by default."),
+    Option("--guides", metavar="NAME...", help="Families to compare; else three that suit."),
 ]
 DecoderChoice = Annotated[
     Decoder, Option("--decoder", help="One trained story for all guides, or one each.")

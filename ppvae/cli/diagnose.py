@@ -29,8 +29,8 @@ from ppvae.cli.arguments import (
 
 def diagnose(
     story: Story,
-    data: Data = "digits",
-    guide: Guide = "mean_field",
+    data: Data = None,
+    guide: Guide = None,
     weights: Weights = None,
     rows: Rows = 300,
     particles: Particles = 1000,

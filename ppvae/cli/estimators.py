@@ -29,8 +29,8 @@ from ppvae.cli.arguments import (
 
 def estimators(
     story: Story,
-    data: Data = "digits",
-    guide: Guide = "mean_field",
+    data: Data = None,
+    guide: Guide = None,
     objectives: Annotated[
         list[str] | None,
         Option(

@@ -35,7 +35,7 @@ class Listed(StrEnum):
 
 def check(
     story: Story,
-    data: Data = "digits",
+    data: Data = None,
     data_root: DataRoot = None,
     binarize: Binarize = None,
     options: Set = None,
@@ -64,10 +64,10 @@ def check(
 
 def generate(
     story: Story,
-    data: Data = "digits",
+    data: Data = None,
     num_rows: Annotated[int, Option("--n", min=1, max=400, help="Number of rows.")] = 32,
     path: Annotated[Path, Option("--out", help="The PNG file to write.")] = Path("generated.png"),
-    guide: Guide = "mean_field",
+    guide: Guide = None,
     weights: Weights = None,
     epochs: Epochs = 100,
     seed: Seed = 0,

@@ -35,13 +35,13 @@ from ppvae.cli.arguments import (
     Weights,
 )
 
-DEFAULT_GUIDES = ("mean_field", "full_rank", "iaf")
+NUM_SUGGESTED = 3  # guides to compare where none is named
 
 
 def compare(
     context: Context,
     story: Story,
-    data: Data = "digits",
+    data: Data = None,
     guides: Guides = None,
     decoder: DecoderChoice = Decoder.SHARED,
     epochs: Epochs = 100,
@@ -70,8 +70,8 @@ def compare(
     from ppvae.report.words import headline
     from ppvae.runs import RunFolder
 
-    names = [n for part in guides or () for n in part.split(",") if n]
-    names = list(dict.fromkeys(names or DEFAULT_GUIDES))
+    names: list[str | None] = [n for part in guides or () for n in part.split(",") if n]
+    names = list(dict.fromkeys(names)) or [None] * NUM_SUGGESTED
     setup = parts.prepare(
         story, data, names, data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
@@ -85,7 +85,9 @@ def compare(
     check_options(val=setup.val, **training)
     command = shlex.join(["ppvae", *context.obj])
     path = parts.run_path(run_dir, story, data, "compare")
-    folder = RunFolder.create(path, {"command": command, "story": story, "guides": names})
+    folder = RunFolder.create(
+        path, {"command": command, "story": story, "guides": list(setup.guides)}
+    )
     league = ppvae.compare(
         setup.story, setup.guides, setup.train, val=setup.val, test=setup.test,
         decoder=decoder.value, rows=rows, evidence=evidence, num_particles=particles,
@@ -108,8 +110,8 @@ def compare(
 
 def fit(
     story: Story,
-    data: Data = "digits",
-    guide: Guide = "mean_field",
+    data: Data = None,
+    guide: Guide = None,
     epochs: Epochs = 100,
     batch_size: BatchSize = 100,
     optimizer: Optimizer = "adam",
@@ -145,9 +147,9 @@ def fit(
         seed=seed, device=device,
     )  # fmt: skip
     path = parts.run_path(run_dir, story, data, "fit")
-    built = setup.guides[guide]
+    family, built = next(iter(setup.guides.items()))
     told = remember(
-        story, data=data, guide=guide, binarize=binarize, data_root=data_root, options=options
+        story, data=data, guide=family, binarize=binarize, data_root=data_root, options=options
     )
     try:
         history = ppvae.fit(
@@ -173,8 +175,8 @@ def fit(
 
 def gaps(
     story: Story,
-    data: Data = "digits",
-    guide: Guide = "mean_field",
+    data: Data = None,
+    guide: Guide = None,
     weights: Weights = None,
     rows: Rows = 100,
     evidence: EvidenceChoice = "auto",
@@ -214,8 +216,8 @@ def gaps(
 def evidence(
     story: Story,
     method: Annotated[str, Option("--method", help="exact, iwae, ais or quadrature.")] = "ais",
-    data: Data = "digits",
-    guide: Guide = "mean_field",
+    data: Data = None,
+    guide: Guide = None,
     weights: Weights = None,
     rows: Rows = 100,
     particles: Particles = 1000,

@@ -14,7 +14,7 @@ __all__ = [
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,10 +24,10 @@ from rich.console import Console
 from torch import nn
 
 from ppvae import guides
-from ppvae.data import Rows, load
+from ppvae.data import SIMULATED, Rows, load_request, parse_request
 from ppvae.evidence import METHODS, log_evidence
 from ppvae.fit import fit, resolve_device
-from ppvae.gallery import load_story
+from ppvae.gallery import example_of, load_story, simulated
 from ppvae.runs import load as load_weights
 from ppvae.story import check_data, seeded
 from ppvae.weights import batch_for
@@ -49,8 +49,8 @@ class Setup:
 
 def prepare(
     story: str,
-    data: str,
-    guide_names: Sequence[str],
+    data: str | None,
+    guide_names: Sequence[str | None],
     *,
     data_root: Path | None,
     binarize: Any,
@@ -60,21 +60,49 @@ def prepare(
 ) -> Setup:
     """Load data and story, build the guides, and check that all fit together.
 
+    Without `data`, the story's own example is taken; a guide that is None becomes the next family that suits the
+    story; either choice is printed.
+
     Raises:
         ValueError: At the first fault.
     """
     resolve_device(device)
-    train, val, test = (
-        load(data, split=split, binarize=binarize, root=data_root)
-        for split in ("train", "valid", "test")
-    )
+    given = parse_options(options)
+    train, val, test = _splits(story, data, binarize, data_root, given)
     few = dict(train.head(min(ROWS_TO_LOOK_AT, len(train))).frozen(seed=0).tensors)
     with seeded(seed):
-        made = load_story(story, few, **parse_options(options))
+        made = load_story(story, few, **given)
         for part in (train, val, test):
             check_data(made, batch_for(made, part))
-        built: dict[str, nn.Module] = {n: guides.build(n, made, train) for n in guide_names}
+        names = _named(guide_names, made, train)
+        built: dict[str, nn.Module] = {n: guides.build(n, made, train) for n in names}
     return Setup(train, val, test, made, built)
+
+
+def _splits(
+    story: str, data: str | None, binarize: Any, root: Path | None, options: Mapping[str, Any]
+) -> tuple[Rows, Rows, Rows]:
+    """The rows to train, stop and measure on."""
+    if data is None:
+        data = example_of(story)
+        print(f"data {data}: the example of {story}", file=sys.stderr)
+    request = parse_request(data)
+    if request.name == SIMULATED:
+        return simulated(story, request, options)
+    train, val, test = (
+        load_request(request, split, binarize=binarize, root=root)
+        for split in ("train", "valid", "test")
+    )
+    return train, val, test
+
+
+def _named(guide_names: Sequence[str | None], story: nn.Module, data: Rows) -> list[str]:
+    """Names of families; each None becomes the next that suits the story."""
+    if None not in guide_names:
+        return [n for n in guide_names if n is not None]
+    suited = guides.suggest(story, data)[: len(guide_names)]
+    print(f"guides {', '.join(suited)}: they suit the story", file=sys.stderr)
+    return list(suited)
 
 
 def trained(
@@ -120,11 +148,12 @@ def parse_objective(text: str) -> tuple[str, dict[str, Any]]:
     return name, parse_options(pairs)
 
 
-def run_path(given: Path | None, story: str, data: str, what: str) -> Path:
+def run_path(given: Path | None, story: str, data: str | None, what: str) -> Path:
     """The run folder: as given, or a new one under `runs`."""
     if given is not None:
         return given
-    parts = [Path(story.partition(":")[0]).stem, Path(data.partition(":")[0]).stem, what]
+    words = [story, *([data] if data else [])]
+    parts = [*(Path(word.partition(":")[0]).stem for word in words), what]
     return Path("runs") / "-".join([*parts, datetime.now().strftime("%Y%m%d-%H%M%S")])
 
 

@@ -21,6 +21,7 @@ from ppvae.guides.nsf import NSF
 from ppvae.guides.planar import Planar
 from ppvae.guides.realnvp import RealNVP
 from ppvae.guides.structured import Structured
+from ppvae.guides.suggest import suggest
 from ppvae.guides.sylvester import Sylvester
 from ppvae.guides.vector_quantized import VectorQuantized
 from ppvae.options import refuse_unknown_options
@@ -50,6 +51,7 @@ __all__ = [
     "build",
     "localize",
     "optimize_local",
+    "suggest",
 ]
 
 FAMILIES: dict[str, type[Guide]] = {
