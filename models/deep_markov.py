@@ -105,12 +105,14 @@ class DeepMarkov(PyroModule):
         hidden: Sequence[int] = (50,),
     ) -> "DeepMarkov":
         """The story for sequences like `batch["x"]`, with shape `(B, T, P)`."""
-        return cls(*batch["x"].shape[1:], latent_dim, width, hidden)
+        num_steps, num_keys = batch["x"].shape[1:]
+        return cls(num_steps, num_keys, latent_dim, width, hidden)
 
     def forward(self, n: int) -> None:
-        start = self.start
+        start: Tensor = self.start
         with pyro.plate("data", n):
-            z, states = start, []
+            z = start
+            states: list[Tensor] = []
             for t in range(1, self.num_steps + 1):
                 loc, scale = self.move(z)
                 z = pyro.sample(f"z_{t}", dist.Normal(loc, scale).to_event(1))  # (n, D)

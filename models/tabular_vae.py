@@ -90,10 +90,10 @@ class TabularVAE(PyroModule):
         """The story for a table with the keys `real`, `amount`, `count`, `answer` and `choice`, `(B, columns)` each."""
         options = int(batch["choice"].nan_to_num(0.0).max()) + 1
         story = cls([batch[kind].shape[1] for kind in KINDS], options, latent_dim, hidden)
+        sizes = batch["amount"].log().nanmean(0), batch["count"].nanmean(0).clamp_min(0.1).log()
+        last: Any = story.decoder[-1]
         with torch.no_grad():  # start at the size of the numbers
-            size = batch["amount"].log().nanmean(0), batch["count"].nanmean(0).clamp_min(0.1).log()
-            bias = story.decoder[-1].bias[story.sizes[0] :][: len(torch.cat(size))]
-            bias.copy_(torch.cat(size))
+            last.bias[story.sizes[0] : sum(story.sizes[:3])] = torch.cat(sizes)
         return story
 
     def forward(self, n: int) -> None:

@@ -50,12 +50,12 @@ class Components(TorchDistribution):
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
 
-    def __init__(self, loc: Tensor, scale: Tensor, batch_shape: Size = Size()) -> None:
+    def __init__(self, loc: Tensor, scale: Tensor, batch_shape: Any = ()) -> None:
         self.loc, self.scale = loc, scale
-        super().__init__(batch_shape, loc.shape[-1:], validate_args=False)
+        super().__init__(Size(batch_shape), loc.shape[-1:], validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Components":
-        return Components(self.loc, self.scale, Size(batch_shape))
+        return Components(self.loc, self.scale, batch_shape)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = [*sample_shape, *self.batch_shape]

@@ -27,7 +27,7 @@ Source
     A. van den Oord, O. Vinyals, K. Kavukcuoglu (2017). Neural discrete representation learning.
 """
 
-__all__ = ["Sentence", "VQVAE"]
+__all__ = ["VQVAE", "Sentence"]
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -57,12 +57,12 @@ class Sentence(TorchDistribution):
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.independent(constraints.one_hot, 1)
 
-    def __init__(self, grammar: nn.GRU, head: nn.Module, shape: Size, batch: Size = Size()) -> None:
+    def __init__(self, grammar: nn.GRU, head: nn.Module, shape: Size, batch: Any = ()) -> None:
         self.grammar, self.head = grammar, head
-        super().__init__(batch, shape, validate_args=False)
+        super().__init__(Size(batch), shape, validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Sentence":
-        return Sentence(self.grammar, self.head, self.event_shape, Size(batch_shape))
+        return Sentence(self.grammar, self.head, self.event_shape, batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p of sentences `(*, M, K)`, `(*,)`, in nats."""

@@ -2,6 +2,7 @@ r"""Stories by name or path: the gallery that travels with the package, and file
 
 __all__ = [
     "example_of",
+    "example_rows",
     "gallery_folder",
     "load_story",
     "simulated",
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.data import Request, Rows
+from ppvae.data import SIMULATED, Request, Rows, load_request, parse_request
 from ppvae.data.request import changed
 from ppvae.data.splits import cut
 from ppvae.story import seeded, simulate

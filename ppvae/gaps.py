@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ppvae.diagnostics.khat import khat, khat_threshold
 from ppvae.estimate import Estimate
 from ppvae.evidence import METHODS, Effort, Sandwich, bdmc, elbo, evidence_from
-from ppvae.evidence.estimators import ROWS_AT_A_TIME
+from ppvae.evidence.estimators import ROWS_AT_A_TIME, draws_discrete
 from ppvae.guides import LocalFit, localize, optimize_local
 from ppvae.progress import Stage, stages
 from ppvae.story import TensorDict, has_missing, split_batch
@@ -124,7 +124,7 @@ def gaps(
         raise ValueError(
             "expected an amortized guide, got a local one: its gaps have no encoder's part"
         )
-    methods = evidence_methods(story, evidence, batch)
+    methods = evidence_methods(story, evidence, batch, guide)
     effort = Effort(num_particles, num_chains, num_temperatures, seed=seed + 7)
     refuse_global(check_pair(story, guide, batch), "gaps")
     pieces = list(row_slices(batch, ROWS_AT_A_TIME))
@@ -166,13 +166,19 @@ def check_request(story: nn.Module, evidence: str, num_particles: int) -> None:
         )
 
 
-def evidence_methods(story: nn.Module, evidence: str, batch: TensorDict | None = None) -> list[str]:
-    """The methods that a choice of `evidence` runs; a closed form is of no use where values are missing."""
+def evidence_methods(
+    story: nn.Module,
+    evidence: str,
+    batch: TensorDict | None = None,
+    guide: nn.Module | None = None,
+) -> list[str]:
+    """The methods that a choice of `evidence` runs; a closed form is of no use where values are missing, annealing
+    none where the guide draws discrete sites."""
     if evidence == "auto":
         complete = batch is None or not any(has_missing(v) for v in batch.values())
         evidence = "exact" if complete and hasattr(story, "log_evidence") else "best"
     if evidence == "best":
-        return ["iwae", "ais"]
+        return ["iwae"] if draws_discrete(guide) else ["iwae", "ais"]
     if evidence not in METHODS:
         known = ", ".join(("auto", "best", *METHODS))
         raise ValueError(f"expected evidence among {known}; got '{evidence}'")

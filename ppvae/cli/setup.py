@@ -14,7 +14,7 @@ __all__ = [
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,10 +24,10 @@ from rich.console import Console
 from torch import nn
 
 from ppvae import guides
-from ppvae.data import SIMULATED, Rows, load_request, parse_request
+from ppvae.data import Rows
 from ppvae.evidence import METHODS, log_evidence
 from ppvae.fit import fit, resolve_device
-from ppvae.gallery import example_of, load_story, simulated
+from ppvae.gallery import example_of, example_rows, load_story
 from ppvae.runs import load as load_weights
 from ppvae.story import check_data, seeded
 from ppvae.weights import batch_for
@@ -68,7 +68,10 @@ def prepare(
     """
     resolve_device(device)
     given = parse_options(options)
-    train, val, test = _splits(story, data, binarize, data_root, given)
+    if data is None:
+        data = example_of(story)
+        print(f"data {data}: the example of {story}", file=sys.stderr)
+    train, val, test = example_rows(story, data, binarize=binarize, root=data_root, options=given)
     few = dict(train.head(min(ROWS_TO_LOOK_AT, len(train))).frozen(seed=0).tensors)
     with seeded(seed):
         made = load_story(story, few, **given)
@@ -79,28 +82,12 @@ def prepare(
     return Setup(train, val, test, made, built)
 
 
-def _splits(
-    story: str, data: str | None, binarize: Any, root: Path | None, options: Mapping[str, Any]
-) -> tuple[Rows, Rows, Rows]:
-    """The rows to train, stop and measure on."""
-    if data is None:
-        data = example_of(story)
-        print(f"data {data}: the example of {story}", file=sys.stderr)
-    request = parse_request(data)
-    if request.name == SIMULATED:
-        return simulated(story, request, options)
-    train, val, test = (
-        load_request(request, split, binarize=binarize, root=root)
-        for split in ("train", "valid", "test")
-    )
-    return train, val, test
-
-
 def _named(guide_names: Sequence[str | None], story: nn.Module, data: Rows) -> list[str]:
     """Names of families; each None becomes the next that suits the story."""
     if None not in guide_names:
         return [n for n in guide_names if n is not None]
-    suited = guides.suggest(story, data)[: len(guide_names)]
+    several = len(guide_names) > 1  # are compared, which needs q*
+    suited = guides.suggest(story, data, with_local=several)[: len(guide_names)]
     print(f"guides {', '.join(suited)}: they suit the story", file=sys.stderr)
     return list(suited)
 

@@ -126,6 +126,11 @@ def evidence_from(
     if method == "iwae":
         log_w = log_weights(story, guide, batch, effort.num_particles, seed=effort.seed)
         return importance_evidence(log_w)
+    if draws_discrete(guide):
+        raise ValueError(
+            "expected a guide that draws continuous sites alone for ais, which moves along gradients, got one that draws "
+            "discrete sites; use iwae"
+        )
     sites = check_pair(story, guide, batch)
     with measuring(effort.seed, story, guide), torch.no_grad():
         annealing = Annealing(
@@ -137,6 +142,11 @@ def evidence_from(
             num_leapfrog=effort.num_leapfrog,
         )
         return importance_evidence(annealing.forward(effort.num_chains))
+
+
+def draws_discrete(guide: nn.Module | None) -> bool:
+    """Whether a guide of the library draws discrete sites, which no gradient moves."""
+    return getattr(guide, "discrete", None) is not None
 
 
 def exact_evidence(story: nn.Module, batch: TensorDict) -> Estimate:

@@ -14,12 +14,13 @@ MANY_NUMBERS = 200
 ROWS_TO_LOOK_AT = 100
 
 
-def suggest(story: nn.Module, data: Any) -> tuple[str, ...]:
+def suggest(story: nn.Module, data: Any, *, with_local: bool = False) -> tuple[str, ...]:
     """Names of families that take a story, the plainest first.
 
     Arguments:
         story: The story.
         data: Rows, anything that `ppvae.data.as_rows` takes.
+        with_local: Whether only families are wanted for which a search of q* makes sense.
 
     Returns:
         Keys of `FAMILIES`.
@@ -27,7 +28,7 @@ def suggest(story: nn.Module, data: Any) -> tuple[str, ...]:
     sites = sites_of(story, batch_for(story, data, ROWS_TO_LOOK_AT))
     dim = Flat(sites.local_continuous).dim
     if dim == 0:
-        return _discrete(story, sites.local_discrete)
+        return _discrete(story, sites.local_discrete, with_local)
     if dim > MANY_NUMBERS:
         return ("mean_field", "low_rank", "householder")
     if dim == 1:
@@ -35,13 +36,14 @@ def suggest(story: nn.Module, data: Any) -> tuple[str, ...]:
     return ("mean_field", "full_rank", "iaf")
 
 
-def _discrete(story: nn.Module, sites: Sites) -> tuple[str, ...]:
+def _discrete(story: nn.Module, sites: Sites, with_local: bool) -> tuple[str, ...]:
     """For stories of discrete sites alone: summed over if few, else quantised if there is a codebook, else drawn."""
     try:
         Configurations(sites)
     except ValueError:
-        quantised = ("vector_quantized",) if hasattr(story, "codebook") else ()
-        return (*quantised, "categorical", *_relaxed(sites))
+        if hasattr(story, "codebook"):
+            return ("categorical",) if with_local else ("vector_quantized", "categorical")
+        return ("categorical", *_relaxed(sites))
     return ("enumerated", "categorical")
 
 
