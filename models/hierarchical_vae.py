@@ -7,8 +7,7 @@ Story
     layer to the pixels, past the layers in between, which keeps deep hierarchies from losing their upper ones.
 
 Program
-    z_L ~ Normal(0, I)
-    z_l ~ Normal(loc_l(tape), scale_l(tape)^2)     for l = L - 1, ..., 1
+    z_l ~ Normal(loc_l(tape), scale_l(tape)^2)     for l = L, ..., 1; the first is Normal(0, I)
     tape <- tape + write_l(tape, z_l)              after each layer
     x ~ Bernoulli(logits = decoder(tape))
 

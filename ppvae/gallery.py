@@ -111,6 +111,36 @@ def example_of(spec: str) -> str:
     return getattr(story_class(spec), "example", DEFAULT_DATA)
 
 
+def example_rows(
+    spec: str,
+    data: str | None = None,
+    *,
+    binarize: Any = None,
+    root: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[Rows, Rows, Rows]:
+    """The rows that a story is tried on, to train, to stop and to measure.
+
+    Arguments:
+        spec: The story, as in `load_story`.
+        data: As in `parse_request`; None takes the story's own example.
+        binarize: As in `ppvae.data.load`, in place of the request's own.
+        root: Folder of the data sets, likewise.
+        options: Arguments of the story's constructor, for rows that it generates itself.
+
+    Returns:
+        Rows for train, valid and test.
+    """
+    request = parse_request(example_of(spec) if data is None else data)
+    if request.name == SIMULATED:
+        return simulated(spec, request, options or {})
+    train, val, test = (
+        load_request(request, split, binarize=binarize, root=root)
+        for split in ("train", "valid", "test")
+    )
+    return train, val, test
+
+
 def simulated(spec: str, request: Request, options: Mapping[str, Any]) -> tuple[Rows, Rows, Rows]:
     """Rows that a story itself generates, in three splits: 80, 10 and 10 per cent.
 

@@ -80,7 +80,7 @@ def diagnose(
         setup.story, built, measured,
         num_particles=particles, num_simulations=simulations, reference_rows=reference, seed=seed,
     )  # fmt: skip
-    out = parts.console()
+    out = parts.console(setup)
     out.print(found)
     if table is not None and found.rows is not None:
         table.parent.mkdir(parents=True, exist_ok=True)

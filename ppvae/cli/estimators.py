@@ -94,7 +94,7 @@ def estimators(
         setup.story, built, measured, made,
         num_particles=particles, num_repeats=repeats, seed=seed, progress=shows_progress,
     )  # fmt: skip
-    out = parts.console()
+    out = parts.console(setup)
     out.print(found)
     if table is not None:
         table.write_text(found.to_pandas().to_csv())

@@ -57,7 +57,7 @@ def check(
     for site in sites.values():
         where = "data" if site.is_local else "global"
         table.add_row(site.name, site.role, where, str(tuple(site.row_shape)), str(site.support))
-    out = parts.console()
+    out = parts.console(setup)
     out.print(table)
     out.print(f"{story} keeps the contract, and {setup.train} fits it.", highlight=False)
 
@@ -99,7 +99,7 @@ def generate(
     starts = range(0, num_rows, IMAGES_A_LINE)
     pieces = {str(s + 1): rows["x"][s : s + IMAGES_A_LINE].clamp(0, 1) for s in starts}
     image_grid(pieces).savefig(path, dpi=160)
-    parts.console().print(f"pictures: {path}", highlight=False, soft_wrap=True)
+    parts.console(setup).print(f"pictures: {path}", highlight=False, soft_wrap=True)
 
 
 def list_(what: Annotated[Listed, Argument(help="What to list.")]) -> None:

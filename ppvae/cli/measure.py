@@ -101,7 +101,7 @@ def compare(
     page = ppvae.report(
         league, measured, path=folder.path / "report.html", title=title, command=command
     )
-    out = parts.console()
+    out = parts.console(setup)
     out.print(league)
     for sentence in headline(league):
         out.print(sentence, highlight=False)
@@ -164,7 +164,7 @@ def fit(
         raise
     ppvae.save(path, setup.story, built)
     found = ppvae.elbo(setup.story, built, setup.test, seed=seed).mean()
-    out = parts.console()
+    out = parts.console(setup)
     out.print(
         f"ELBO {found} nats per row on {len(setup.test)} test rows; best epoch {history.best_epoch} of "
         f"{len(history.records)}, {history.seconds:.1f} s",
@@ -210,7 +210,7 @@ def gaps(
         setup.story, built, measured, evidence=evidence, num_particles=particles, seed=seed,
         progress=_shows_progress(no_progress),
     )  # fmt: skip
-    parts.console().print(str(found), highlight=False)
+    parts.console(setup).print(str(found), highlight=False)
 
 
 def evidence(
@@ -251,7 +251,7 @@ def evidence(
     kind = {"exact": "exact", "quadrature": "by quadrature"}.get(
         method, f"a lower bound by {method}"
     )
-    parts.console().print(
+    parts.console(setup).print(
         f"log p(x) {found.mean()} nats per row on {len(measured)} test rows, {kind}",
         highlight=False,
     )

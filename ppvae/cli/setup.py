@@ -38,13 +38,14 @@ ROWS_TO_LOOK_AT = 2000
 
 @dataclass(frozen=True)
 class Setup:
-    """Data in its three splits, and an untrained story with its guides."""
+    """Data in its three splits, and an untrained story with its guides; `notes` say what was chosen unasked."""
 
     train: Rows
     val: Rows
     test: Rows
     story: nn.Module
     guides: dict[str, nn.Module]
+    notes: tuple[str, ...] = ()
 
 
 def prepare(
@@ -61,16 +62,17 @@ def prepare(
     """Load data and story, build the guides, and check that all fit together.
 
     Without `data`, the story's own example is taken; a guide that is None becomes the next family that suits the
-    story; either choice is printed.
+    story; either choice is noted.
 
     Raises:
         ValueError: At the first fault.
     """
     resolve_device(device)
     given = parse_options(options)
+    notes = []
     if data is None:
         data = example_of(story)
-        print(f"data {data}: the example of {story}", file=sys.stderr)
+        notes.append(f"data {data}: the example of {story}")
     train, val, test = example_rows(story, data, binarize=binarize, root=data_root, options=given)
     few = dict(train.head(min(ROWS_TO_LOOK_AT, len(train))).frozen(seed=0).tensors)
     with seeded(seed):
@@ -78,8 +80,10 @@ def prepare(
         for part in (train, val, test):
             check_data(made, batch_for(made, part))
         names = _named(guide_names, made, train)
+        if None in guide_names:
+            notes.append(f"guides {', '.join(names)}: they suit the story")
         built: dict[str, nn.Module] = {n: guides.build(n, made, train) for n in names}
-    return Setup(train, val, test, made, built)
+    return Setup(train, val, test, made, built, tuple(notes))
 
 
 def _named(guide_names: Sequence[str | None], story: nn.Module, data: Rows) -> list[str]:
@@ -88,7 +92,6 @@ def _named(guide_names: Sequence[str | None], story: nn.Module, data: Rows) -> l
         return [n for n in guide_names if n is not None]
     several = len(guide_names) > 1  # are compared, which needs q*
     suited = guides.suggest(story, data, with_local=several)[: len(guide_names)]
-    print(f"guides {', '.join(suited)}: they suit the story", file=sys.stderr)
     return list(suited)
 
 
@@ -144,6 +147,8 @@ def run_path(given: Path | None, story: str, data: str | None, what: str) -> Pat
     return Path("runs") / "-".join([*parts, datetime.now().strftime("%Y%m%d-%H%M%S")])
 
 
-def console() -> Console:
-    """Where tables go; wide enough for them where there is no terminal to fit."""
+def console(setup: Setup | None = None) -> Console:
+    """Where tables go, wide enough for them where there is no terminal to fit; first the notes of `setup`."""
+    for note in () if setup is None else setup.notes:
+        print(note, file=sys.stderr)
     return Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
