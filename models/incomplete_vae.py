@@ -83,7 +83,11 @@ class IncompleteVAE(PyroModule):
     def forward(self, n: int) -> None:
         with pyro.plate("data", n):
             z = pyro.sample("z", dist.Normal(self.zero, 1.0).to_event(1))  # (n, D)
-            loc, raw_scale, raw_df = self.decoder(z).chunk(3, -1)  # (n, P) each
-            scale = self.min_scale + F.softplus(raw_scale)
-            tails = dist.StudentT(MIN_DF + F.softplus(raw_df), loc, scale)
-            pyro.sample("x", tails.to_event(1))
+            pyro.sample("x", self.numbers(z).to_event(1))  # (n, P)
+
+    def numbers(self, z: Tensor) -> dist.StudentT:
+        """What the numbers are drawn from, given the causes `(*, D)`; batch shape `(*, P)`."""
+        loc, raw_scale, raw_df = self.decoder(z).chunk(3, -1)
+        return dist.StudentT(
+            MIN_DF + F.softplus(raw_df), loc, self.min_scale + F.softplus(raw_scale)
+        )
