@@ -8,11 +8,11 @@ Story
     something, and the priors say what strings are like. This is `vae` with knowledge in place of data.
 
 Program
-    pitch ~ LogNormal(log 220, 0.3)
+    pitch ~ Normal(0, 5^2)                  in semitones from the A of 220 hertz
     decay ~ LogNormal(log 0.3, 0.5)
     brightness ~ Beta(3, 3)
     x ~ Normal(log spectrogram of string(pitch, decay, brightness), noise_scale^2)
-    string(t) = sum_k brightness^(k-1) exp(-k t / decay) sin(2 pi k pitch t)
+    string(t) = sum_k brightness^(k-1) exp(-k t / decay) sin(2 pi k 220 2^(pitch/12) t)
 
 Graph
     +-- data (n) ------------------+
@@ -25,7 +25,7 @@ Graph
 Sites
     | name       | role     | shape | support  | unit  |
     |------------|----------|-------|----------|-------|
-    | pitch      | latent   | ()    | positive | hertz |
+    | pitch      | latent   | ()    | real     | semitones from 220 hertz |
     | decay      | latent   | ()    | positive | seconds |
     | brightness | latent   | ()    | [0, 1]   | ratio of an overtone's strength to that of the one below |
     | x          | observed | (P,)  | real     | nats of power, frames times bands |
@@ -46,6 +46,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
+HERTZ_OF_A = 220.0
 FLOOR = 1e-3  # power of a silent band, in units of the loudest possible
 
 
@@ -75,11 +76,11 @@ class PluckedString(PyroModule):
         self.noise_scale = noise_scale
         self.register_buffer("time", torch.arange(frame * num_frames) / rate)
         self.register_buffer("window", torch.hann_window(frame))
-        self.register_buffer("log_pitch", torch.tensor(220.0).log())
+        self.register_buffer("concert", torch.zeros(()))
 
     def forward(self, n: int) -> None:
         with pyro.plate("data", n):
-            pitch = pyro.sample("pitch", dist.LogNormal(self.log_pitch, 0.3))
+            pitch = pyro.sample("pitch", dist.Normal(self.concert, 5.0))
             decay = pyro.sample("decay", dist.LogNormal(log(0.3), 0.5))
             brightness = pyro.sample("brightness", dist.Beta(3.0, 3.0))
             heard = self.spectrogram(self.sound(pitch, decay, brightness, self.time))
@@ -88,12 +89,13 @@ class PluckedString(PyroModule):
     def sound(self, pitch: Tensor, decay: Tensor, brightness: Tensor, time: Tensor) -> Tensor:
         """The wave at each time, from causes `(*,)` and times `(T,)` in seconds to `(*, T)`, between -1 and 1."""
         partial = torch.arange(1, self.num_partials + 1, device=time.device).to(time)
-        hertz = pitch[..., None] * partial  # (*, K)
+        hertz = HERTZ_OF_A * 2 ** (pitch[..., None] / 12) * partial  # (*, K)
         heard = hertz < self.rate / 2  # beyond, sampling would fold it back
-        strength = brightness[..., None] ** (partial - 1) * heard
+        strength = brightness[..., None] ** (partial - 1)
+        loudest = strength.sum(-1, keepdim=True)
         fading = -partial[:, None] * time / decay[..., None, None]  # (*, K, T)
         wave = fading.exp() * (2 * pi * hertz[..., None] * time).sin()
-        return (strength[..., None] * wave).sum(-2) / strength.sum(-1, keepdim=True)
+        return ((strength * heard)[..., None] * wave).sum(-2) / loudest
 
     def spectrogram(self, wave: Tensor) -> Tensor:
         """Log power of each frame and band, `(*, T)` to `(*, P)`, in nats."""
