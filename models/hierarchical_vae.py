@@ -1,21 +1,22 @@
 r"""A variational autoencoder with several layers of causes, each drawn given those above it.
 
 Story
-    Each row has `L` layers of hidden causes. The topmost are standard normal; what they mean for the picture is
-    written on a tape of features, each lower layer is drawn given the tape and adds to it, and the tape's last state
-    decides the pixels. This is `vae` with causes of causes. The tape is a path of skip connections: it carries every
-    layer to the pixels, past the layers in between, which keeps deep hierarchies from losing their upper ones.
+    Each row has `L` layers of hidden causes. The topmost are standard normal; each lower layer is drawn given all layers above
+    it, and all layers together decide the pixels. This is `vae` with causes of causes. That every layer reaches the
+    pixels by itself, past the layers in between (skip connections), keeps deep hierarchies from losing their upper layers;
+    and as the networks between layers start at zero, the story starts as a `vae` and learns how its causes hang
+    together.
 
 Program
-    z_l ~ Normal(loc_l(tape), scale_l(tape)^2)     for l = L, ..., 1; the first is Normal(0, I)
-    tape <- tape + write_l(tape, z_l)              after each layer
-    x ~ Bernoulli(logits = decoder(tape))
+    z_l ~ Normal(loc_l(z_L, ..., z_(l+1)), scale_l(z_L, ..., z_(l+1))^2)     for l = L, ..., 1; the first is Normal(0, I)
+    x ~ Bernoulli(logits = decoder(z_L, ..., z_1))
 
 Graph
     +-- data (n) ----------------------------+
     |   (z_L) ---> ... ---> (z_1) ---> [x]   |
     |     \----------------------------^     |
     +----------------------------------------+
+    networks ---> (z_l)    decoder ---> [x]
 
 Sites
     | name | role     | shape | support | unit     |
@@ -32,6 +33,8 @@ Source
 __all__ = ["HierarchicalVAE"]
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -43,6 +46,7 @@ from torch import Tensor, nn
 from ppvae.nets import MLP
 
 MIN_SCALE = 0.05
+ONE = 0.461  # where softplus and the lowest scale make 1
 
 
 class HierarchicalVAE(PyroModule):
@@ -51,8 +55,8 @@ class HierarchicalVAE(PyroModule):
     Arguments:
         num_pixels: Number `P` of pixels of a picture.
         latent_dims: Number of causes in each layer, the topmost first; their number is `L`.
-        width: Length of the tape.
-        hidden: Widths of the hidden layers of the decoder; the layers' own networks have one of `width`.
+        width: Hidden width of the networks between layers.
+        hidden: Widths of the decoder's hidden layers.
     """
 
     def __init__(
@@ -60,15 +64,19 @@ class HierarchicalVAE(PyroModule):
         num_pixels: int = 784,
         latent_dims: Sequence[int] = (10, 20),
         width: int = 100,
-        hidden: Sequence[int] = (200,),
+        hidden: Sequence[int] = (200, 200),
     ) -> None:
         super().__init__()
-        above, *below = latent_dims
-        self.read = nn.ModuleList(MLP(width, 2 * dim, (width,)) for dim in below)
-        self.write = nn.ModuleList(MLP(width + dim, width, (width,)) for dim in latent_dims)
-        self.decoder = MLP(width, num_pixels, hidden)
-        self.register_buffer("zero", torch.zeros(above))
-        self.register_buffer("blank", torch.zeros(width))
+        above = accumulate(latent_dims)
+        self.between: Any = nn.ModuleList(
+            MLP(num_above, 2 * dim, (width,))
+            for num_above, dim in zip(above, latent_dims[1:], strict=False)
+        )
+        for network in self.between:
+            nn.init.zeros_(network[-1].weight)
+            nn.init.zeros_(network[-1].bias)
+        self.decoder = MLP(sum(latent_dims), num_pixels, hidden)
+        self.register_buffer("zero", torch.zeros(latent_dims[0]))
 
     @classmethod
     def from_data(
@@ -76,24 +84,18 @@ class HierarchicalVAE(PyroModule):
         batch: Mapping[str, Tensor],
         latent_dims: Sequence[int] = (10, 20),
         width: int = 100,
-        hidden: Sequence[int] = (200,),
+        hidden: Sequence[int] = (200, 200),
     ) -> "HierarchicalVAE":
         """The story for pictures like `batch["x"]`, `(B, P)`."""
         return cls(batch["x"][0].numel(), latent_dims, width, hidden)
 
     def forward(self, n: int) -> None:
         with pyro.plate("data", n):
-            top = len(self.write)
-            z = pyro.sample(f"z_{top}", dist.Normal(self.zero, 1.0).to_event(1))
-            tape = self._written(self.blank, self.write[0], z)  # (n, width)
-            for layer, (read, write) in enumerate(zip(self.read, self.write[1:], strict=True)):
-                loc, raw = read(tape).chunk(2, -1)
-                prior = dist.Normal(loc, F.softplus(raw + 0.55) + MIN_SCALE)
-                z = pyro.sample(f"z_{top - 1 - layer}", prior.to_event(1))
-                tape = self._written(tape, write, z)
-            pyro.sample("x", dist.Bernoulli(logits=self.decoder(tape)).to_event(1))
-
-    def _written(self, tape: Tensor, write: nn.Module, z: Tensor) -> Tensor:
-        """The tape after a layer, `(*, width)`."""
-        tape = tape.expand(*z.shape[:-1], -1)
-        return tape + write(torch.cat([tape, z], -1))
+            layer = len(self.between) + 1
+            z = pyro.sample(f"z_{layer}", dist.Normal(self.zero, 1.0).to_event(1))
+            for network in self.between:
+                layer -= 1
+                loc, raw = network(z).chunk(2, -1)
+                prior = dist.Normal(loc, MIN_SCALE + F.softplus(raw + ONE))
+                z = torch.cat([z, pyro.sample(f"z_{layer}", prior.to_event(1))], -1)
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1))
