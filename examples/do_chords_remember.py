@@ -75,7 +75,8 @@ def deep_markov(train: Tensor) -> tuple[nn.Module, nn.Module]:
         story = load_story(
             "deep_markov", {"x": train}, latent_dim=LATENT, width=WIDTH, hidden=HIDDEN
         )
-        reader = Reader(2 * KEYS, WIDTH)  # keys, and which of them are missing
+        marks = 2 if bool(train.isnan().any()) else 1  # keys, and which of them are missing
+        reader = Reader(marks * KEYS, WIDTH)
         guide: Any = ppvae.guides.build("ladder", story, train, encoder=reader)
         guide.to_parameters = StepHead(train.shape[1], WIDTH, LATENT)
     return story, guide

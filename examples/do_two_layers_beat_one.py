@@ -43,7 +43,9 @@ def measured(
     """Train one rival and bound log p(x) of the test rows."""
     story_name, options, family = RIVALS[name]
     with seeded(SEED):
-        story = load_story(story_name, train.head(500).frozen(0).batch(), **options)
+        story = load_story(
+            story_name, train.head(min(500, len(train))).frozen(0).batch(), **options
+        )
         guide = ppvae.guides.build(family, story, train)
     folder = runs / name.replace(" ", "_")
     history = ppvae.fit(
