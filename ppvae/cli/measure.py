@@ -69,6 +69,7 @@ def compare(
     from ppvae.gaps import check_request
     from ppvae.report.words import headline
     from ppvae.runs import RunFolder
+    from ppvae.weights import batch_for
 
     names = [n for part in guides or () for n in part.split(",") if n]
     names = list(dict.fromkeys(names or DEFAULT_GUIDES))
@@ -76,7 +77,7 @@ def compare(
         story, data, names, data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
     )  # fmt: skip
-    check_request(setup.story, evidence, particles)
+    check_request(setup.story, evidence, particles, batch_for(setup.story, setup.test, 2))
     training: dict[str, Any] = {
         "objective": objective, "objective_options": parts.parse_options(objective_options),
         "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "seed": seed,
@@ -193,12 +194,13 @@ def gaps(
     import ppvae
     from ppvae.cli import setup as parts
     from ppvae.gaps import check_request
+    from ppvae.weights import batch_for
 
     setup = parts.prepare(
         story, data, [guide], data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
     )  # fmt: skip
-    check_request(setup.story, evidence, particles)
+    check_request(setup.story, evidence, particles, batch_for(setup.story, setup.test, 2))
     built = parts.trained(
         setup, weights, seed, device,
         epochs=epochs, batch_size=batch_size, lr=lr, progress=_shows_progress(no_progress),

@@ -1,6 +1,6 @@
 r"""Coordinates in which a guide looks like a standard normal, for annealing and Hamiltonian Monte Carlo."""
 
-__all__ = ["Coordinates", "coordinates_of"]
+__all__ = ["LOG_SQRT_2_PI", "Coordinates", "affine", "coordinates_of"]
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ LOG_SQRT_2_PI = 0.9189385332046727
 
 @dataclass(frozen=True)
 class Coordinates:
-    r"""A map from noise :math:`\epsilon` to :math:`u`, and the law of :math:`\epsilon` where annealing starts.
+    r"""A map from noise :math:`\epsilon` to :math:`u`.
 
-    The start is a standard normal whenever the map is the guide's own: annealing from it in these coordinates
-    is annealing from the guide, and the geometry is scaled by the guide (a preconditioner).
+    Under the map of a guide a standard normal becomes the guide: annealing from it in these coordinates is annealing
+    from the guide, and the geometry is scaled by the guide's covariance (a preconditioner).
 
     Arguments:
         push: `(*, B, d)` to `u` `(*, B, d)` and log |det du/deps| `(*, B)`.
@@ -35,11 +35,6 @@ class Coordinates:
     pull: Callable[[Tensor], Tensor]
     dim: int
     num_rows: int
-
-    @staticmethod
-    def log_start(eps: Tensor) -> Tensor:
-        """log density of the start, `(*, B)`, in nats."""
-        return -0.5 * eps.square().sum(-1) - LOG_SQRT_2_PI * eps.shape[-1]
 
 
 def coordinates_of(guide: nn.Module, batch: TensorDict, sites: Sites) -> Coordinates:
@@ -60,11 +55,11 @@ def coordinates_of(guide: nn.Module, batch: TensorDict, sites: Sites) -> Coordin
     if hasattr(q, "push"):
         return Coordinates(q.push, q.pull, q.event_shape[0], q.batch_shape[0])
     if isinstance(q, dist.MultivariateNormal | dist.LowRankMultivariateNormal):
-        return _affine(q.loc, q.scale_tril)
+        return affine(q.loc, q.scale_tril)
     if isinstance(q, dist.Independent) and isinstance(q.base_dist, dist.Normal):
-        return _affine(q.base_dist.loc, torch.diag_embed(q.base_dist.scale))
+        return affine(q.base_dist.loc, torch.diag_embed(q.base_dist.scale))
     u = _particles(guide, q, batch, sites)
-    return _affine(u.mean(0), torch.diag_embed(u.std(0).clamp(min=1e-6)))
+    return affine(u.mean(0), torch.diag_embed(u.std(0).clamp(min=1e-6)))
 
 
 def _particles(guide: nn.Module, q: Any, batch: TensorDict, sites: Sites) -> Tensor:
@@ -74,8 +69,13 @@ def _particles(guide: nn.Module, q: Any, batch: TensorDict, sites: Sites) -> Ten
     return Flat(sites.local_continuous).pack(drawn.values)
 
 
-def _affine(loc: Tensor, scale_tril: Tensor) -> Coordinates:
-    """u = loc + L eps, with `loc` `(B, d)` and `scale_tril` `(B, d, d)`."""
+def affine(loc: Tensor, scale_tril: Tensor) -> Coordinates:
+    """The map u = loc + L eps.
+
+    Arguments:
+        loc: `(B, d)`.
+        scale_tril: L, lower triangular, `(B, d, d)`.
+    """
     log_det = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
     def push(eps: Tensor) -> tuple[Tensor, Tensor]:
