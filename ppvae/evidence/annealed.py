@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ppvae.estimate import Estimate
 from ppvae.evidence.hmc import HMC
-from ppvae.evidence.path import Path
+from ppvae.evidence.path import Path, tempered
 from ppvae.evidence.pilot import Pilot, pilot_run
 from ppvae.evidence.settings import Annealing
 from ppvae.story import TensorDict
@@ -130,21 +130,29 @@ class AnnealedPath:
         accepted = eps.new_zeros(eps.shape[1])
         ancestor = torch.arange(len(eps), device=eps.device).unsqueeze(1).expand(log_w.shape)
         resampled = eps.new_zeros(eps.shape[1])
+        known = self.path.known(eps)
         for before, beta in pairwise(betas):
             self.tick()
-            log_w = log_w + (beta - before) * self.path.slope(eps)
+            log_w = log_w + (beta - before) * (known[1] - known[0])
             if beta == betas[-1]:
                 break
             if resample:
                 index, log_w, where = _resampled(log_w)
-                eps = eps.gather(0, index.unsqueeze(-1).expand(eps.shape))
-                ancestor = ancestor.gather(0, index)
-                resampled = resampled + where
-            eps, accept = self.hmc.step(self.path.at(beta), eps, self.tuned.step_sizes[beta])
+                eps, ancestor, *rest = (_taken(part, index) for part in (eps, ancestor, *known))
+                known, resampled = tuple(rest), resampled + where
+            state = tempered(eps, known, beta)
+            state, accept = self.hmc.walk(self.path.at(beta), state, self.tuned.step_sizes[beta])
+            eps, known = state[0], state[3:]
             accepted += accept.mean(0)
         moves = len(betas) - 2
         acceptance = accepted / moves if moves else torch.ones_like(accepted)
         return Chains(log_w, acceptance, ancestor, resampled)
+
+
+def _taken(part: Tensor, index: Tensor) -> Tensor:
+    """The chains with these numbers, of a tensor `(C, B, *)`."""
+    index = index.reshape(*index.shape, *(1,) * (part.dim() - 2))
+    return part.gather(0, index.expand(part.shape))
 
 
 def _resampled(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:

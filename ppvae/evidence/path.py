@@ -1,6 +1,6 @@
 r"""The annealed densities between a start and the posterior, over noise in which a guide is a standard normal."""
 
-__all__ = ["FromGuide", "FromPrior", "Path", "Target", "path_of"]
+__all__ = ["FromGuide", "FromPrior", "Path", "Target", "path_of", "tempered"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.evidence.coordinates import LOG_SQRT_2_PI, Coordinates, affine, coordinates_of
+from ppvae.evidence.hmc import State
 from ppvae.story import Flat, LogJoint, Sites, TensorDict, num_rows_of, simulate, split_batch
 
 PRIOR_DRAWS = 1000
@@ -55,20 +56,30 @@ class Path(ABC):
     def draw(self, num_chains: int) -> Tensor:
         """Exact draws of the start, `(C, B, d)`."""
 
-    def at(self, beta: float) -> Callable[[Tensor], Tensor]:
-        """The log density at inverse temperature `beta`."""
+    def known(self, eps: Tensor) -> State:
+        """What transitions at any temperature need to know of a place.
 
-        def log_density(eps: Tensor) -> Tensor:
+        Returns:
+            Log densities of both ends, `(C, B)` each, in nats, and their gradients, `(C, B, d)` each.
+        """
+        with torch.enable_grad():
+            eps = eps.detach().requires_grad_(True)
             start, target = self.ends(eps)
-            return (1 - beta) * start + beta * target
+            (of_start,) = torch.autograd.grad(start.sum(), eps, retain_graph=True)
+            (of_target,) = torch.autograd.grad(target.sum(), eps)
+        finite = (torch.nan_to_num(g, 0.0, 0.0, 0.0) for g in (of_start, of_target))
+        return start.detach(), target.detach(), *finite
 
-        return log_density
+    def at(self, beta: float) -> Callable[[Tensor], State]:
+        """What is known of a place at inverse temperature `beta`: the state of a transition."""
+        return lambda eps: tempered(eps, self.known(eps), beta)
 
-    def slope(self, eps: Tensor) -> Tensor:
-        """Derivative of the log density by beta: the rate of the log weight, `(C, B)`."""
-        with torch.no_grad():
-            start, target = self.ends(eps)
-            return target - start
+
+def tempered(eps: Tensor, known: State, beta: float) -> State:
+    """The state at inverse temperature `beta` from what is known of both ends, which it carries along."""
+    start, target, of_start, of_target = known
+    value = (1 - beta) * start + beta * target
+    return eps, value, (1 - beta) * of_start + beta * of_target, *known
 
 
 class FromGuide(Path):

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from ppvae.evidence.hmc import HMC, adapt
-from ppvae.evidence.path import Path
+from ppvae.evidence.path import Path, tempered
 from ppvae.evidence.settings import Annealing, schedule_of
 
 PILOT_CHAINS = 4
 # A schedule is read off the pilot's weights, which takes more chains than step sizes do.
 PILOT_CHAINS_OF_ADAPTIVE = 16
 PILOT_MOVES = 2
-FIRST_STEP_SIZE = 0.3
+FIRST_STEP_SIZE = 0.5
 MAX_TEMPERATURES = 10_000
 BISECTIONS = 30
 
@@ -50,18 +50,19 @@ def pilot_run(path: Path, settings: Annealing, tick: Callable[[], None]) -> Pilo
         eps = path.draw(PILOT_CHAINS_OF_ADAPTIVE if adaptive else PILOT_CHAINS)
     betas = [0.0] if adaptive else schedule_of(settings)
     step_size = torch.full((eps.shape[1],), FIRST_STEP_SIZE).to(eps)
-    hmc, step_sizes, at = HMC(settings.num_leapfrog), {}, 0
+    hmc, step_sizes, at, known = HMC(settings.num_leapfrog), {}, 0, path.known(eps)
     while betas[at] < 1:
         tick()
         if adaptive:
-            betas.append(_next(betas[at], path.slope(eps), settings.conditional_ess))
+            betas.append(_next(betas[at], known[1] - known[0], settings.conditional_ess))
             _refuse_endless(betas, settings)
         at += 1
         if betas[at] == 1:
             break
         for _ in range(PILOT_MOVES):
-            eps, accept = hmc.step(path.at(betas[at]), eps, step_size)
-            step_size = adapt(step_size, accept)
+            state = tempered(eps, known, betas[at])
+            state, accept = hmc.walk(path.at(betas[at]), state, step_size)
+            eps, known, step_size = state[0], state[3:], adapt(step_size, accept)
         step_sizes[betas[at]] = step_size
     return Pilot(betas, step_sizes)
 
