@@ -10,6 +10,7 @@ from ppvae.evidence.importance import importance_evidence, importance_sampling, 
 from ppvae.evidence.methods import METHODS, Effort, check_method, evidence_from
 from ppvae.evidence.quadrature import quadrature_evidence
 from ppvae.evidence.settings import SCHEDULES, STARTS, Annealing
+from ppvae.evidence.table import EvidenceTable, check_methods, evidence_table, methods_for
 
 __all__ = [
     "METHODS",
@@ -18,13 +19,16 @@ __all__ = [
     "Annealed",
     "Annealing",
     "Effort",
+    "EvidenceTable",
     "Sandwich",
     "ais",
     "bdmc",
     "certify",
     "check_method",
+    "check_methods",
     "elbo",
     "evidence_from",
+    "evidence_table",
     "exact_evidence",
     "importance_evidence",
     "importance_sampling",
@@ -33,5 +37,6 @@ __all__ = [
     "knows_exact",
     "log_evidence",
     "log_mean_exp",
+    "methods_for",
     "quadrature_evidence",
 ]

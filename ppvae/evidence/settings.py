@@ -10,13 +10,16 @@ STARTS: dict[str, str] = {
     "prior": "from the story's own prior: needs no guide, and many temperatures",
 }
 SCHEDULES: dict[str, str] = {
+    "auto": "linear from the guide, geometric from the prior",
     "geometric": "steps that grow by a constant factor",
     "linear": "equal steps",
     "sigmoid": "small steps at both ends",
     "adaptive": "as far as the conditional effective sample size of a pilot run allows, then frozen",
 }
-# Last step of the geometric schedule over its first.
-GEOMETRIC_GROWTH = {"guide": 1.0, "prior": 1000.0}
+# Last step of the geometric schedule over its first. From the prior the weights change fast at first, and 100 served
+# better than 10, 1000 and equal steps; from a fitted guide they change evenly, and equal steps served best (MNIST network,
+# 50 simulated rows: 8.2 of 10 chains effective against 7.6 and 6.0 with growth 10 and 1000).
+GEOMETRIC_GROWTH = 100.0
 SIGMOID_REACH = 4.0
 
 
@@ -29,7 +32,7 @@ class Annealing:
         num_temperatures: Steps of the schedule from 0 to 1; `adaptive` finds their number itself.
         num_leapfrog: Leapfrog steps of a transition.
         start: `guide` or `prior`.
-        schedule: `geometric`, `linear`, `sigmoid` or `adaptive`.
+        schedule: `linear`, `geometric`, `sigmoid` or `adaptive`; `auto` is linear from the guide, geometric from the prior.
         conditional_ess: Share of the chains that a step of `adaptive` keeps effective, in the mean over rows.
         resample: Whether the chains of a row are drawn anew in proportion to their weights, wherever fewer than half
             of them are effective. Of use where many temperatures meet weights that still spread.
@@ -47,7 +50,7 @@ class Annealing:
     num_temperatures: int = 50
     num_leapfrog: int = 5
     start: str = "guide"
-    schedule: str = "geometric"
+    schedule: str = "auto"
     conditional_ess: float = 0.99
     resample: bool = False
 
@@ -77,10 +80,13 @@ def schedule_of(settings: Annealing) -> list[float]:
     """Inverse temperatures from 0 to 1, `num_temperatures` steps; all schedules but `adaptive`."""
     num = settings.num_temperatures
     even = [t / num for t in range(num + 1)]
-    if settings.schedule == "linear":
+    name = settings.schedule
+    if name == "auto":
+        name = "linear" if settings.start == "guide" else "geometric"
+    if name == "linear":
         return even
-    if settings.schedule == "sigmoid":
+    if name == "sigmoid":
         bent = [math.tanh(SIGMOID_REACH / 2 * (2 * t - 1)) for t in even]
         return [(b - bent[0]) / (bent[-1] - bent[0]) for b in bent]
-    growth = math.log(GEOMETRIC_GROWTH[settings.start])
-    return even if growth == 0 else [math.expm1(growth * t) / math.expm1(growth) for t in even]
+    growth = math.log(GEOMETRIC_GROWTH)
+    return [math.expm1(growth * t) / math.expm1(growth) for t in even]
