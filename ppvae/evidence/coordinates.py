@@ -10,10 +10,14 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ppvae.story import Flat, Sites, TensorDict, local_params
+from ppvae.chunks import CHUNK_NUMBERS
+from ppvae.story import Flat, Sites, TensorDict, local_params, num_rows_of
 from ppvae.weights import draw
 
+# Draws of a guide whose moments are not known: at least so many, and so many for each latent number.
 MOMENT_PARTICLES = 200
+MOMENT_PARTICLES_EACH = 20
+JITTER = 1e-4
 LOG_SQRT_2_PI = 0.9189385332046727
 
 
@@ -41,8 +45,8 @@ def coordinates_of(guide: nn.Module, batch: TensorDict, sites: Sites) -> Coordin
     """Coordinates that whiten a guide on these rows.
 
     A Gaussian guide gives its own affine map, a flow its networks. Any other guide (a mixture, somebody else's
-    program) is replaced by the diagonal Gaussian with its mean and standard deviation: annealing may start
-    anywhere.
+    program) is replaced by the Gaussian with its mean and covariance, or their diagonal where it has too many numbers:
+    annealing may start anywhere.
 
     Arguments:
         guide: Any Pyro guide.
@@ -58,15 +62,29 @@ def coordinates_of(guide: nn.Module, batch: TensorDict, sites: Sites) -> Coordin
         return affine(q.loc, q.scale_tril)
     if isinstance(q, dist.Independent) and isinstance(q.base_dist, dist.Normal):
         return affine(q.base_dist.loc, torch.diag_embed(q.base_dist.scale))
-    u = _particles(guide, q, batch, sites)
-    return affine(u.mean(0), torch.diag_embed(u.std(0).clamp(min=1e-6)))
+    return _affine_of(_particles(guide, q, batch, sites))
 
 
 def _particles(guide: nn.Module, q: Any, batch: TensorDict, sites: Sites) -> Tensor:
+    """Draws of u, `(S, B, d)`, as many as a covariance takes or memory allows."""
+    flat = Flat(sites.local_continuous)
+    room = CHUNK_NUMBERS // (num_rows_of(batch) * flat.dim)
+    num = max(MOMENT_PARTICLES, min(MOMENT_PARTICLES_EACH * flat.dim, room))
     if q is not None:
-        return q.sample((MOMENT_PARTICLES,))
-    drawn = draw(guide, batch, MOMENT_PARTICLES, sites)
-    return Flat(sites.local_continuous).pack(drawn.values)
+        return q.sample((num,))
+    return flat.pack(draw(guide, batch, num, sites).values)
+
+
+def _affine_of(u: Tensor) -> Coordinates:
+    """The map with the moments of these draws, `(S, B, d)`."""
+    dim, centred = u.shape[-1], u - u.mean(0)
+    scale = u.std(0).clamp(min=1e-6)
+    if len(u) < MOMENT_PARTICLES_EACH * dim:
+        return affine(u.mean(0), torch.diag_embed(scale))
+    whitened = centred / scale
+    correlation = torch.einsum("sbi,sbj->bij", whitened, whitened) / (len(u) - 1)
+    correlation = correlation + JITTER * torch.eye(dim).to(u)
+    return affine(u.mean(0), scale.unsqueeze(-1) * torch.linalg.cholesky(correlation))
 
 
 def affine(loc: Tensor, scale_tril: Tensor) -> Coordinates:

@@ -9,7 +9,7 @@ import ppvae
 from ppvae.evidence import evidence_table
 from ppvae.gallery import load_story
 
-ROWS = 20
+ROWS = 10
 
 
 def within_four_errors(found: ppvae.Estimate, truth: Tensor) -> bool:
@@ -28,9 +28,9 @@ def test_every_method_agrees_with_the_closed_form_of_factor_analysis(latent_dim,
     rows = exact.rows_of(story, ROWS)
     guide = exact.ScaledPosterior(story, 1.1, shift=0.02)
     annealing = {
-        "adaptive": ppvae.Annealing(schedule="adaptive"),
+        "adaptive": ppvae.Annealing(schedule="adaptive", conditional_ess=0.95),
         "resampled": ppvae.Annealing(schedule="sigmoid", resample=True),
-        "prior": ppvae.Annealing(50, 20 * latent_dim, 3, start="prior"),
+        "prior": ppvae.Annealing(20, 15 * latent_dim, 3, start="prior"),
     }.get(method, ppvae.Annealing(num_temperatures=20))
     if method == "prior" and latent_dim == 50:
         pytest.skip("from the prior, 50 numbers take minutes")
