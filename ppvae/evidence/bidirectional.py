@@ -188,9 +188,9 @@ def _both_ways(
     if guide is not None:
         guide, _ = refined(story, guide, rows, local_steps, None if seed is None else seed + 1)
     modules = (story,) if guide is None else (story, guide)
-    sites = sites_of(story, rows)
-    latents = {name: latents[name] for name in sites.local_continuous}
     with measuring(None if seed is None else seed + FRESH, *modules), torch.no_grad():
+        sites = sites_of(story, rows)
+        latents = {name: latents[name] for name in sites.local_continuous}
         path = AnnealedPath(path_of(annealing.start, story, guide, rows, sites), annealing)
         lower, inverse = path.forward().log_mean(), path.backward(latents).log_mean()
     return {

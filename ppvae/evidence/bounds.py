@@ -43,9 +43,9 @@ def elbo(
         D. P. Kingma, M. Welling (2014). Auto-encoding variational Bayes.
     """
     batch = batch_for(story, data)
-    sites = check_pair(story, guide, batch)
     parts = []
     with torch.no_grad(), measuring(seed, story, guide):
+        sites = check_pair(story, guide, batch)
         for rows in row_chunks(batch, guide):
             draws = []
             for size in pieces(num_particles, particle_step(rows, num_rows_of(rows))):
@@ -89,10 +89,10 @@ def iwelbo(
         Y. Burda, R. Grosse, R. Salakhutdinov (2016). Importance weighted autoencoders.
     """
     batch = batch_for(story, data)
-    sites = check_pair(story, guide, batch)
-    refuse_global(sites, "importance weights per row")
     parts = []
     with torch.no_grad(), measuring(seed, story, guide):
+        sites = check_pair(story, guide, batch)
+        refuse_global(sites, "importance weights per row")
         for rows in row_chunks(batch, guide):
             room = particle_step(rows, num_rows_of(rows))
             bounds = []

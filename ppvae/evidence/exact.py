@@ -35,7 +35,8 @@ def exact_evidence(story: nn.Module, batch: TensorDict) -> Estimate:
     Raises:
         ValueError: If it is neither, values are missing that the closed form needs, or there are too many joint values.
     """
-    sites = sites_of(story, batch)
+    with measuring(0, story):  # Pyro's own argument checks name no row
+        sites = sites_of(story, batch)
     if _only_finite(sites):
         return _summed(story, batch, sites)
     closed_form: Any = getattr(story, "log_evidence", None)
@@ -50,7 +51,7 @@ def exact_evidence(story: nn.Module, batch: TensorDict) -> Estimate:
             f"expected complete rows for the closed form of {type(story).__name__}, got missing values (NaN) in "
             f"{missing}; use 'iwae' or 'ais', which leave them out"
         )
-    with torch.no_grad():
+    with torch.no_grad(), measuring(0, story):
         found = Estimate.exact(closed_form(batch))
     refuse_faults(found.value, story, None, batch)
     return found

@@ -57,8 +57,8 @@ def _named(rows: list[int]) -> str:
 
 def _causes(story: nn.Module, guide: nn.Module, batch: TensorDict, bad: Tensor) -> list[str]:
     """What fresh draws on the bad rows show, in words."""
-    sites = check_pair(story, guide, batch)
     with torch.no_grad(), measuring(0, story, guide):
+        sites = check_pair(story, guide, batch)
         drawn = draw(guide, batch, PARTICLES, sites)
         by_site = LogJoint(story, batch, sites).by_site(drawn.values)
     drawn_nan = [n for n, v in drawn.values.items() if _any(torch.isnan(v), bad)]

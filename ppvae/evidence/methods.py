@@ -106,7 +106,8 @@ def check_method(
         return
     if guide is None and not is_from_prior(method, effort):
         raise ValueError(f"method '{method}' needs a guide to start from; pass guide=...")
-    sites = check_data(story, batch) if guide is None else check_pair(story, guide, batch)
+    with measuring(0, story):  # Pyro's own argument checks name no row
+        sites = check_data(story, batch) if guide is None else check_pair(story, guide, batch)
     refuse_global(sites, "log evidence per row")
     if method in ("ais", "quadrature"):
         refuse_unannealable(sites, method)
@@ -146,9 +147,9 @@ def evidence_of(
 def _annealed(
     story: nn.Module, guide: nn.Module | None, batch: TensorDict, effort: Effort, tick: Tick
 ) -> tuple[Estimate, TensorDict]:
-    sites = sites_of(story, batch)
     modules = (story,) if guide is None else (story, guide)
     with measuring(effort.seed, *modules), torch.no_grad():
+        sites = sites_of(story, batch)
         path = path_of(effort.annealing.start, story, guide, batch, sites)
         annealed = AnnealedPath(path, effort.annealing, tick)
         chains = annealed.forward()

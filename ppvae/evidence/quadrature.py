@@ -11,7 +11,7 @@ from ppvae.chunks import particle_step
 from ppvae.estimate import Estimate
 from ppvae.evidence.coordinates import coordinates_of
 from ppvae.evidence.path import Target
-from ppvae.story import Flat, LogJoint, Sites, TensorDict
+from ppvae.story import Flat, LogJoint, Sites, TensorDict, measuring
 from ppvae.weights import check_pair
 
 # Nodes along each axis, odd so that every other one is a grid too, and the half-width in guide scales.
@@ -39,13 +39,14 @@ def quadrature_evidence(story: nn.Module, guide: nn.Module, batch: TensorDict) -
     Raises:
         ValueError: If there are more than three latent numbers, or the posterior reaches the grid's edge.
     """
-    sites = check_pair(story, guide, batch)
+    with measuring(0, story, guide):
+        sites = check_pair(story, guide, batch)
     flat = Flat(sites.local_continuous)
     _refuse_many(flat.dim)
     like = next(iter(batch.values()))
     axis = torch.linspace(-HALF_WIDTH, HALF_WIDTH, NODES[flat.dim], dtype=torch.float64).to(like)
     grid = torch.cartesian_prod(*[axis] * flat.dim).reshape(-1, 1, flat.dim)
-    with torch.no_grad():
+    with torch.no_grad(), measuring(0, story, guide):
         target = Target(LogJoint(story, batch, sites), flat, coordinates_of(guide, batch, sites))
         step = particle_step(batch, target.where.num_rows)
         scale_tril = torch.eye(flat.dim).to(like)

@@ -42,9 +42,8 @@ def test_every_method_agrees_with_the_closed_form_of_factor_analysis(latent_dim,
     assert within_four_errors(found, story.log_evidence(rows))
 
 
-@pytest.mark.parametrize("latent_dim", [2, 10, 50])
-def test_the_search_for_q_star_helps_every_method(latent_dim):
-    story = exact.linear_gaussian(latent_dim + 5, latent_dim)
+def test_the_search_for_q_star_helps_every_method():
+    story = exact.linear_gaussian(15, 10)
     rows = exact.rows_of(story, 5)
     guide = ppvae.guides.build("mean_field", story, rows)
     for method in ("iwae", "ais"):
@@ -86,11 +85,16 @@ def test_quadrature_importance_and_annealing_agree_on_a_nonlinear_story(curved):
 
 def test_bounds_are_ordered_below_the_upper_bound_on_simulated_rows(curved):
     story, guide, _ = curved
-    sandwich = ppvae.bdmc(story, guide, ROWS)
+    annealing = ppvae.Annealing(8, 20)
+    sandwich = ppvae.bdmc(story, guide, ROWS, annealing=annealing, local_steps=300)
     rows = {"x": ppvae.simulate(story, ROWS, seed=0)["x"]}
     bounds = [ppvae.elbo(story, guide, rows, num_particles=200)]
     bounds += [ppvae.iwelbo(story, guide, rows, num_particles=k) for k in (10, 100)]
-    bounds += [ppvae.log_evidence(story, rows, method="iwae", guide=guide, num_particles=5000)]
+    bounds += [
+        ppvae.log_evidence(
+            story, rows, method="iwae", guide=guide, num_particles=5000, local_steps=300
+        )
+    ]
     for low, high in zip(bounds, [*bounds[1:], sandwich.upper], strict=True):
         noise = float((high - low).std_error.square().sum().sqrt()) / ROWS
         assert float((high.value - low.value).mean()) > -4 * noise
@@ -101,7 +105,7 @@ def test_double_precision_is_that_of_a_copy(curved):
     story, guide, rows = curved
     found = {
         precision: ppvae.evidence.ais(
-            story, rows, guide=guide, annealing=ppvae.Annealing(4, 10), local_steps=20,
+            story, rows, guide=guide, annealing=ppvae.Annealing(4, 20), local_steps=100,
             precision=precision,
         )
         for precision in ("auto", "float64")
@@ -109,7 +113,8 @@ def test_double_precision_is_that_of_a_copy(curved):
     assert found["float64"].log_evidence.value.dtype == torch.float64
     assert found["auto"].log_evidence.value.dtype == torch.float32
     assert next(story.parameters()).dtype == torch.float32
-    difference = found["auto"].log_evidence.value - found["float64"].log_evidence.value
-    assert abs(float(difference.mean())) < 0.2
+    difference = found["auto"].log_evidence - found["float64"].log_evidence
+    noise = float(difference.std_error.square().sum().sqrt()) / len(difference)
+    assert abs(float(difference.value.mean())) < 4 * noise
     assert bool((found["auto"].acceptance > 0.3).all())
     assert bool((found["auto"].ess > 1).all()) and bool((found["auto"].ess <= 4).all())
