@@ -23,11 +23,12 @@ from ppvae.evidence import (
     knows_exact,
 )
 from ppvae.evidence import certify as certify_annealing
+from ppvae.evidence.methods import FRESH
 from ppvae.evidence.rows import ROWS_AT_A_TIME
 from ppvae.evidence.settings import DEFAULT
 from ppvae.guides import LocalFit, localize, optimize_local
 from ppvae.progress import Stage, stages
-from ppvae.story import TensorDict, sites_of
+from ppvae.story import TensorDict, num_rows_of, sites_of
 from ppvae.weights import batch_for, check_pair, log_weights, refuse_global
 
 ELBO_PARTICLES = 500
@@ -136,15 +137,15 @@ def gaps(
             "expected an amortized guide, got a local one: its gaps have no encoder's part"
         )
     methods = evidence_methods(story, evidence, batch)
-    effort = Effort(num_particles, annealing, seed=seed + 7)
+    effort = Effort(num_particles, annealing, seed=seed)
     refuse_global(check_pair(story, guide, batch), "gaps")
     for method in methods:
         check_method(method, story, guide, batch, effort)
-    pieces = list(row_slices(batch, ROWS_AT_A_TIME))
+    num_rows, pieces = num_rows_of(batch), list(row_slices(batch, ROWS_AT_A_TIME))
     with stages(len(pieces) * (2 + len(methods)) + 2, progress) as stage:
         parts = [
-            _measure(story, guide, rows, methods, effort, i * ROWS_AT_A_TIME, stage)
-            for i, rows in enumerate(pieces)
+            _measure(story, guide, rows, methods, replace(effort, seed=seed + start), start, stage)
+            for start, rows in zip(range(0, num_rows, ROWS_AT_A_TIME), pieces, strict=True)
         ]
         stage("scoring the guide")
         log_w = log_weights(story, guide, batch, num_particles, seed=seed + 3)
@@ -222,17 +223,15 @@ def _measure(
     first_row: int,
     stage: Stage,
 ) -> _Measured:
-    """Measure a piece of the rows, with seeds of its own."""
-    seed = (effort.seed or 0) + first_row
+    """Measure a piece of the rows, with a seed of its own."""
+    seed = effort.seed or 0
     stage("searching q*")
     local = localize(guide, rows, story)
-    search = optimize_local(story, local, seed=seed + 1)
-    found = {}
+    search = optimize_local(story, local, seed=seed)
+    found, fresh = {}, replace(effort, seed=seed + FRESH)
     for method in methods:
         stage(f"log p(x) by {method}")
-        found[method] = evidence_from(
-            method, story, local, rows, replace(effort, seed=seed), first_row
-        )
+        found[method] = evidence_from(method, story, local, rows, fresh, first_row)
     stage("scoring q*")
     elbo_local = elbo(story, local, rows, num_particles=ELBO_PARTICLES, seed=seed + 5)
     return _Measured(found, elbo_local, search)
