@@ -102,17 +102,17 @@ def test_a_story_of_finite_discrete_sites_alone_has_an_exact_evidence():
 @pytest.mark.parametrize("start", ["guide", "prior"])
 def test_annealing_and_quadrature_sum_discrete_sites_out(start):
     story = Clusters()
-    rows = {"x": ppvae.simulate(story, 12, seed=0)["x"]}
+    rows = {"x": ppvae.simulate(story, 8, seed=0)["x"]}
     truth = story.truth(rows["x"])
     guide = ppvae.guides.build("full_rank", story, rows, hidden=(8,))
-    annealing = Annealing(16, 40, 3, start=start)
-    options = {"guide": guide, "annealing": annealing, "local_steps": 100}
+    annealing = Annealing(16, 20, 2, start=start)
+    options = {"guide": guide, "annealing": annealing, "local_steps": 60}
     found = ppvae.log_evidence(story, rows, method="ais", **options)
     noise = float(found.std_error.square().sum().sqrt()) / len(truth)
     assert abs(float((found.value - truth).mean())) < 4 * noise
     grid = ppvae.log_evidence(story, rows, method="quadrature", **options)
     torch.testing.assert_close(grid.value, truth, rtol=0, atol=1e-6)
-    sandwich = ppvae.bdmc(story, guide, 12, annealing=annealing, local_steps=100)
+    sandwich = ppvae.bdmc(story, guide, 8, annealing=annealing, local_steps=60)
     assert float(sandwich.width.mean().value) > -4 * float(sandwich.width.mean().std_error)
 
 
@@ -129,8 +129,8 @@ def test_rows_that_show_their_label_are_scored_under_it_from_either_start():
     truth = torch.where(labels.isnan(), story.truth(drawn["x"]), own)
     for start in ("guide", "prior"):
         found = ppvae.log_evidence(
-            story, rows, method="ais", guide=guide, annealing=Annealing(16, 40, 3, start=start),
-            local_steps=100,
+            story, rows, method="ais", guide=guide, annealing=Annealing(16, 20, 2, start=start),
+            local_steps=60,
         )  # fmt: skip
         noise = float(found.std_error.square().sum().sqrt()) / len(truth)
         assert abs(float((found.value - truth).mean())) < 4 * noise
