@@ -3,6 +3,7 @@ r"""log p(x) of each row, by the method that the user names."""
 __all__ = ["ais", "log_evidence"]
 
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,18 +157,12 @@ def _measured(
 
         def measure(rows: TensorDict, first_row: int, seed: int | None) -> TensorDict:
             stage(f"row {first_row}: searching q*")
-            local = guide and refined(story, guide, rows, effort.local_steps, seed)[0]
-            fresh = None if seed is None else seed + FRESH
-            own = replace(effort, seed=fresh)
-            return evidence_of(
-                method,
-                story,
-                local,
-                rows,
-                own,
-                first_row,
-                lambda: stage(f"row {first_row}: {method}"),
-            )
+            local = guide
+            if guide is not None:
+                local, _ = refined(story, guide, rows, effort.local_steps, seed)
+            own = replace(effort, seed=None if seed is None else seed + FRESH)
+            tick = partial(stage, f"row {first_row}: {method}")
+            return evidence_of(method, story, local, rows, own, first_row, tick)
 
         return over_rows(batch, measure, step, seed=effort.seed, checkpoint=kept)
 

@@ -36,6 +36,7 @@ METHODS: dict[str, str] = {
 LOCAL_STEPS = 2000
 # Between the seeds of a search for q* and of the estimate, which must not use the draws that q* was fitted to.
 FRESH = 7
+NEEDS_A_GUIDE = "method '{}' needs a guide to start from; pass guide=..."
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def check_method(
     if method == "exact":
         return
     if guide is None and not is_from_prior(method, effort):
-        raise ValueError(f"method '{method}' needs a guide to start from; pass guide=...")
+        raise ValueError(NEEDS_A_GUIDE.format(method))
     with measuring(0, story):  # Pyro's own argument checks name no row
         sites = check_data(story, batch) if guide is None else check_pair(story, guide, batch)
     refuse_global(sites, "log evidence per row")
@@ -134,9 +135,11 @@ def evidence_of(
         found = exact_evidence(story, batch)
     elif method == "ais":
         found, more = _annealed(story, guide, batch, effort, tick)
-    elif guide is not None and method == "quadrature":
+    elif guide is None:
+        raise ValueError(NEEDS_A_GUIDE.format(method))
+    elif method == "quadrature":
         found = quadrature_evidence(story, guide, batch)
-    elif guide is not None:
+    else:
         found = importance_sampling(
             story, guide, batch, effort.num_particles, error=effort.error, seed=effort.seed
         )

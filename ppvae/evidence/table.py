@@ -112,7 +112,7 @@ def evidence_table(
         numbers = max(numbers, quadrature_numbers(sites_of(story, batch)))
     step = rows_at_a_time(batch, guide, numbers)
     needs_guide = any(m != "exact" for m in methods)
-    total = -(-num_rows_of(batch) // step) * (len(methods) + 1)
+    total = -(-num_rows_of(batch) // step) * (len(methods) + 1) + 1
     with stages(total, progress) as stage:
 
         def measure(rows: TensorDict, first_row: int, seed: int | None) -> TensorDict:
@@ -133,12 +133,13 @@ def evidence_table(
             return found
 
         found = over_rows(batch, measure, step, seed=effort.seed)
-    certificate = None
-    if num_simulated and "ais" in methods and not hasattr(story, "run_conditioned"):
-        certificate = certify(
-            story, guide, batch, n=num_simulated, annealing=effort.annealing,
-            local_steps=effort.local_steps, seed=effort.seed,
-        )  # fmt: skip
+        certificate = None
+        if num_simulated and "ais" in methods and not hasattr(story, "run_conditioned"):
+            stage("certifying on simulated rows")
+            certificate = certify(
+                story, guide, batch, n=num_simulated, annealing=effort.annealing,
+                local_steps=effort.local_steps, seed=effort.seed,
+            )  # fmt: skip
     estimates = {m: Estimate(found[f"{m} value"], found[f"{m} std_error"]) for m in methods}
     return EvidenceTable(estimates, seconds, seconds.pop("q*"), certificate)
 

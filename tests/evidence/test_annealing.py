@@ -100,7 +100,7 @@ def test_the_adaptive_schedule_takes_more_temperatures_where_more_is_asked_of_it
     counts = [
         ais(
             story, rows, guide=guide, local_steps=0,
-            annealing=Annealing(schedule="adaptive", conditional_ess=wanted),
+            annealing=Annealing(schedule="adaptive", conditional_ess=wanted), progress=True,
         ).num_temperatures
         for wanted in (0.5, 0.9, 0.99)
     ]  # fmt: skip
