@@ -47,11 +47,19 @@ class Sandwich:
         width = self.width.mean()
         return float(width.value + 2 * width.std_error) < CONVERGED_WIDTH
 
+    @property
+    def verdict(self) -> str:
+        """Whether the settings have converged, and else what to do."""
+        if self.converged:
+            return "converged"
+        if float(self.width.value.mean()) < CONVERGED_WIDTH:
+            return "too uncertain to call converged: take more rows, chains or temperatures"
+        return "not converged: take more temperatures"
+
     def __str__(self) -> str:
-        verdict = "converged" if self.converged else "not converged: take more temperatures"
         return (
             f"log p(x) of {len(self.lower)} simulated rows: lower bound {self.lower.mean()}, upper bound "
-            f"{self.upper.mean()}, {self.width.mean()} apart, nats per row: {verdict}"
+            f"{self.upper.mean()}, {self.width.mean()} apart, nats per row: {self.verdict}"
         )
 
 

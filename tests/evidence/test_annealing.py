@@ -85,6 +85,18 @@ def test_one_call_judges_the_settings_that_are_used_on_data():
     assert not hasty.converged and "take more temperatures" in str(hasty)
 
 
+def test_a_verdict_says_what_to_do():
+    zero = ppvae.Estimate.exact(torch.zeros(4))
+    for upper, verdict in (
+        ([0.04, 0.05, 0.06, 0.05], "converged"),
+        ([1.0, -1.0, 1.0, -0.9], "too uncertain to call converged: take more rows, chains or temp"),
+        ([1.0, 0.9, 1.1, 1.0], "not converged: take more temperatures"),
+    ):
+        found = ppvae.Sandwich(zero, ppvae.Estimate.exact(torch.tensor(upper)))
+        assert found.verdict.startswith(verdict) and verdict in str(found)
+        assert found.converged == (verdict == "converged")
+
+
 @pytest.mark.parametrize("schedule", [s for s in SCHEDULES if s != "adaptive"])
 @pytest.mark.parametrize("start", ["guide", "prior"])
 def test_schedules_rise_from_zero_to_one(schedule, start):

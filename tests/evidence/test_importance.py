@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import ppvae
-from ppvae.evidence import Annealing, importance_evidence, importance_sampling
+from ppvae.evidence import Annealing, estimators, importance_evidence, importance_sampling
 from ppvae.evidence.importance import RunningWeights
 
 REPEATS = 1000
@@ -85,8 +85,6 @@ def test_a_stopped_measurement_goes_on_to_the_same_numbers(method, tmp_path, mon
         "local_steps": 20,
     }  # fmt: skip
     whole = ppvae.log_evidence(story, rows, **options)
-
-    from ppvae.evidence import estimators
 
     finished, measure = [], estimators.evidence_of
 
