@@ -10,9 +10,9 @@ from torch import nn
 
 from ppvae.chunks import particle_step, pieces, row_chunks
 from ppvae.estimate import Estimate
-from ppvae.evidence.faults import refuse_faults
+from ppvae.evidence.faults import checked_pair, refuse_faults
 from ppvae.story import measuring, num_rows_of
-from ppvae.weights import batch_for, check_pair, refuse_global, score
+from ppvae.weights import batch_for, refuse_global, score
 
 
 def elbo(
@@ -43,9 +43,9 @@ def elbo(
         D. P. Kingma, M. Welling (2014). Auto-encoding variational Bayes.
     """
     batch = batch_for(story, data)
+    sites = checked_pair(story, guide, batch)
     parts = []
     with torch.no_grad(), measuring(seed, story, guide):
-        sites = check_pair(story, guide, batch)
         for rows in row_chunks(batch, guide):
             draws = []
             for size in pieces(num_particles, particle_step(rows, num_rows_of(rows))):
@@ -89,10 +89,10 @@ def iwelbo(
         Y. Burda, R. Grosse, R. Salakhutdinov (2016). Importance weighted autoencoders.
     """
     batch = batch_for(story, data)
+    sites = checked_pair(story, guide, batch)
+    refuse_global(sites, "importance weights per row")
     parts = []
     with torch.no_grad(), measuring(seed, story, guide):
-        sites = check_pair(story, guide, batch)
-        refuse_global(sites, "importance weights per row")
         for rows in row_chunks(batch, guide):
             room = particle_step(rows, num_rows_of(rows))
             bounds = []

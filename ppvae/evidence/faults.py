@@ -1,6 +1,6 @@
 r"""Why an estimate is not a number: which site, in which rows."""
 
-__all__ = ["is_annealable", "refuse_faults", "refuse_unannealable"]
+__all__ = ["checked_pair", "is_annealable", "refuse_faults", "refuse_unannealable"]
 
 from collections.abc import Iterable
 
@@ -12,6 +12,12 @@ from ppvae.weights import check_pair, draw
 
 PARTICLES = 20
 ROWS_NAMED = 5
+
+
+def checked_pair(story: nn.Module, guide: nn.Module, batch: TensorDict) -> Sites:
+    """As `check_pair`, without Pyro's own argument checks: NaN is for `refuse_faults` to find, which names site and rows."""
+    with measuring(0, story):
+        return check_pair(story, guide, batch)
 
 
 def refuse_faults(
@@ -57,8 +63,8 @@ def _named(rows: list[int]) -> str:
 
 def _causes(story: nn.Module, guide: nn.Module, batch: TensorDict, bad: Tensor) -> list[str]:
     """What fresh draws on the bad rows show, in words."""
+    sites = checked_pair(story, guide, batch)
     with torch.no_grad(), measuring(0, story, guide):
-        sites = check_pair(story, guide, batch)
         drawn = draw(guide, batch, PARTICLES, sites)
         by_site = LogJoint(story, batch, sites).by_site(drawn.values)
     drawn_nan = [n for n, v in drawn.values.items() if _any(torch.isnan(v), bad)]

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from ppvae.chunks import particle_step, pieces, row_chunks
 from ppvae.estimate import Estimate
+from ppvae.evidence.faults import checked_pair
 from ppvae.story import TensorDict, measuring, num_rows_of
-from ppvae.weights import check_pair, refuse_global, score
+from ppvae.weights import refuse_global, score
 
 ERRORS: dict[str, str] = {
     "delta": "from the spread of the weights, to first order",
@@ -95,11 +96,11 @@ def importance_sampling(
         Y. Burda, R. Grosse, R. Salakhutdinov (2016). Importance weighted autoencoders.
         J. W. Tukey (1958). Bias and confidence in not quite large samples.
     """
+    sites = checked_pair(story, guide, batch)
+    refuse_global(sites, "importance weights per row")
     groups = min(JACKKNIFE_GROUPS, num_particles) if error == "jackknife" else 1
     parts = []
     with torch.no_grad(), measuring(seed, story, guide):
-        sites = check_pair(story, guide, batch)
-        refuse_global(sites, "importance weights per row")
         for rows in row_chunks(batch, guide):
             running = RunningWeights(num_rows_of(rows), groups)
             for size in pieces(num_particles, particle_step(rows, num_rows_of(rows))):

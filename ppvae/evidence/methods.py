@@ -19,13 +19,13 @@ from torch import nn
 from ppvae.estimate import Estimate
 from ppvae.evidence.annealed import AnnealedPath, Tick
 from ppvae.evidence.exact import exact_evidence
-from ppvae.evidence.faults import refuse_faults, refuse_unannealable
+from ppvae.evidence.faults import checked_pair, refuse_faults, refuse_unannealable
 from ppvae.evidence.importance import ERRORS, importance_sampling
 from ppvae.evidence.path import path_of
 from ppvae.evidence.quadrature import quadrature_evidence
 from ppvae.evidence.settings import DEFAULT, Annealing
 from ppvae.story import TensorDict, check_data, measuring, sites_of
-from ppvae.weights import check_pair, refuse_global
+from ppvae.weights import refuse_global
 
 METHODS: dict[str, str] = {
     "exact": "the story's own closed form, or the sum over finite discrete sites",
@@ -107,8 +107,7 @@ def check_method(
         return
     if guide is None and not is_from_prior(method, effort):
         raise ValueError(NEEDS_A_GUIDE.format(method))
-    with measuring(0, story):  # Pyro's own argument checks name no row
-        sites = check_data(story, batch) if guide is None else check_pair(story, guide, batch)
+    sites = check_data(story, batch) if guide is None else checked_pair(story, guide, batch)
     refuse_global(sites, "log evidence per row")
     if method in ("ais", "quadrature"):
         refuse_unannealable(sites, method)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from ppvae.chunks import particle_step
 from ppvae.estimate import Estimate
 from ppvae.evidence.coordinates import coordinates_of
+from ppvae.evidence.faults import checked_pair
 from ppvae.evidence.path import Target
 from ppvae.story import Flat, LogJoint, Sites, TensorDict, measuring
-from ppvae.weights import check_pair
 
 # Nodes along each axis, odd so that every other one is a grid too, and the half-width in guide scales.
 NODES = {1: 801, 2: 161, 3: 61}
@@ -39,8 +39,7 @@ def quadrature_evidence(story: nn.Module, guide: nn.Module, batch: TensorDict) -
     Raises:
         ValueError: If there are more than three latent numbers, or the posterior reaches the grid's edge.
     """
-    with measuring(0, story, guide):
-        sites = check_pair(story, guide, batch)
+    sites = checked_pair(story, guide, batch)
     flat = Flat(sites.local_continuous)
     _refuse_many(flat.dim)
     like = next(iter(batch.values()))
