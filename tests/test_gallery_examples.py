@@ -114,6 +114,6 @@ def test_one_head_serves_every_step_of_a_chorale() -> None:
     reason="needs the chorales in PPVAE_DATA",
 )
 def test_chords_and_single_steps_are_measured() -> None:
-    found = example("do_chords_remember").main(epochs=1, few=12, results=None)
+    found = example("do_chords_remember").main(epochs=1, few=12, particles=20, results=None)
     assert found["independent_steps"]["log_p"] > found["independent_steps"]["elbo"]
     assert found["deep_markov"]["log_p"] > found["deep_markov"]["elbo"]

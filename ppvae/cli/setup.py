@@ -7,7 +7,6 @@ __all__ = [
     "parse_objective",
     "parse_options",
     "prepare",
-    "refuse_method",
     "run_path",
     "trained",
 ]
@@ -25,7 +24,6 @@ from torch import nn
 
 from ppvae import guides
 from ppvae.data import Rows
-from ppvae.evidence import METHODS, log_evidence
 from ppvae.fit import fit, resolve_device
 from ppvae.gallery import example_of, example_rows, load_story
 from ppvae.runs import load as load_weights
@@ -108,14 +106,6 @@ def trained(
         for module in (setup.story, guide):
             module.to(resolve_device(device)).eval()
     return guide
-
-
-def refuse_method(setup: Setup, method: str) -> None:
-    """Refuse a way to find log p(x) that there is not, or that the story lacks, before anything is trained."""
-    if method not in METHODS:
-        raise ValueError(f"expected an evidence method among {', '.join(METHODS)}; got '{method}'")
-    if method == "exact":
-        log_evidence(setup.story, setup.test.head(1), method=method)
 
 
 def parse_options(pairs: Sequence[str] | None) -> dict[str, Any]:
