@@ -37,7 +37,8 @@ def test_layers_and_priors_are_measured_and_taken_up_where_they_stopped(tmp_path
         "results": tmp_path / "found.json", "runs": tmp_path / "runs",
     }  # fmt: skip
     first = run.main(rivals=("one layer",), **few)
-    whole = run.main(**few)
+    whole = run.main(**few, pictures=tmp_path)
+    assert (tmp_path / "layers_and_priors.png").exists()
     assert list(whole["rivals"]) == list(run.RIVALS)
     assert whole["rivals"]["one layer"] == first["rivals"]["one layer"]
     assert all(one["log_p"] >= one["elbo"] for one in whole["rivals"].values())
