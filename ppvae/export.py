@@ -15,10 +15,16 @@ import torch
 import xarray
 from torch import Tensor, nn
 
-from ppvae.diagnostics.khat import smooth_log_weights
-from ppvae.diagnostics.particles import inputs_of, log_prob_by_site, missing_as, replicate
-from ppvae.story import Site, Sites, TensorDict, measuring, num_rows_of, simulate
 from ppvae.chunks import particle_step, row_chunks
+from ppvae.diagnostics.khat import smooth_log_weights
+from ppvae.diagnostics.particles import (
+    inputs_of,
+    log_prob_by_site,
+    missing_as,
+    replicate,
+    unknown_rows,
+)
+from ppvae.story import Site, Sites, TensorDict, measuring, num_rows_of, simulate
 from ppvae.weights import batch_for, check_pair, draw_all, refuse_global
 
 GROUPS = (
@@ -140,7 +146,9 @@ def _chunk(
     log_p = log_prob_by_site(story, rows, latents, sites)
     local = [v for k, v in log_p.items() if k not in sites.global_latent]
     stats = {"log_p": torch.stack(local).sum(0), "log_q": drawn.local}
-    likelihood = {k: log_p[k] for k in sites.observed}
+    likelihood = {
+        k: log_p[k] * ~unknown_rows(rows[k]) if k in latents else log_p[k] for k in sites.observed
+    }
     if corrected:
         picks = _resampled(stats["log_p"] - stats["log_q"])
         latents, stats, likelihood = (_picked(v, picks) for v in (latents, stats, likelihood))

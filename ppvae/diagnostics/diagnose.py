@@ -107,8 +107,9 @@ class Diagnosis:
             panels += [
                 lambda axes: rows.figure(axes=axes),
                 lambda axes: rows.loss_figure(axes),
-                lambda axes: rows.direction_figure(axes),
             ]
+            if rows.mean_error:
+                panels.append(lambda axes: rows.direction_figure(axes))
         parts = (self.sbc, self.coverage, self.tarp, self.units, self.kl)
         panels += [part.figure for part in parts if part is not None]
         checks = [check for check in (self.posterior, self.prior) if check is not None]

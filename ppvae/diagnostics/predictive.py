@@ -23,12 +23,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from ppvae.chunks import CHUNK_NUMBERS, numbers_per_row
 from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.particles import chunks, inputs_of, missing_as, replicate
 from ppvae.estimate import Estimate
 from ppvae.plots import tail_dots
 from ppvae.story import TensorDict, check_data, measuring, num_rows_of, simulate
-from ppvae.chunks import CHUNK_NUMBERS, numbers_per_row
+from ppvae.story.values import partly_missing
 from ppvae.weights import batch_for, check_pair, draw_all
 
 Statistic = Callable[[Tensor], Tensor]
@@ -138,6 +139,9 @@ def posterior_predictive_check(
 ) -> PredictiveCheck:
     """Compare the data with replicates drawn from the guide's latent draws.
 
+    A finite site that some rows miss and that others depend on, such as a label, is held at its data where it is shown
+    and drawn from its posterior elsewhere; it is not itself checked.
+
     Arguments:
         story: The story.
         guide: Its guide.
@@ -159,7 +163,10 @@ def posterior_predictive_check(
     """
     batch = batch_for(story, data)
     sites = check_pair(story, guide, batch)
-    names = _names(batch, sites.observed)
+    held = partly_missing(
+        story, batch, sites
+    )  # labels, say: drawn where they are missing, else known
+    names = _names(batch, [name for name in sites.observed if name not in held])
 
     def replicates() -> Iterator[TensorDict]:
         size = max(1, CHUNK_NUMBERS // (numbers_per_row(batch) * num_rows_of(batch)))

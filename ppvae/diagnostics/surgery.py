@@ -14,11 +14,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.diagnostics.finding import Finding, Verdict
-from ppvae.diagnostics.particles import chunks, log_guide_at, log_prob_by_site, refuse_local
-from ppvae.estimate import Estimate
-from ppvae.story import Sites, TensorDict, measuring, num_rows_of, split_batch
 from ppvae.chunks import CHUNK_NUMBERS, numbers_per_row
+from ppvae.diagnostics.finding import Finding, Verdict
+from ppvae.diagnostics.particles import (
+    chunks,
+    log_guide_at,
+    log_prob_by_site,
+    refuse_all_summed,
+    refuse_local,
+)
+from ppvae.estimate import Estimate
+from ppvae.story import (
+    LogJoint,
+    Sites,
+    TensorDict,
+    entries_of,
+    measuring,
+    num_rows_of,
+    partly_missing,
+    split_batch,
+)
+from ppvae.story.observe import ROWS_TO_TRACE
+from ppvae.story.values import parents_of
 from ppvae.weights import batch_for, check_pair, draw, refuse_global
 
 LEAST_INFORMATION = 0.1
@@ -95,11 +112,12 @@ def mutual_information(
     with torch.no_grad(), measuring(seed, story, guide):
         for _, rows in chunks(batch, guide, num_particles):
             drawn = draw(guide, rows, num_particles, sites)
-            log_prior = log_prob_by_site(story, rows, drawn.values, sites)
+            refuse_all_summed(drawn.values, sites, "mutual information")
+            log_prior = _log_prior(story, rows, drawn.values, sites)
             log_q = log_guide_at(guide, rows, drawn.values, sites)  # (S, B)
             aggregate = _log_aggregate(guide, batch, drawn.values, sites)
             information.append(log_q - aggregate)
-            cost.append(log_q - torch.stack([log_prior[k] for k in sites.latent]).sum(0))
+            cost.append(log_q - log_prior)
     told, paid = torch.cat(information, 1), torch.cat(cost, 1)
     log_rows = math.log(num_rows_of(batch))
     return Surgery(_over_rows(told), _over_rows(paid - told), _over_rows(paid), log_rows)
@@ -124,6 +142,31 @@ def _log_aggregate(
             log_q = log_guide_at(guide, some, spread, sites).logsumexp(1)
             found[first : first + size] = torch.logaddexp(found[first : first + size], log_q)
     return (found - math.log(num_rows)).reshape(num_particles, num_own)
+
+
+def _log_prior(story: nn.Module, rows: TensorDict, latents: TensorDict, sites: Sites) -> Tensor:
+    """log p(z) of the sites that the guide draws, summed over the finite ones that it leaves out, `(S, B)`."""
+    partly = partly_missing(story, rows, sites)
+    if not partly and set(latents) == set(sites.latent):
+        scores = log_prob_by_site(story, rows, latents, sites)
+        return torch.stack([scores[name] for name in sites.latent]).sum(0)
+    # With every observation missing, log p(x, z) is log p(z).
+    stuck = [n for n in _observed_causes(story, sites) if entries_of(sites[n]) is None]
+    if stuck:
+        raise ValueError(
+            f"expected observed sites that nothing depends on, or that are finite, got {stuck}: log p(z) cannot be summed "
+            "over them"
+        )
+    dtype = torch.get_default_dtype()
+    like = {k: v if v.is_floating_point() else v.to(dtype) for k, v in rows.items()}
+    return LogJoint(story, {k: torch.full_like(v, torch.nan) for k, v in like.items()}, sites)(
+        latents
+    )
+
+
+def _observed_causes(story: nn.Module, sites: Sites) -> list[str]:
+    parents = parents_of(story, {}, ROWS_TO_TRACE)
+    return sorted(parents & set(sites.observed))
 
 
 def _numbers(latents: TensorDict) -> int:
