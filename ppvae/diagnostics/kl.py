@@ -54,7 +54,7 @@ class KLBySite:
 
     def figure(self, axes: Axes | None = None) -> Figure:
         """A bar for each latent number, or for each site where none splits; `axes`: where, else a new figure."""
-        costs = self.numbers or {name: cost.mean() for name, cost in self.sites.items()}
+        costs = {name: self.numbers.get(name, cost.mean()) for name, cost in self.sites.items()}
         names = number_names({name: cost.value.shape for name, cost in costs.items()})
         values = torch.cat([cost.value.flatten() for cost in costs.values()])
         errors = torch.cat([cost.std_error.flatten() for cost in costs.values()])

@@ -62,11 +62,7 @@ class MixturePosterior(nn.Module):
         scale = torch.full_like(loc, self.factor / precision**0.5)
         with pyro.plate("data", len(x)):
             label = dist.Categorical(logits=story.log_label(batch))
-            pyro.sample("z", torch.distributions.MixtureSameFamily(label, _Normal(loc, scale)))
-
-
-class _Normal(torch.distributions.Normal):
-    has_rsample = False  # of a mixture there are no gradients
+            pyro.sample("z", dist.MixtureSameFamily(label, dist.Normal(loc, scale)))
 
 
 class LabelGuide(nn.Module):

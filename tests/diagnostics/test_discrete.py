@@ -7,7 +7,7 @@ import torch
 from diagnostics.mixtures import NOISE, LabelGuide, MixturePosterior, MixturePrior, labelled_rows
 from discrete_stories import Codes, made
 from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
-from test_summing import GaussianMixture, LabelledVAE, by_hand
+from test_summing import GaussianMixture, by_hand
 
 import ppvae
 from ppvae.diagnostics import (
@@ -66,9 +66,6 @@ def test_the_exact_guide_has_constant_weights_row_by_row(story, data):
 def test_the_reconstruction_error_counts_no_label_that_is_missing(story, labelled):
     found = by_row(story, MixturePosterior(story), labelled, num_particles=2000)
     unknown = torch.isnan(labelled["y"])
-    exact = story.log_label({"x": labelled["x"]}).exp() @ torch.ones(3).double()
-    assert bool((exact > 0).all())
-    # E[log p(x | z)] where the label is missing, plus log p(y) where it is shown
     pair = by_row(story, MixturePosterior(story), {"x": labelled["x"]}, num_particles=2000)
     ours, theirs = found.reconstruction_error[unknown], pair.reconstruction_error[unknown]
     error = (ours.std_error.square() + theirs.std_error.square()).sqrt()
@@ -104,7 +101,7 @@ def test_the_cost_of_label_and_number_adds_up_to_the_exact_kl(story, rows):
     score = (found.total.value - exact) / found.total.std_error
     assert float(score.abs().max()) < 4.5 and abs(float(score.mean())) < 4 / len(score) ** 0.5
     torch.testing.assert_close(sum(v.value for v in found.sites.values()), found.total.value)
-    assert set(found.sites) == {"y", "z"} and not found.numbers["z"].std_error.isnan().any()
+    assert set(found.sites) == {"y", "z"}
 
 
 def test_a_label_that_is_shown_costs_nothing(story, labelled):
@@ -181,7 +178,7 @@ def test_the_arviz_hand_off_scores_no_label_that_is_missing(story, labelled):
 
 def test_everything_is_measured_in_one_go(story, data):
     small = {"num_particles": 50, "num_simulations": 40, "num_replicates": 5}
-    found = diagnose(story, MixturePosterior(story), data, reference_rows=2, **small)
+    found = diagnose(story, MixturePosterior(story), data, **small)
     assert not found.reasons
     found.figure().canvas.draw()
 
@@ -220,8 +217,8 @@ def test_the_cost_of_an_enumerated_site_is_its_exact_kl(mixture, points):
     found = kl_by_site(mixture, guide, points, num_particles=4000).sites["k"]
     log_p = log_label(mixture)(points["x"])
     exact = (log_p.exp() * (log_p - mixture.log_prior)).sum(-1)
-    score = (found.value - exact) / found.std_error.clamp(min=1e-9)
-    assert abs(float(score.mean())) < 4 / len(score) ** 0.5
+    error = float(found.std_error.square().sum().sqrt() / len(exact))
+    assert abs(float((found.value - exact).mean())) < 4 * error
 
 
 def test_a_guide_that_draws_the_site_is_judged_by_its_density(mixture, points):
@@ -249,13 +246,19 @@ def test_the_density_of_a_guide_with_discrete_sites_holds_all_its_sites(family, 
     torch.testing.assert_close(again, drawn.local)
 
 
-def test_a_cause_that_is_drawn_after_what_it_causes_is_scored_by_its_draws():
-    # y causes z; the closed form KL(q(z) || p(z | y)) at a y drawn given z would be biased
-    story = LabelledVAE()
-    batch = {"x": ppvae.simulate(story, 10, seed=0)["x"]}
-    guide = ppvae.guides.build("mean_field", story, batch, hidden=(8,))
-    found = kl_by_site(story, guide, batch, num_particles=20)
-    assert bool((found.sites["z"].std_error > 0).all())
+def test_a_label_that_is_drawn_after_the_number_it_causes_biases_no_cost(story, rows):
+    # KL(q(z) || p(z | y)) in closed form, at a y that was drawn given z, would be too high
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        guide = ppvae.guides.build("mean_field", story, rows, hidden=(8,))
+    cost = kl_by_site(story, guide, rows, num_particles=1000).total
+    lost = by_row(story, guide, rows, num_particles=1000, seed=1)
+    identity = cost.value + lost.elbo.value + lost.reconstruction_error.value
+    error = (
+        cost.std_error.square() + lost.elbo.std_error.square()
+        + lost.reconstruction_error.std_error.square()
+    ).sqrt()  # fmt: skip
+    assert abs(float(identity.mean())) < 4 * float(error.square().sum().sqrt()) / len(error)
 
 
 def test_stories_that_only_some_can_serve_are_refused_by_name(mixture, points):
