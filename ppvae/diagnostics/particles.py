@@ -133,11 +133,29 @@ def _log_library_guide_at(
 
 def _scored_at(guide: Any, batch: TensorDict, latents: TensorDict, sites: Sites) -> RowLogProb:
     """Run a guide as a program with some of its sites held at values."""
-    num_particles, dim = len(next(iter(latents.values()))), sites.particle_dim
-    scored = RowLogProb(dim, num_particles, num_rows_of(batch))
+    num_particles, num_rows, dim = (
+        len(next(iter(latents.values()))),
+        num_rows_of(batch),
+        sites.particle_dim,
+    )
+    scored = RowLogProb(dim, num_particles, num_rows)
     plate, condition = particle_plate(num_particles, dim), Condition({}, latents, dim)
-    with local_params(guide), scored, plate, condition:
-        guide(batch)
+    try:
+        with local_params(guide), scored, plate, condition:
+            guide(batch)
+        return scored
+    except CANNOT_TAKE_PARTICLES:
+        if hasattr(guide, "posterior"):
+            raise  # made here: it knows particles
+    # Somebody else's guide need not know them: one run for each, with no dimension for them.
+    each = []
+    for particle in range(num_particles):
+        each.append(RowLogProb(dim, 1, num_rows))
+        held = Condition({}, {k: v[particle] for k, v in latents.items()}, 0)
+        with local_params(guide), each[-1], held:
+            guide(batch)
+    scored.is_local = each[0].is_local
+    scored.by_site = {k: torch.cat([one.by_site[k] for one in each]) for k in each[0].by_site}
     return scored
 
 
