@@ -76,23 +76,27 @@ class PredictiveCheck:
         return found
 
     @property
-    def _tail(self) -> dict[str, float]:
-        """Two-sided, corrected for the numbers that one statistic has."""
-        tails = {}
-        for name, p in self.tail_probability.items():
-            nearest = torch.minimum(p.value, 1 - p.value)
-            tails[name] = min(0.5, float(nearest.min()) * nearest.numel())
-        return tails
-
-    @property
     def verdicts(self) -> dict[str, Verdict]:
-        """`fail` where the data lie among the most extreme 2.5 % of replicates on either side."""
-        return {name: "fail" if tail < EXTREME else "pass" for name, tail in self._tail.items()}
+        """`warn` where the data lie among the most extreme 2.5 % of replicates on either side, corrected for the numbers
+        that the statistic has; `fail` where they still do when corrected for all statistics, of which one in twenty is
+        extreme by chance. `none` where every replicate equals the data, as the maximum of black and white pixels does.
+        """
+        return {name: self._verdict(name, p.value) for name, p in self.tail_probability.items()}
+
+    def _verdict(self, name: str, share: Tensor) -> Verdict:
+        replicated = self.replicated[name]
+        if bool((replicated == self.observed[name]).all()):
+            return "none"
+        tail = float(torch.minimum(share, 1 - share).min()) * share.numel()
+        enough = 1 / (len(replicated) + 1) < EXTREME  # fewer replicates cannot tell
+        if enough and tail * len(self.observed) < EXTREME:
+            return "fail"
+        return "warn" if tail < EXTREME else "pass"
 
     @property
     def verdict(self) -> Verdict:
-        """`fail` if any statistic fails."""
-        return "fail" if "fail" in self.verdicts.values() else "pass"
+        """The worst of the statistics'."""
+        return min(self.verdicts.values(), key=("fail", "warn", "pass", "none").index)
 
     @property
     def worst(self) -> dict[str, tuple[float, float]]:
@@ -119,10 +123,12 @@ class PredictiveCheck:
             )
             advice = f"the data have {side} of it than rows of the story: {first}try another likelihood or prior"
             verdict = self.verdicts[name]
+            bar = f"{EXTREME} to {1 - EXTREME}"
             lines.append(
                 Finding(
-                    f"{self.kind} predictive, {name}", value, error, f"{EXTREME} to {1 - EXTREME}",
-                    verdict, advice if verdict == "fail" else "",
+                    f"{self.kind} predictive, {name}", value, error,
+                    "none; always as in the data" if verdict == "none" else bar,
+                    verdict, advice if verdict in ("fail", "warn") else "",
                 )
             )  # fmt: skip
         return tuple(lines)
