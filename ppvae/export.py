@@ -43,6 +43,7 @@ GROUPS = (
 # Fields of ArviZ's record -> their names before 1.0.
 OLD_NAMES = {"elpd": "elpd_loo", "p": "p_loo", "elpd_i": "loo_i"}
 FROM_GUIDE = set(GROUPS[:4])
+SAMPLED: dict[str, Any] = {"sample_dims": ["chain", "draw"]}
 GLOBAL_STATS = ("log_p_global", "log_q_global")
 
 
@@ -220,18 +221,15 @@ def _dataset(group: str, variables: TensorDict, sites: Sites, num_chains: int) -
         lead = ["chain", "draw"] if sampled else []
         if sampled:  # draw by draw to the chains
             value = value.reshape(num_chains, -1, *value.shape[1:])
-        shared = name in GLOBAL_STATS
-        own = (
-            ["row"] * (not shared)
-            if per_row
-            else _dims(name, sites.get(name), value.ndim - len(lead))
-        )
+        own = _dims(name, sites.get(name), value.ndim - len(lead))
+        if per_row:
+            own = [] if name in GLOBAL_STATS else ["row"]
         arrays[name] = ([*lead, *own], value)
     sizes = {
         d: n for dims, value in arrays.values() for d, n in zip(dims, value.shape, strict=True)
     }
     coords = {d: np.arange(n) for d, n in sizes.items()}
-    attrs = {"inference_library": "ppvae"} | ({"sample_dims": ["chain", "draw"]} if sampled else {})
+    attrs = {"inference_library": "ppvae"} | (SAMPLED if sampled else {})
     return xarray.Dataset(arrays, coords=coords, attrs=attrs)
 
 
@@ -243,9 +241,7 @@ def _dims(name: str, site: Site | None, num_dims: int) -> list[str]:
 
 
 def elpd(found: LeaveOneOut) -> Any:
-    """Leave-one-out as ArviZ's own record, with pointwise values and Pareto k.
-
-    `arviz.compare` ranks stories by it, and `arviz.plot_khat` draws its k-hat.
+    """Leave-one-out as ArviZ's own record, for `arviz.compare` and `arviz.plot_khat`.
 
     Arguments:
         found: What `ppvae.diagnostics.loo` found.
@@ -282,9 +278,7 @@ def _any_record() -> Any:
     """Some leave-one-out record, whose numbers are then replaced: its class is ArviZ's own affair."""
     draws = np.random.default_rng(0).normal(size=(4, 50, 2))
     arrays = {"x": (["chain", "draw", "row"], draws)}
-    some = {
-        k: xarray.Dataset(arrays, attrs={"sample_dims": ["chain", "draw"]}) for k in GROUPS[:3:2]
-    }
+    some = {k: xarray.Dataset(arrays, attrs=SAMPLED) for k in ("posterior", "log_likelihood")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return arviz.loo(_packed(some), pointwise=True)

@@ -103,7 +103,9 @@ class Coverage:
 
     def figure(self, axes: Axes | None = None) -> Figure:
         """The curve less the diagonal, with its band; `axes`: where, else a new figure."""
-        title = "TARP" if self.method == "tarp" else "Expected coverage, highest density"
+        title = "TARP coverage: joint calibration"
+        if self.method != "tarp":
+            title = "Expected coverage (below 0: too sure)"
         return calibration_curves(
             self.levels, {"coverage": self.coverage}, self.band(), title=title,
             level_label="credibility", axes=axes,

@@ -70,9 +70,11 @@ class SBC:
         shift, spread = self.ranks.shift[index], self.ranks.spread[index]
         words = []
         if abs(float(shift.value)) > SURE * float(shift.std_error):
-            words.append("too low" if float(shift.value) > 0 else "too high")
+            side = "low" if float(shift.value) > 0 else "high"
+            words.append(f"too {side} (mean rank {0.5 + float(shift.value):.2f}, not 0.50)")
         if abs(float(spread.value) - 1) > SURE * float(spread.std_error):
-            words.append("too narrow" if float(spread.value) > 1 else "too wide")
+            side = "narrow" if float(spread.value) > 1 else "wide"
+            words.append(f"too {side} (ranks' variance {float(spread.value):.2f}, not 1.00)")
         return " and ".join(words) or "of another shape"
 
     @property

@@ -62,7 +62,7 @@ def calibration_curves(
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xlim(0, 1)
     axes.set_xlabel(f"{level_label} (share)")
-    axes.set_ylabel("share less level (grey: 95 % band, all levels at once)")
+    axes.set_ylabel("share less level (grey: 95 % band)")
     axes.set_title(title)
     if len(curves) > 1:
         bottom, top = axes.get_ylim()
