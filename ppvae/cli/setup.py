@@ -100,7 +100,8 @@ def column(name: str, data: str, setup: Setup, data_root: Path | None, num_rows:
         ValueError: If the data have none of that name, or more than one number a row.
     """
     rows: Any = setup.test
-    if name == "class" and data in DATASETS:
+    labels = name == "class" and data in DATASETS
+    if labels:
         rows = load(data, split="test", root=data_root, labels=True)
         name = "y"
     tensors = rows.tensors
@@ -109,7 +110,8 @@ def column(name: str, data: str, setup: Setup, data_root: Path | None, num_rows:
         raise ValueError(
             f"expected one number a row to hold the rows against, got '{name}'; the data have {single or 'none'}"
         )
-    return tensors[name][:num_rows]
+    values = tensors[name][:num_rows]
+    return values.long() if labels else values
 
 
 def refuse_method(setup: Setup, method: str) -> None:

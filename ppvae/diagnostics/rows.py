@@ -191,7 +191,10 @@ class ByRow:
         """
         if against is None:
             against, label = self.reconstruction_error.value, "reconstruction error (nats)"
-        return khat_map(self.khat, against, self.threshold, label=label or "", axes=axes)
+        title = f"Which rows fail, by {(label or '').partition(' (')[0]}"
+        return khat_map(
+            self.khat, against, self.threshold, label=label or "", title=title, axes=axes
+        )
 
     def loss_figure(self, axes: Axes | None = None) -> Figure:
         """How wrong: k-hat against the nats that each row loses; `axes`: where, else a new figure."""

@@ -144,7 +144,9 @@ def _columns(axes: Axes, labels: np.ndarray, bad: np.ndarray, top: float) -> np.
 def _finished(axes: Axes) -> Figure:
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom, top + LEGEND_HEIGHT * (top - bottom))  # no point under the legend
-    axes.legend(loc="upper center", ncols=2, frameon=False, fontsize="small")
+    axes.legend(  # on white, so that no line runs through it
+        loc="upper center", ncols=2, framealpha=1, edgecolor="none", fontsize="small"
+    )
     bare(axes)
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
