@@ -3,6 +3,7 @@ weights."""
 
 __all__ = [
     "Setup",
+    "column",
     "console",
     "parse_objective",
     "parse_options",
@@ -20,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from ppvae import guides
-from ppvae.data import Rows, load
+from ppvae.data import DATASETS, Rows, load
 from ppvae.fit import fit, resolve_device
 from ppvae.gallery import load_story
 from ppvae.runs import load as load_weights
@@ -88,6 +89,27 @@ def trained(
         for module in (setup.story, guide):
             module.to(resolve_device(device)).eval()
     return guide
+
+
+def column(name: str, data: str, setup: Setup, data_root: Path | None, num_rows: int) -> Tensor:
+    """A number, or the class, of each of the first test rows, `(B,)`.
+
+    Raises:
+        ValueError: If the data have none of that name, or more than one number a row.
+    """
+    rows: Any = setup.test
+    labels = name == "class" and data in DATASETS
+    if labels:
+        rows = load(data, split="test", root=data_root, labels=True)
+        name = "y"
+    tensors = rows.tensors
+    if name not in tensors or tensors[name].dim() > 1:
+        single = sorted(k for k, v in tensors.items() if v.dim() == 1)
+        raise ValueError(
+            f"expected one number a row to hold the rows against, got '{name}'; the data have {single or 'none'}"
+        )
+    values = tensors[name][:num_rows]
+    return values.long() if labels else values
 
 
 def parse_options(pairs: Sequence[str] | None) -> dict[str, Any]:
