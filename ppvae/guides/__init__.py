@@ -9,6 +9,7 @@ from ppvae.guides.categorical import Categorical
 from ppvae.guides.concrete import Concrete
 from ppvae.guides.contract import GuideBase
 from ppvae.guides.enumerated import Enumerated
+from ppvae.guides.families import PLAIN
 from ppvae.guides.full_rank import FullRank
 from ppvae.guides.householder import Householder
 from ppvae.guides.iaf import IAF
@@ -20,6 +21,7 @@ from ppvae.guides.mixture import Mixture
 from ppvae.guides.nsf import NSF
 from ppvae.guides.planar import Planar
 from ppvae.guides.realnvp import RealNVP
+from ppvae.guides.refined import SemiAmortized
 from ppvae.guides.structured import Structured
 from ppvae.guides.sylvester import Sylvester
 from ppvae.guides.vector_quantized import VectorQuantized
@@ -44,6 +46,7 @@ __all__ = [
     "Mixture",
     "Planar",
     "RealNVP",
+    "SemiAmortized",
     "Structured",
     "Sylvester",
     "VectorQuantized",
@@ -52,24 +55,7 @@ __all__ = [
     "optimize_local",
 ]
 
-FAMILIES: dict[str, type[Guide]] = {
-    "mean_field": MeanField,
-    "full_rank": FullRank,
-    "low_rank": LowRank,
-    "householder": Householder,
-    "iaf": IAF,
-    "realnvp": RealNVP,
-    "nsf": NSF,
-    "planar": Planar,
-    "sylvester": Sylvester,
-    "mixture": Mixture,
-    "structured": Structured,
-    "ladder": Ladder,
-    "enumerated": Enumerated,
-    "categorical": Categorical,
-    "concrete": Concrete,
-    "vector_quantized": VectorQuantized,
-}
+FAMILIES: dict[str, type[Guide]] = {**PLAIN, "semi_amortized": SemiAmortized}
 
 
 def build(
