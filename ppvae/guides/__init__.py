@@ -25,7 +25,7 @@ from ppvae.guides.refined import SemiAmortized
 from ppvae.guides.structured import Structured
 from ppvae.guides.sylvester import Sylvester
 from ppvae.guides.vector_quantized import VectorQuantized
-from ppvae.options import refuse_unknown_options
+from ppvae.options import options_of, refuse_unknown_options
 
 __all__ = [
     "FAMILIES",
@@ -78,5 +78,7 @@ def build(
     """
     if name not in FAMILIES:
         raise ValueError(f"expected a guide among {', '.join(FAMILIES)}; got '{name}'")
-    refuse_unknown_options(f"guide '{name}'", FAMILIES[name], Guide, options)
+    inner = PLAIN.get(options.get("family", ""))  # what it wraps has options too
+    given = set(options) - set(options_of(inner, Guide) if inner else ())
+    refuse_unknown_options(f"guide '{name}'", FAMILIES[name], Guide, given)
     return FAMILIES[name](story, data, encoder=encoder, **options)

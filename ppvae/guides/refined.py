@@ -35,11 +35,10 @@ class SemiAmortized(Guide):
     q(z | x) is still a fixed function of the row: the draws behind the steps come from one seed and are the same for every row,
     and the story runs in evaluation mode. The steps are Adam's, shorter towards the end, and their sizes are trained with the encoder.
     Networks of a flow stay shared. Use it in training, or at test time alone around a trained guide: `SemiAmortized.of`.
-    Other arguments as for `Guide`; the story that it is built with is the one that it climbs.
+    Other arguments as for the family; the story that the guide is built with is the one whose ELBO it climbs.
 
     Arguments:
-        family: Name of the family.
-        family_options: Options of that family.
+        family: Name of the family. Its options may stand beside these; of two with one name, the one here is meant.
         num_steps: Steps; an attribute that may be changed at any time.
         num_particles: Particles of each row and step.
         step_size: First step of each unconstrained parameter, before training.
@@ -62,7 +61,6 @@ class SemiAmortized(Guide):
         data: Any,
         *,
         family: str = "mean_field",
-        family_options: Mapping[str, Any] | None = None,
         num_steps: int = 5,
         num_particles: int = 4,
         step_size: float = 0.1,
@@ -73,9 +71,8 @@ class SemiAmortized(Guide):
     ) -> None:
         if family not in PLAIN:
             raise ValueError(f"expected a family among {', '.join(PLAIN)}; got '{family}'")
-        given = dict(family_options or {})
-        refuse_unknown_options(f"family '{family}'", PLAIN[family], Guide, given)
-        start = PLAIN[family](story, data, name=f"{name}_start", **options, **given)
+        refuse_unknown_options(f"family '{family}'", PLAIN[family], Guide, options)
+        start = PLAIN[family](story, data, name=f"{name}_start", **options)
         self._set(story, start, (num_steps, num_particles, step_size, backprop, seed), name)
 
     @classmethod
@@ -133,7 +130,7 @@ class SemiAmortized(Guide):
                 f"expected a family of continuous sites, got {type(start).__name__}, whose sites are drawn from logits"
             )
         GuideBase.__init__(self, name=name)
-        self._story = (story,)  # in a tuple: the story is no part of the guide
+        self.runs = (story,)  # in a tuple: the story is no part of the guide
         # In a plain list: Pyro lets no module that has run become part of another PyroModule.
         self.start = nn.ModuleList([start])
         for part in ("place", "discrete", "row_dim", "shapes", "sizes", "shared", "transport"):
@@ -152,15 +149,15 @@ class SemiAmortized(Guide):
 
     def parameters_of(self, batch: Batch) -> TensorDict:
         """The parameters after the steps, name -> `(B, *shape)`."""
-        batch, story = as_batch(batch), self._story[0]
-        start = self.start[0].parameters_of(batch)
+        batch, story = as_batch(batch), self.runs[0]
+        start, sizes = self.start[0].parameters_of(batch), self.log_step.exp()
         with seeded(self.seed, story), apart(), evaluating(story), pyro.validation_enabled(False):
-            return self._climb(LogJoint(story, batch), start)
+            return self._climb(LogJoint(story, batch), start, sizes)
 
-    def _climb(self, log_joint: LogJoint, parameters: TensorDict) -> TensorDict:
-        """Adam's steps, every row by itself, the last one the shortest."""
+    def _climb(self, log_joint: LogJoint, parameters: TensorDict, sizes: Tensor) -> TensorDict:
+        """Adam's steps, every row by itself, the last one the shortest; `sizes` are those of the first."""
         as_layers = self.backprop and torch.is_grad_enabled()
-        steps = dict(zip(parameters, self.log_step.exp(), strict=True))
+        steps = dict(zip(parameters, sizes, strict=True))
         means = {k: torch.zeros_like(v) for k, v in parameters.items()}
         squares = dict(means)
         for count in range(self.num_steps):
