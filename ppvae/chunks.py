@@ -10,7 +10,9 @@ from torch import Tensor, nn
 CHUNK_NUMBERS = 2**23
 
 
-def row_chunks(batch: Mapping[str, Tensor], guide: nn.Module | None = None) -> Iterator[dict[str, Tensor]]:
+def row_chunks(
+    batch: Mapping[str, Tensor], guide: nn.Module | None = None
+) -> Iterator[dict[str, Tensor]]:
     """Cut a batch into pieces that one particle of fits in a chunk.
 
     A guide that holds parameters for each row (`local`) can only be called on its own rows and is not cut.

@@ -15,10 +15,10 @@ import torch
 import xarray
 from torch import Tensor, nn
 
+from ppvae.chunks import particle_step, row_chunks
 from ppvae.diagnostics.khat import smooth_log_weights
 from ppvae.diagnostics.particles import inputs_of, log_prob_by_site, missing_as, replicate
 from ppvae.story import Site, Sites, TensorDict, measuring, num_rows_of, simulate
-from ppvae.chunks import particle_step, row_chunks
 from ppvae.weights import batch_for, check_pair, draw_all, refuse_global
 
 GROUPS = (

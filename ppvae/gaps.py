@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ppvae.chunks import row_slices
 from ppvae.diagnostics.khat import khat, khat_threshold
 from ppvae.estimate import Estimate
 from ppvae.evidence import METHODS, Effort, Sandwich, bdmc, elbo, evidence_from
@@ -14,7 +15,6 @@ from ppvae.evidence.estimators import ROWS_AT_A_TIME
 from ppvae.guides import LocalFit, localize, optimize_local
 from ppvae.progress import Stage, stages
 from ppvae.story import TensorDict, has_missing, split_batch
-from ppvae.chunks import row_slices
 from ppvae.weights import batch_for, check_pair, log_weights, refuse_global
 
 ELBO_PARTICLES = 500

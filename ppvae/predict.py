@@ -9,6 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from ppvae.chunks import particle_step, row_chunks
 from ppvae.data import as_rows
 from ppvae.estimate import Estimate
 from ppvae.story import (
@@ -24,7 +25,6 @@ from ppvae.story.messengers import Condition
 from ppvae.story.observe import simulate, split_batch
 from ppvae.story.sites import is_bookkeeping
 from ppvae.story.values import parents_of
-from ppvae.chunks import particle_step, row_chunks
 from ppvae.weights import batch_for, check_pair, draw_all
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ppvae.chunks import row_chunks
 from ppvae.data import Rows
 from ppvae.objectives import Objective
 from ppvae.story import LogJoint, measuring, num_rows_of, seeded, sites_of
-from ppvae.chunks import row_chunks
 from ppvae.weights import batch_for, draw, score
 
 Record = dict[str, Any]

@@ -95,7 +95,7 @@ def test_the_folder_of_a_run_is_enough_from_anywhere(numbers, tmp_path, monkeypa
     shown = capsys.readouterr()
     assert "over 4 rows" in shown.out and "training first" not in shown.err
     assert main(["gaps", "../run", *TINY, "--guide", "mean_field"]) == 2  # what is typed wins
-    assert "expected in ../run/guide.safetensors" in capsys.readouterr().err
+    assert "in ../run/guide.safetensors, got" in capsys.readouterr().err
 
 
 def test_a_folder_that_no_fit_wrote_is_refused(tmp_path, capsys):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ppvae.chunks import CHUNK_NUMBERS, particle_step, row_slices
 from ppvae.diagnostics.khat import (
     effective_sample_size,
     khat,
@@ -22,7 +23,6 @@ from ppvae.diagnostics.particles import log_prob_by_site
 from ppvae.diagnostics.rows import ByRow
 from ppvae.estimate import Estimate
 from ppvae.story import Sites, TensorDict, measuring, num_rows_of
-from ppvae.chunks import CHUNK_NUMBERS, particle_step, row_slices
 from ppvae.weights import batch_for, check_pair, draw_all, refuse_global
 
 MAX_ROWS = 1000

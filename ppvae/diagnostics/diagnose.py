@@ -186,15 +186,17 @@ def diagnose(
     size = {"num_simulations": num_simulations}
     check = {"num_replicates": num_replicates, "statistics": statistics}
     few = range(min(reference_rows, len(next(iter(batch.values())))))
-    reference = None
+    reference, apart = None, None
     if few:
         reference = measured(
             "reference chains", reference_posterior, story, batch, rows=few, guide=guide
         )
+    if reference is not None:
+        apart = measured("distance to the reference", distance, reference)
     return Diagnosis(
         rows=measured("k-hat", by_row, *pair, num_particles=num_particles),
         reference=reference,
-        distance=reference and measured("distance to the reference", distance, reference),
+        distance=apart,
         sbc=measured("SBC", sbc, *pair, **size),
         coverage=measured("expected coverage", coverage, *pair, **size),
         tarp=measured("TARP", tarp, *pair, **size),

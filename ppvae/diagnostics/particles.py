@@ -17,6 +17,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from ppvae.chunks import CHUNK_NUMBERS, numbers_per_row
 from ppvae.story import (
     Layout,
     RowLogProb,
@@ -29,7 +30,6 @@ from ppvae.story import (
 )
 from ppvae.story.messengers import Condition
 from ppvae.story.observe import run_observed
-from ppvae.chunks import CHUNK_NUMBERS, numbers_per_row
 
 CANNOT_TAKE_PARTICLES = (RuntimeError, ValueError, IndexError)
 MAX_CHUNK_ROWS = 1000

@@ -23,12 +23,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from ppvae.chunks import CHUNK_NUMBERS, numbers_per_row
 from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.particles import chunks, inputs_of, missing_as, replicate
 from ppvae.estimate import Estimate
 from ppvae.plots import tail_dots
 from ppvae.story import TensorDict, check_data, measuring, num_rows_of, simulate
-from ppvae.chunks import CHUNK_NUMBERS, numbers_per_row
 from ppvae.weights import batch_for, check_pair, draw_all
 
 Statistic = Callable[[Tensor], Tensor]

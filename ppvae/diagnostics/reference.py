@@ -10,6 +10,7 @@ import torch
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor, nn
 
+from ppvae.chunks import CHUNK_NUMBERS, numbers_per_row
 from ppvae.diagnostics.chains import run_chains
 from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.particles import inputs_of
@@ -23,7 +24,6 @@ from ppvae.story import (
     num_rows_of,
     simulate,
 )
-from ppvae.chunks import CHUNK_NUMBERS, numbers_per_row
 from ppvae.weights import batch_for, check_pair, draw, refuse_global
 
 MAX_RHAT = 1.01

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ppvae.chunks import CHUNK_NUMBERS, numbers_per_row
 from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.particles import chunks, log_guide_at, log_prob_by_site, refuse_local
 from ppvae.estimate import Estimate
 from ppvae.story import Sites, TensorDict, measuring, num_rows_of, split_batch
-from ppvae.chunks import CHUNK_NUMBERS, numbers_per_row
 from ppvae.weights import batch_for, check_pair, draw, refuse_global
 
 LEAST_INFORMATION = 0.1

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ppvae.chunks import particle_step, row_chunks
 from ppvae.estimate import Estimate
 from ppvae.story import measuring, num_rows_of
-from ppvae.chunks import particle_step, row_chunks
 from ppvae.weights import batch_for, check_pair, log_weights, score
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from ppvae.chunks import row_slices
 from ppvae.estimate import Estimate
 from ppvae.evidence.annealed import Annealing
 from ppvae.evidence.bounds import importance_evidence
 from ppvae.evidence.quadrature import quadrature_evidence
 from ppvae.guides.local import localize, optimize_local
 from ppvae.story import TensorDict, has_missing, measuring
-from ppvae.chunks import row_slices
 from ppvae.weights import batch_for, check_pair, log_weights, refuse_global
 
 METHODS: dict[str, str] = {

@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ppvae.chunks import particle_step
 from ppvae.estimate import Estimate
 from ppvae.evidence.annealed import Path
 from ppvae.evidence.coordinates import coordinates_of
 from ppvae.story import Flat, LogJoint, TensorDict
-from ppvae.chunks import particle_step
 from ppvae.weights import check_pair
 
 # Nodes along each axis, odd so that every other one is a grid too, and the half-width in guide scales.

@@ -83,6 +83,9 @@ class Cascade(nn.Module):
         hidden: Hidden widths of each block's network.
     """
 
+    order: Tensor
+    back: Tensor
+
     def __init__(self, parts: Sequence[slice], context: int, hidden: Sequence[int]) -> None:
         super().__init__()
         sizes = [part.stop - part.start for part in parts]

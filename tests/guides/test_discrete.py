@@ -16,6 +16,7 @@ from ppvae.guides.discrete import FiniteCategorical
 from ppvae.story import log_joint, observe, sites_of
 from ppvae.weights import draw_all
 
+
 def test_the_enumerated_elbo_is_the_log_evidence():
     story, batch, guide = made("enumerated", GaussianMixture())
     found = ppvae.elbo(story, guide, batch, num_particles=3)
