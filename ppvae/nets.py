@@ -160,4 +160,8 @@ class _Normed(nn.Module):
         self.norm = norm
 
     def forward(self, weight: Tensor) -> Tensor:
-        return self.norm * weight / weight.flatten(1).norm(dim=1).reshape(-1, *(1,) * (weight.dim() - 1))
+        return (
+            self.norm
+            * weight
+            / weight.flatten(1).norm(dim=1).reshape(-1, *(1,) * (weight.dim() - 1))
+        )

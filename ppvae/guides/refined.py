@@ -2,7 +2,7 @@ r"""Semi-amortized: the encoder's answer, improved by a few gradient steps of ea
 
 __all__ = ["SemiAmortized"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
@@ -141,16 +141,21 @@ class SemiAmortized(Guide):
         self.log_step = nn.Parameter(log_step.to(start.to_parameters.bias))
         self.train(start.training)
 
+    @property
+    def inner(self) -> Any:
+        """The guide whose answer is the start."""
+        return self.start[0]
+
     def parameter_shapes(self, dim: int) -> Mapping[str, tuple[int, ...]]:
-        return self.start[0].parameter_shapes(dim)
+        return self.inner.parameter_shapes(dim)
 
     def family(self, parameters: TensorDict, transport: Any) -> Distribution:
-        return self.start[0].family(parameters, transport)
+        return self.inner.family(parameters, transport)
 
     def parameters_of(self, batch: Batch) -> TensorDict:
         """The parameters after the steps, name -> `(B, *shape)`."""
         batch, story = as_batch(batch), self.runs[0]
-        start, sizes = self.start[0].parameters_of(batch), self.log_step.exp()
+        start, sizes = self.inner.parameters_of(batch), self.log_step.exp()
         with seeded(self.seed, story), apart(), evaluating(story), pyro.validation_enabled(False):
             return self._climb(LogJoint(story, batch), start, sizes)
 
@@ -195,7 +200,7 @@ class SemiAmortized(Guide):
         """
 
         def of_row(path: TensorDict, held: TensorDict) -> tuple[Tensor, Tensor]:
-            q = self.distribution({k: v.unsqueeze(0) for k, v in path.items()})
+            q: Any = self.distribution({k: v.unsqueeze(0) for k, v in path.items()})
             u = q.rsample((self.num_particles,))
             if self.transport is None:
                 q = self.distribution({k: v.unsqueeze(0) for k, v in held.items()})
