@@ -42,7 +42,7 @@ def test_many_steps_reach_the_best_member_of_the_family():
     local.optimize(story)
     best = exact_elbo(story, local, batch)
     start = exact_elbo(story, guide, batch)
-    semi = SemiAmortized.of(story, guide, num_steps=200, num_particles=16)
+    semi = SemiAmortized.of(story, guide, num_steps=100, num_particles=16)
     reached = exact_elbo(story, semi, batch)
     assert bool((best - start > 1.0).all())
     torch.testing.assert_close(reached, best, rtol=0, atol=0.02)
@@ -54,9 +54,9 @@ def test_many_steps_reach_the_best_member_of_the_family():
 @pytest.mark.parametrize("backprop", [False, True], ids=["stopped", "through"])
 def test_every_family_takes_steps_and_is_better_for_them(family, backprop):
     name = "hierarchical" if suits("hierarchical", family) else "positive"
-    story, batch, guide = made(name, family=family, backprop=backprop, num_steps=20)
-    start = ppvae.elbo(story, guide.inner, batch, num_particles=200).mean()
-    after = ppvae.elbo(story, guide, batch, num_particles=200).mean()
+    story, batch, guide = made(name, family=family, backprop=backprop, num_steps=10)
+    start = ppvae.elbo(story, guide.inner, batch, num_particles=50).mean()
+    after = ppvae.elbo(story, guide, batch, num_particles=50).mean()
     assert float(after.value) > float(start.value)
     score(story, guide, batch, 4).log_weights.mean().backward()
     for key, parameter in guide.named_parameters():
@@ -147,7 +147,7 @@ def test_twenty_steps_close_half_of_a_weak_encoders_gap_on_digits():
     torch.manual_seed(0)
     story = ppvae.gallery.load_story("vae", dict(train.head(20).frozen(seed=0).tensors))
     weak = guides.build("mean_field", story, train, encoder=nn.Flatten())
-    ppvae.fit(story, weak, train, epochs=20, progress=False)
+    ppvae.fit(story, weak, train, epochs=10, progress=False)
     rows = dict(test.frozen(seed=0).tensors)
     local = weak.local(rows)
     local.optimize(story)
