@@ -169,7 +169,10 @@ def test_an_unknown_guide_is_an_error_that_lists_the_known():
 
 def test_an_unknown_option_is_an_error_that_lists_the_known():
     story, batch, _ = made("two_sites", "mean_field")
-    with pytest.raises(ValueError, match=r"'mean_field'.*encoder, hidden, name; got \['layers'\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"'mean_field'.*denoising, encoder, hidden, name, weight_norm; got \['layers'\]",
+    ):
         guides.build("mean_field", story, batch, layers=3)
     with pytest.raises(ValueError, match=r"'iaf'.*context.*hidden.*num_layers.*got \['layers'\]"):
         guides.build("iaf", story, batch, layers=3)
