@@ -4,7 +4,7 @@ from ppvae.guides import FAMILIES
 
 ONE_NUMBER = {"log_normal", "heavy_tail", "unit_interval", "scalar", "global", "global_plate"}
 ONE_NUMBER |= {"covariate"}
-NEEDS_TWO = {"iaf", "nsf", "realnvp", "sylvester"}
+NEEDS_TWO = {"iaf", "realnvp", "sylvester"}
 SEVERAL_SITES = {"two_sites", "inner_auto", "inner_explicit", "deep_plates", "hierarchical"}
 SEVERAL_SITES |= {"chain", "names"}
 NEEDS_SEVERAL_SITES = {"structured", "ladder"}
