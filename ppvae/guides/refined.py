@@ -138,6 +138,8 @@ class SemiAmortized(Guide):
             self.__dict__[part] = getattr(start, part)
         self.num_steps, self.num_particles = num_steps, num_particles
         self.backprop, self.seed = backprop, seed
+        # State, rows (held, so that no other's can stand in their place), and the answer.
+        self._kept: tuple[Any, TensorDict, TensorDict] = (None, {}, {})
         log_step = torch.full((len(start.shapes),), step_size).log()
         self.log_step = nn.Parameter(log_step.to(start.to_parameters.bias))
         self.train(start.training)
@@ -154,8 +156,27 @@ class SemiAmortized(Guide):
         return self.inner.family(parameters, transport)
 
     def parameters_of(self, batch: Batch) -> TensorDict:
-        """The parameters after the steps, name -> `(B, *shape)`."""
-        batch, story = as_batch(batch), self.runs[0]
+        """The parameters after the steps, name -> `(B, *shape)`; taken once where particles come in several runs."""
+        batch = as_batch(batch)
+        if self.training or torch.is_grad_enabled():
+            return self._refined(batch)
+        state = self._state(batch)
+        if self._kept[0] != state:
+            self._kept = state, batch, self._refined(batch)
+        return dict(self._kept[2])
+
+    def _state(self, batch: TensorDict) -> tuple[Any, ...]:
+        """What the answer depends on: it changes whenever a weight or a row does."""
+        modules = (self, *self.runs)
+        tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
+        marks = tuple(
+            (t.data_ptr(), t.dtype, t.shape, t.stride(), t._version)
+            for t in (*tensors, *batch.values())
+        )
+        return marks, tuple(batch), self.num_steps, self.num_particles, self.seed
+
+    def _refined(self, batch: TensorDict) -> TensorDict:
+        story = self.runs[0]
         start, sizes = self.inner.parameters_of(batch), self.log_step.exp()
         with seeded(self.seed, story), apart(), evaluating(story), pyro.validation_enabled(False):
             return self._climb(LogJoint(story, batch), start, sizes)

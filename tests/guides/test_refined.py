@@ -100,6 +100,26 @@ def test_the_guide_is_a_function_of_the_row_and_leaves_the_generator_alone():
     assert story.training and all(part.training for part in story.modules())
 
 
+def test_the_steps_are_taken_once_for_all_particles_and_anew_after_a_change(monkeypatch):
+    story, batch, guide = made("two_sites")
+    taken = []
+    climb = SemiAmortized._climb
+    monkeypatch.setattr(
+        SemiAmortized, "_climb", lambda *args: taken.append(len(args[2]["loc"])) or climb(*args)
+    )
+    ppvae.log_weights(story, guide, batch, 10_000, seed=0)  # more than fit in one run
+    assert taken.count(len(batch["x"])) == 1
+    guide.eval()
+    with torch.no_grad():
+        first = guide.parameters_of(batch)["loc"]
+        assert guide.parameters_of(batch)["loc"] is first
+        for change in (story.noise_unconstrained, guide.log_step, batch["x"]):
+            change.add_(0.1)
+            again = guide.parameters_of(batch)["loc"]
+            assert not torch.equal(first, again)
+            first = again
+
+
 def test_steps_go_behind_a_guide_that_pyro_has_trained():
     pyro.clear_param_store()
     story = CASES["simplex"].story()
