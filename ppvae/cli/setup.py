@@ -5,7 +5,7 @@ __all__ = [
     "Setup",
     "column",
     "console",
-    "parse_objective",
+    "parse_named",
     "parse_options",
     "prepare",
     "run_path",
@@ -72,7 +72,10 @@ def prepare(
         made = load_story(story, few, **parse_options(options))
         for part in (train, val, test):
             check_data(made, batch_for(made, part))
-        built: dict[str, nn.Module] = {n: guides.build(n, made, train) for n in guide_names}
+        built: dict[str, nn.Module] = {}
+        for typed in guide_names:
+            name, chosen = parse_named(typed)
+            built[typed] = guides.build(name, made, train, **chosen)
     return Setup(train, val, test, made, built)
 
 
@@ -126,8 +129,8 @@ def parse_options(pairs: Sequence[str] | None) -> dict[str, Any]:
     return options
 
 
-def parse_objective(text: str) -> tuple[str, dict[str, Any]]:
-    """`NAME` or `NAME:OPTION=VALUE` as a name and its options; further options follow further colons."""
+def parse_named(text: str) -> tuple[str, dict[str, Any]]:
+    """`NAME` or `NAME:OPTION=VALUE`, of an objective or a guide, as a name and its options; further options follow further colons."""
     name, *pairs = text.split(":")
     return name, parse_options(pairs)
 
