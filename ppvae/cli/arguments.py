@@ -67,12 +67,18 @@ Set = Annotated[
 Guide = Annotated[
     str | None,
     Option(
-        "--guide", help="Family of the guide, see ppvae list guides; else one that suits the story."
+        "--guide",
+        metavar="NAME[:OPTION=VALUE]",
+        help="Family of the guide, with its options if any, see ppvae list guides; else one that suits the story.",
     ),
 ]
 Guides = Annotated[
     list[str] | None,
-    Option("--guides", metavar="NAME...", help="Families to compare; else three that suit."),
+    Option(
+        "--guides",
+        metavar="NAME[:OPTION=VALUE]...",
+        help="Families to compare, with options if any; else three that suit.",
+    ),
 ]
 DecoderChoice = Annotated[
     Decoder, Option("--decoder", help="One trained story for all guides, or one each.")
