@@ -54,6 +54,17 @@ def test_help_answers_at_once_and_imports_no_torch():
     assert time.perf_counter() - start < 2.0  # the aim is 0.5 s on a machine that is not busy
 
 
+def test_a_guide_takes_options_and_a_run_remembers_them(numbers, capsys):
+    guide = "semi_amortized:family=full_rank:num_steps=2:denoising=0.1:weight_norm=1:hidden=[8]"
+    typed = ["fit", "factor_analysis", "--data", numbers, "--guide", guide, "--epochs", "1"]
+    assert main([*typed, "--run-dir", "run", "--no-progress"]) == 0
+    assert main(["gaps", "run", *TINY]) == 0
+    shown = capsys.readouterr()
+    assert "over 4 rows" in shown.out and "training first" not in shown.err
+    assert main(["fit", "factor_analysis", "--data", numbers, "--guide", "iaf:layers=3"]) == 2
+    assert "got ['layers']" in capsys.readouterr().err
+
+
 def test_compare_writes_table_report_and_weights(numbers, tmp_path, capsys):
     typed = ["compare", "factor_analysis", "--data", numbers, "--guides", "mean_field", "full_rank"]
     assert main([*typed, *TINY, "--run-dir", "out", "--set", "latent_dim=1"]) == 0

@@ -44,6 +44,13 @@ def diagnose(
         Path | None,
         Option("--figure", help="Where to save the page of figures (.png, .pdf, .svg)."),
     ] = None,
+    against: Annotated[
+        str | None,
+        Option(
+            "--against",
+            help="Hold the rows of the figure against `class`, or a column of the data; else the reconstruction error.",
+        ),
+    ] = None,
     table: Annotated[
         Path | None, Option("--table", help="Where to save what was found row by row (.csv).")
     ] = None,
@@ -70,6 +77,9 @@ def diagnose(
         story, data, [guide], data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
     )  # fmt: skip
+    covariate, label = None, None
+    if against is not None:
+        covariate, label = parts.column(against, data, setup, data_root, rows), against
     shows_progress = sys.stdout.isatty() and not no_progress
     built = parts.trained(
         setup, weights, seed, device,
@@ -88,5 +98,5 @@ def diagnose(
         out.print(f"rows: {table}", highlight=False, soft_wrap=True)
     if figure is not None:
         figure.parent.mkdir(parents=True, exist_ok=True)
-        found.figure().savefig(figure, dpi=160)
+        found.figure(covariate, label).savefig(figure, dpi=160)
         out.print(f"figures: {figure}", highlight=False, soft_wrap=True)

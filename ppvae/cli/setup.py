@@ -3,8 +3,9 @@ weights."""
 
 __all__ = [
     "Setup",
+    "column",
     "console",
-    "parse_objective",
+    "parse_named",
     "parse_options",
     "prepare",
     "run_path",
@@ -20,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from ppvae import guides
-from ppvae.data import Rows, load
+from ppvae.data import DATASETS, Rows, load
 from ppvae.fit import fit, resolve_device
 from ppvae.gallery import load_story
 from ppvae.runs import load as load_weights
@@ -71,7 +72,10 @@ def prepare(
         made = load_story(story, few, **parse_options(options))
         for part in (train, val, test):
             check_data(made, batch_for(made, part))
-        built: dict[str, nn.Module] = {n: guides.build(n, made, train) for n in guide_names}
+        built: dict[str, nn.Module] = {}
+        for typed in guide_names:
+            name, chosen = parse_named(typed)
+            built[typed] = guides.build(name, made, train, **chosen)
     return Setup(train, val, test, made, built)
 
 
@@ -90,6 +94,27 @@ def trained(
     return guide
 
 
+def column(name: str, data: str, setup: Setup, data_root: Path | None, num_rows: int) -> Tensor:
+    """A number, or the class, of each of the first test rows, `(B,)`.
+
+    Raises:
+        ValueError: If the data have none of that name, or more than one number a row.
+    """
+    rows: Any = setup.test
+    labels = name == "class" and data in DATASETS
+    if labels:
+        rows = load(data, split="test", root=data_root, labels=True)
+        name = "y"
+    tensors = rows.tensors
+    if name not in tensors or tensors[name].dim() > 1:
+        single = sorted(k for k, v in tensors.items() if v.dim() == 1)
+        raise ValueError(
+            f"expected one number a row to hold the rows against, got '{name}'; the data have {single or 'none'}"
+        )
+    values = tensors[name][:num_rows]
+    return values.long() if labels else values
+
+
 def parse_options(pairs: Sequence[str] | None) -> dict[str, Any]:
     """`NAME=VALUE` words as options: the value is JSON where it is JSON, else a string."""
     options = {}
@@ -104,8 +129,8 @@ def parse_options(pairs: Sequence[str] | None) -> dict[str, Any]:
     return options
 
 
-def parse_objective(text: str) -> tuple[str, dict[str, Any]]:
-    """`NAME` or `NAME:OPTION=VALUE` as a name and its options; further options follow further colons."""
+def parse_named(text: str) -> tuple[str, dict[str, Any]]:
+    """`NAME` or `NAME:OPTION=VALUE`, of an objective or a guide, as a name and its options; further options follow further colons."""
     name, *pairs = text.split(":")
     return name, parse_options(pairs)
 
