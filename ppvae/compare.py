@@ -110,7 +110,8 @@ def compare(
     found = {name: gaps(s, g, measured, **measure) for name, (s, g, _) in trained.items()}
     if decoder == "shared":
         effort = Effort(num_particles, seed=seed)
-        certify_with = effort if "ais" in evidence_methods(story, evidence, batch) else None
+        methods = {m for g in guides.values() for m in evidence_methods(story, evidence, batch, g)}
+        certify_with = effort if "ais" in methods else None
         found = _share_evidence(found, trained, batch, certify_with)
     keep = {k: v for k, v in training.items() if k not in ("val", "progress")}
     return League(

@@ -16,6 +16,7 @@ from ppvae.evidence import (
     Effort,
     Sandwich,
     check_method,
+    draws_discrete,
     elbo,
     evidence_from,
     exact_evidence,
@@ -136,7 +137,7 @@ def gaps(
         raise ValueError(
             "expected an amortized guide, got a local one: its gaps have no encoder's part"
         )
-    methods = evidence_methods(story, evidence, batch)
+    methods = evidence_methods(story, evidence, batch, guide)
     effort = Effort(num_particles, annealing, seed=seed)
     refuse_global(check_pair(story, guide, batch), "gaps")
     for method in methods:
@@ -181,12 +182,16 @@ def check_request(story: nn.Module, evidence: str, num_particles: int, batch: Te
     evidence_methods(story, evidence, batch)
 
 
-def evidence_methods(story: nn.Module, evidence: str, batch: TensorDict) -> list[str]:
-    """The methods that a choice of `evidence` runs on these rows."""
+def evidence_methods(
+    story: nn.Module, evidence: str, batch: TensorDict, guide: nn.Module | None = None
+) -> list[str]:
+    """The methods that a choice of `evidence` runs on these rows; annealing is of no use where the guide draws discrete
+    sites, which no gradient moves."""
     if evidence == "auto":
         evidence = "exact" if knows_exact(story, batch) else "best"
     if evidence == "best":
-        return ["iwae", "ais"] if is_annealable(sites_of(story, batch)) else ["iwae"]
+        annealable = is_annealable(sites_of(story, batch)) and not draws_discrete(guide)
+        return ["iwae", "ais"] if annealable else ["iwae"]
     if evidence not in METHODS:
         known = ", ".join(("auto", "best", *METHODS))
         raise ValueError(f"expected evidence among {known}; got '{evidence}'")

@@ -235,7 +235,7 @@ def test_an_error_of_the_machine_gives_1_and_one_line(monkeypatch, capsys):
     def full(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr("ppvae.cli.setup.load", full)
+    monkeypatch.setattr("ppvae.gallery.load_request", full)
     assert main(["check", "vae"]) == 1
     assert (
         capsys.readouterr().err == "ppvae: OSError: no space left (--debug shows the traceback)\n"

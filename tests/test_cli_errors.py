@@ -60,7 +60,7 @@ def refused(typed, capsys):
     ("typed", "message"),
     [
         (["compare", "vae", "--guides", "nonsense"], "expected a guide among mean_field.*nonsense"),
-        (["compare", "nonsense"], "expected a story among factor_analysis.*'nonsense'"),
+        (["compare", "nonsense"], "expected a story among .*factor_analysis.*'nonsense'"),
         (["compare", "absent.py"], r"expected a story's file, got 'absent\.py'"),
         (["compare", "vae", "--data", "digit"], "expected a data set among.*Did you mean digits"),
         (["compare", "vae", "--data", "absent.npy"], r"absent\.npy"),

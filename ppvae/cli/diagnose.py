@@ -29,8 +29,8 @@ from ppvae.cli.arguments import (
 
 def diagnose(
     story: Story,
-    data: Data = "digits",
-    guide: Guide = "mean_field",
+    data: Data = None,
+    guide: Guide = None,
     weights: Weights = None,
     rows: Rows = 300,
     particles: Particles = 1000,
@@ -67,6 +67,7 @@ def diagnose(
     """Tell whether a guide is the story's posterior, on which rows not, and what to try next."""
     from ppvae.cli import setup as parts
     from ppvae.diagnostics import diagnose as run
+    from ppvae.gallery import example_of
 
     for option, path, suffixes in (
         ("--figure", figure, (".png", ".pdf", ".svg")), ("--table", table, (".csv",)),
@@ -79,7 +80,10 @@ def diagnose(
     )  # fmt: skip
     covariate, label = None, None
     if against is not None:
-        covariate, label = parts.column(against, data, setup, data_root, rows), against
+        covariate, label = (
+            parts.column(against, data or example_of(story), setup, data_root, rows),
+            against,
+        )
     shows_progress = sys.stdout.isatty() and not no_progress
     built = parts.trained(
         setup, weights, seed, device,
@@ -90,7 +94,7 @@ def diagnose(
         setup.story, built, measured,
         num_particles=particles, num_simulations=simulations, reference_rows=reference, seed=seed,
     )  # fmt: skip
-    out = parts.console()
+    out = parts.console(setup)
     out.print(found)
     if table is not None and found.rows is not None:
         table.parent.mkdir(parents=True, exist_ok=True)

@@ -36,8 +36,8 @@ def evidence(
             help="exact, iwae, ais, quadrature, several of them, or all that suit; ais by default.",
         ),
     ] = None,
-    data: Data = "digits",
-    guide: Guide = "mean_field",
+    data: Data = None,
+    guide: Guide = None,
     weights: Weights = None,
     rows: Rows = 100,
     particles: Particles = 1000,
@@ -94,7 +94,7 @@ def evidence(
     if "all" in names:
         names = methods_for(setup.story, few)
     names = list(dict.fromkeys(names))
-    check_methods(names, setup.story, setup.guides[guide], few, effort)
+    check_methods(names, setup.story, next(iter(setup.guides.values())), few, effort)
     shows_progress = sys.stdout.isatty() and not no_progress
     built = parts.trained(
         setup, weights, seed, device,
@@ -105,7 +105,7 @@ def evidence(
         setup.story, built, measured, names,
         effort=effort, num_simulated=simulated, progress=shows_progress,
     )  # fmt: skip
-    out = parts.console()
+    out = parts.console(setup)
     out.print(table)
     if table.certificate is not None:
         out.print(f"certificate (BDMC): {table.certificate}", highlight=False, soft_wrap=True)

@@ -35,13 +35,13 @@ from ppvae.cli.arguments import (
     Weights,
 )
 
-DEFAULT_GUIDES = ("mean_field", "full_rank", "iaf")
+NUM_SUGGESTED = 3  # guides to compare where none is named
 
 
 def compare(
     context: Context,
     story: Story,
-    data: Data = "digits",
+    data: Data = None,
     guides: Guides = None,
     decoder: DecoderChoice = Decoder.SHARED,
     epochs: Epochs = 100,
@@ -71,8 +71,8 @@ def compare(
     from ppvae.runs import RunFolder
     from ppvae.weights import batch_for
 
-    names = [n for part in guides or () for n in part.split(",") if n]
-    names = list(dict.fromkeys(names or DEFAULT_GUIDES))
+    names: list[str | None] = [n for part in guides or () for n in part.split(",") if n]
+    names = list(dict.fromkeys(names)) or [None] * NUM_SUGGESTED
     setup = parts.prepare(
         story, data, names, data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
@@ -86,7 +86,9 @@ def compare(
     check_options(val=setup.val, **training)
     command = shlex.join(["ppvae", *context.obj])
     path = parts.run_path(run_dir, story, data, "compare")
-    folder = RunFolder.create(path, {"command": command, "story": story, "guides": names})
+    folder = RunFolder.create(
+        path, {"command": command, "story": story, "guides": list(setup.guides)}
+    )
     league = ppvae.compare(
         setup.story, setup.guides, setup.train, val=setup.val, test=setup.test,
         decoder=decoder.value, rows=rows, evidence=evidence, num_particles=particles,
@@ -100,7 +102,7 @@ def compare(
     page = ppvae.report(
         league, measured, path=folder.path / "report.html", title=title, command=command
     )
-    out = parts.console()
+    out = parts.console(setup)
     out.print(league)
     for sentence in headline(league):
         out.print(sentence, highlight=False)
@@ -109,8 +111,8 @@ def compare(
 
 def fit(
     story: Story,
-    data: Data = "digits",
-    guide: Guide = "mean_field",
+    data: Data = None,
+    guide: Guide = None,
     epochs: Epochs = 100,
     batch_size: BatchSize = 100,
     optimizer: Optimizer = "adam",
@@ -146,9 +148,9 @@ def fit(
         seed=seed, device=device,
     )  # fmt: skip
     path = parts.run_path(run_dir, story, data, "fit")
-    built = setup.guides[guide]
+    family, built = next(iter(setup.guides.items()))
     told = remember(
-        story, data=data, guide=guide, binarize=binarize, data_root=data_root, options=options
+        story, data=data, guide=family, binarize=binarize, data_root=data_root, options=options
     )
     try:
         history = ppvae.fit(
@@ -163,7 +165,7 @@ def fit(
         raise
     ppvae.save(path, setup.story, built)
     found = ppvae.elbo(setup.story, built, setup.test, seed=seed).mean()
-    out = parts.console()
+    out = parts.console(setup)
     out.print(
         f"ELBO {found} nats per row on {len(setup.test)} test rows; best epoch {history.best_epoch} of "
         f"{len(history.records)}, {history.seconds:.1f} s",
@@ -174,8 +176,8 @@ def fit(
 
 def gaps(
     story: Story,
-    data: Data = "digits",
-    guide: Guide = "mean_field",
+    data: Data = None,
+    guide: Guide = None,
     weights: Weights = None,
     rows: Rows = 100,
     evidence: EvidenceChoice = "auto",
@@ -210,7 +212,7 @@ def gaps(
         setup.story, built, measured, evidence=evidence, num_particles=particles, seed=seed,
         progress=_shows_progress(no_progress),
     )  # fmt: skip
-    parts.console().print(str(found), highlight=False)
+    parts.console(setup).print(str(found), highlight=False)
 
 
 def _shows_progress(no_progress: bool) -> bool:

@@ -5,7 +5,7 @@ from ppvae.evidence.bidirectional import Sandwich, bdmc, certify
 from ppvae.evidence.bounds import elbo, iwelbo
 from ppvae.evidence.estimators import ais, log_evidence
 from ppvae.evidence.exact import exact_evidence, knows_exact
-from ppvae.evidence.faults import is_annealable
+from ppvae.evidence.faults import draws_discrete, is_annealable
 from ppvae.evidence.importance import importance_evidence, importance_sampling, log_mean_exp
 from ppvae.evidence.methods import METHODS, Effort, check_method, evidence_from
 from ppvae.evidence.quadrature import quadrature_evidence
@@ -26,6 +26,7 @@ __all__ = [
     "certify",
     "check_method",
     "check_methods",
+    "draws_discrete",
     "elbo",
     "evidence_from",
     "evidence_table",

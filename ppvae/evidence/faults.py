@@ -1,6 +1,12 @@
 r"""Why an estimate is not a number: which site, in which rows."""
 
-__all__ = ["checked_pair", "is_annealable", "refuse_faults", "refuse_unannealable"]
+__all__ = [
+    "checked_pair",
+    "draws_discrete",
+    "is_annealable",
+    "refuse_faults",
+    "refuse_unannealable",
+]
 
 from collections.abc import Iterable
 
@@ -133,6 +139,11 @@ def refuse_unannealable(sites: Sites, what: str) -> None:
         raise ValueError(
             f"method '{what}' sums discrete sites out: {error}; then use method 'iwae'"
         ) from error
+
+
+def draws_discrete(guide: nn.Module | None) -> bool:
+    """Whether a guide of the library draws discrete sites, which no gradient moves."""
+    return getattr(guide, "discrete", None) is not None
 
 
 def is_annealable(sites: Sites) -> bool:

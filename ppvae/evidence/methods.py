@@ -19,7 +19,7 @@ from torch import nn
 from ppvae.estimate import Estimate
 from ppvae.evidence.annealed import AnnealedPath, Tick
 from ppvae.evidence.exact import exact_evidence
-from ppvae.evidence.faults import checked_pair, refuse_faults, refuse_unannealable
+from ppvae.evidence.faults import checked_pair, draws_discrete, refuse_faults, refuse_unannealable
 from ppvae.evidence.importance import ERRORS, importance_sampling
 from ppvae.evidence.path import path_of
 from ppvae.evidence.quadrature import quadrature_evidence
@@ -111,6 +111,11 @@ def check_method(
     refuse_global(sites, "log evidence per row")
     if method in ("ais", "quadrature"):
         refuse_unannealable(sites, method)
+        if draws_discrete(guide):
+            raise ValueError(
+                f"expected a guide that draws continuous sites alone for {method}, which moves along gradients, got one "
+                "that draws discrete sites; use iwae"
+            )
 
 
 def is_from_prior(method: str, effort: Effort) -> bool:
