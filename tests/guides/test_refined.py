@@ -118,6 +118,11 @@ def test_the_steps_are_taken_once_for_all_particles_and_anew_after_a_change(monk
             again = guide.parameters_of(batch)["loc"]
             assert not torch.equal(first, again)
             first = again
+    optimiser = torch.optim.Adam(guide.parameters(), 0.1, fused=True)  # marks no weight as changed
+    guide.parameters_of(batch)["loc"].sum().backward()
+    optimiser.step()
+    with torch.no_grad():
+        assert not torch.equal(guide.parameters_of(batch)["loc"], first)
 
 
 def test_steps_go_behind_a_guide_that_pyro_has_trained():
