@@ -131,7 +131,7 @@ class SemiAmortized(Guide):
                 f"expected a family of continuous sites, got {type(start).__name__}, whose sites are drawn from logits"
             )
         GuideBase.__init__(self, name=name)
-        self.runs = (story,)  # in a tuple: the story is no part of the guide
+        self.stories = (story,)  # in a tuple: the story is no part of the guide
         # In a plain list: Pyro lets no module that has run become part of another PyroModule.
         self.start = nn.ModuleList([start])
         for part in ("place", "discrete", "row_dim", "shapes", "sizes", "shared", "transport"):
@@ -161,7 +161,7 @@ class SemiAmortized(Guide):
         if self.training or torch.is_grad_enabled():
             return self._refined(batch)
         settings = (tuple(batch), self.num_steps, self.num_particles, self.seed)
-        modules = (self, *self.runs)
+        modules = (self, *self.stories)
         depends = [t for m in modules for t in (*m.parameters(), *m.buffers())] + [*batch.values()]
         before, then, found = self._kept
         if before != settings or not all(map(_same, then, depends)):
@@ -170,7 +170,7 @@ class SemiAmortized(Guide):
         return dict(found)
 
     def _refined(self, batch: TensorDict) -> TensorDict:
-        story = self.runs[0]
+        story = self.stories[0]
         start, sizes = self.inner.parameters_of(batch), self.log_step.exp()
         with seeded(self.seed, story), apart(), evaluating(story), pyro.validation_enabled(False):
             return self._climb(LogJoint(story, batch), start, sizes)

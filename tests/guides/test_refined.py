@@ -96,7 +96,7 @@ def test_the_guide_is_a_function_of_the_row_and_leaves_the_generator_alone():
     torch.rand(3)
     again = guide.parameters_of(batch)
     assert all(torch.equal(first[k], again[k]) for k in first)
-    story = guide.runs[0]
+    story = guide.stories[0]
     assert story.training and all(part.training for part in story.modules())
 
 
@@ -160,7 +160,7 @@ def test_pyros_particles_do_not_meet_those_of_the_steps(name):
 def test_a_copy_of_story_and_guide_climbs_the_copied_story():
     story, batch, guide = made("hierarchical")
     other, copied = deepcopy((story, guide))
-    assert copied.runs[0] is other
+    assert copied.stories[0] is other
     with torch.no_grad():
         other.decoder.weight.zero_()
     before, after = guide.parameters_of(batch)["loc"], copied.parameters_of(batch)["loc"]
