@@ -32,7 +32,7 @@ Source
 __all__ = ["FactorAnalysis"]
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -49,6 +49,8 @@ class FactorAnalysis(PyroModule):
         data_dim: Number `P` of sensors.
         latent_dim: Number `D` of hidden causes.
     """
+
+    example: ClassVar[str] = "simulated"
 
     def __init__(self, data_dim: int = 10, latent_dim: int = 2) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ Source
 
 __all__ = ["Funnel"]
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -47,6 +47,8 @@ class Funnel(PyroModule):
     Arguments:
         noise_scale: Standard deviation of the noise, in the data's unit.
     """
+
+    example: ClassVar[str] = "simulated"
 
     def __init__(self, noise_scale: float = 1.0) -> None:
         super().__init__()

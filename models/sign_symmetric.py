@@ -31,7 +31,7 @@ Source
 __all__ = ["SignSymmetric"]
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -48,6 +48,8 @@ class SignSymmetric(PyroModule):
         latent_dim: Number `D` of causes.
         noise_scale: Standard deviation of the noise, in units of a cause's own.
     """
+
+    example: ClassVar[str] = "simulated"
 
     def __init__(self, latent_dim: int = 1, noise_scale: float = 0.1) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ Source
 
 __all__ = ["TwoMoons"]
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -48,6 +48,8 @@ class TwoMoons(PyroModule):
         distance_scale: Standard deviation of the distance's report, in kilometres.
         breadth_scale: Standard deviation of the breadth's report, in kilometres.
     """
+
+    example: ClassVar[str] = "simulated"
 
     def __init__(self, distance_scale: float = 0.4, breadth_scale: float = 0.6) -> None:
         super().__init__()

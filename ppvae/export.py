@@ -4,9 +4,11 @@ The only file that knows ArviZ's two generations: up to 0.23 groups live in an `
 `xarray.DataTree`. The groups themselves are the same.
 """
 
-__all__ = ["GROUPS", "to_arviz"]
+__all__ = ["GROUPS", "elpd", "to_arviz"]
 
+import warnings
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import arviz
@@ -17,7 +19,14 @@ from torch import Tensor, nn
 
 from ppvae.chunks import particle_step, row_chunks
 from ppvae.diagnostics.khat import smooth_log_weights
-from ppvae.diagnostics.particles import inputs_of, log_prob_by_site, missing_as, replicate
+from ppvae.diagnostics.loo import LeaveOneOut
+from ppvae.diagnostics.particles import (
+    inputs_of,
+    log_prob_by_site,
+    missing_as,
+    replicate,
+    unknown_rows,
+)
 from ppvae.story import Site, Sites, TensorDict, measuring, num_rows_of, simulate
 from ppvae.weights import batch_for, check_pair, draw_all, refuse_global
 
@@ -31,7 +40,11 @@ GROUPS = (
     "observed_data",
     "constant_data",
 )
+# Fields of ArviZ's record -> their names before 1.0.
+OLD_NAMES = {"elpd": "elpd_loo", "p": "p_loo", "elpd_i": "loo_i"}
 FROM_GUIDE = set(GROUPS[:4])
+SAMPLED: dict[str, Any] = {"sample_dims": ["chain", "draw"]}
+GLOBAL_STATS = ("log_p_global", "log_q_global")
 
 
 def to_arviz(
@@ -51,9 +64,10 @@ def to_arviz(
     draws are independent: they are dealt to chains only because ArviZ expects some, so that its R-hat and ESS say
     nothing about the guide.
 
-    `arviz.loo` runs on the result, and warns by its Pareto k: without its own x a row knows nothing of its z, so that
-    leaving the row out leads from posterior all the way to prior. With the story's parameters fixed, what it looks for
-    is log p(x) of the row, and `ppvae.log_evidence` measures that.
+    `arviz.loo` runs on the result and takes the guide's draws for the posterior's; `ppvae.diagnostics.loo` corrects for
+    what the guide is off. Both warn by Pareto k where a row has latent sites of its own: without its x a row knows nothing
+    of its z, so that leaving the row out leads from posterior all the way to prior. With the story's parameters fixed, what
+    they look for is log p(x) of the row, and `ppvae.log_evidence` measures that.
 
     All of it is held in memory: draws times rows times the size of a row for each predictive group. Leave groups
     out, or pass fewer rows.
@@ -66,8 +80,9 @@ def to_arviz(
         num_chains: Divides `num_samples`.
         corrected: Whether draws are resampled by their smoothed importance weights, so that posterior and `loo` are
             those of the story rather than of the guide, as far as the k-hat of the row allows.
-        groups: Which groups to make, of `GROUPS`. `sample_stats` holds log p(x, z) and log q(z | x) of each row;
-            `log_likelihood` holds log p(x | z) of each observed site and row; all in nats.
+        groups: Which groups to make, of `GROUPS`. `sample_stats` holds log p(x, z) and log q(z | x) of each row, and apart
+            from them those of the global sites (`log_p_global`, `log_q_global`), if there are any; `log_likelihood` holds
+            log p(x | z) of each observed site and row; all in nats.
         seed: Seed of the draws.
 
     Returns:
@@ -140,7 +155,12 @@ def _chunk(
     log_p = log_prob_by_site(story, rows, latents, sites)
     local = [v for k, v in log_p.items() if k not in sites.global_latent]
     stats = {"log_p": torch.stack(local).sum(0), "log_q": drawn.local}
-    likelihood = {k: log_p[k] for k in sites.observed}
+    if sites.global_latent:
+        stats[GLOBAL_STATS[0]] = torch.stack([log_p[k] for k in sites.global_latent]).sum(0)
+        stats[GLOBAL_STATS[1]] = drawn.shared
+    likelihood = {
+        k: log_p[k] * ~unknown_rows(rows[k]) if k in latents else log_p[k] for k in sites.observed
+    }
     if corrected:
         picks = _resampled(stats["log_p"] - stats["log_q"])
         latents, stats, likelihood = (_picked(v, picks) for v in (latents, stats, likelihood))
@@ -201,13 +221,15 @@ def _dataset(group: str, variables: TensorDict, sites: Sites, num_chains: int) -
         lead = ["chain", "draw"] if sampled else []
         if sampled:  # draw by draw to the chains
             value = value.reshape(num_chains, -1, *value.shape[1:])
-        own = ["row"] if per_row else _dims(name, sites.get(name), value.ndim - len(lead))
+        own = _dims(name, sites.get(name), value.ndim - len(lead))
+        if per_row:
+            own = [] if name in GLOBAL_STATS else ["row"]
         arrays[name] = ([*lead, *own], value)
     sizes = {
         d: n for dims, value in arrays.values() for d, n in zip(dims, value.shape, strict=True)
     }
     coords = {d: np.arange(n) for d, n in sizes.items()}
-    attrs = {"inference_library": "ppvae"} | ({"sample_dims": ["chain", "draw"]} if sampled else {})
+    attrs = {"inference_library": "ppvae"} | (SAMPLED if sampled else {})
     return xarray.Dataset(arrays, coords=coords, attrs=attrs)
 
 
@@ -218,9 +240,58 @@ def _dims(name: str, site: Site | None, num_dims: int) -> list[str]:
     return named + [f"{name}_dim_{i}" for i in range(num_dims - len(named))]
 
 
+def elpd(found: LeaveOneOut) -> Any:
+    """Leave-one-out as ArviZ's own record, for `arviz.compare` and `arviz.plot_khat`.
+
+    Arguments:
+        found: What `ppvae.diagnostics.loo` found.
+
+    Returns:
+        An `ELPDData` of the installed ArviZ; its numbers are over all rows, in nats.
+    """
+    num_rows = len(found.khat)
+    by_row = {
+        name: xarray.DataArray(value.cpu().numpy(), dims=["row"], coords={"row": range(num_rows)})
+        for name, value in (("elpd", found.elpd.value), ("khat", found.khat))
+    }
+    values = by_row["elpd"].values
+    fields = {
+        "elpd": float(values.sum()),
+        "se": float((num_rows * values.var()) ** 0.5),
+        "p": found.num_parameters,
+        "n_samples": found.num_particles,
+        "n_data_points": num_rows,
+        "warning": bool((found.khat > found.threshold).any()),
+        "good_k": found.threshold,
+        "elpd_i": by_row["elpd"],
+        "pareto_k": by_row["khat"],
+    }
+    record = _any_record()
+    if not _is_old():
+        return replace(record, **fields, approx_posterior=True)
+    for name, value in fields.items():
+        record[OLD_NAMES.get(name, name)] = value
+    return record
+
+
+def _any_record() -> Any:
+    """Some leave-one-out record, whose numbers are then replaced: its class is ArviZ's own affair."""
+    draws = np.random.default_rng(0).normal(size=(4, 50, 2))
+    arrays = {"x": (["chain", "draw", "row"], draws)}
+    some = {k: xarray.Dataset(arrays, attrs=SAMPLED) for k in ("posterior", "log_likelihood")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return arviz.loo(_packed(some), pointwise=True)
+
+
+def _is_old() -> bool:
+    """Whether the installed ArviZ is of the generation before 1.0."""
+    return int(arviz.__version__.partition(".")[0]) < 1
+
+
 def _packed(groups: dict[str, xarray.Dataset]) -> Any:
     """Groups in the container of the ArviZ that is installed."""
-    if int(arviz.__version__.partition(".")[0]) < 1:
+    if _is_old():
         everything: Any = groups
         return arviz.InferenceData(**everything)
     return xarray.DataTree.from_dict(groups)

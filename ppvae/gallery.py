@@ -1,16 +1,37 @@
 r"""Stories by name or path: the gallery that travels with the package, and files of the user's own."""
 
-__all__ = ["gallery_folder", "load_story", "story_class", "story_names"]
+__all__ = [
+    "example_of",
+    "example_rows",
+    "gallery_folder",
+    "load_story",
+    "simulated",
+    "story_class",
+    "story_names",
+]
 
 import importlib.util
 import inspect
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from ppvae.data import SIMULATED, Request, Rows, load_request, parse_request
+from ppvae.data.request import changed
+from ppvae.data.splits import cut
+from ppvae.story import seeded, simulate
+from ppvae.story.values import parents_of
+
+DEFAULT_DATA = "digits"
+NUM_SIMULATED = 1000
+HELD_OUT = {"valid": 0.1, "test": 0.1}
+SEED = 0  # of the simulated rows, and of the story that they come from
 
 
 def gallery_folder() -> Path:
@@ -83,6 +104,78 @@ def story_class(spec: str) -> type[nn.Module]:
             f"expected {what} in {file.name}, got {found}; name it as {file.name}:ClassName"
         )
     return classes[0]
+
+
+def example_of(spec: str) -> str:
+    """The data that a story is tried on where none are named: its class says so in `example`, else the digits."""
+    return getattr(story_class(spec), "example", DEFAULT_DATA)
+
+
+def example_rows(
+    spec: str,
+    data: str | None = None,
+    *,
+    binarize: Any = None,
+    root: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[Rows, Rows, Rows]:
+    """The rows that a story is tried on, to train, to stop and to measure.
+
+    Arguments:
+        spec: The story, as in `load_story`.
+        data: As in `parse_request`; None takes the story's own example.
+        binarize: As in `ppvae.data.load`, in place of the request's own.
+        root: Folder of the data sets, likewise.
+        options: Arguments of the story's constructor, for rows that it generates itself.
+
+    Returns:
+        Rows for train, valid and test.
+    """
+    request = parse_request(example_of(spec) if data is None else data)
+    if request.name == SIMULATED:
+        return simulated(spec, request, options or {})
+    train, val, test = (
+        load_request(request, split, binarize=binarize, root=root)
+        for split in ("train", "valid", "test")
+    )
+    return train, val, test
+
+
+def simulated(spec: str, request: Request, options: Mapping[str, Any]) -> tuple[Rows, Rows, Rows]:
+    """Rows that a story itself generates, in three splits: 80, 10 and 10 per cent.
+
+    Arguments:
+        spec: The story, as in `load_story`.
+        request: How many rows to train on, and what to hide of them.
+        options: Arguments of the story's constructor.
+
+    Returns:
+        Rows for train, valid and test: the sites that no other site depends on.
+
+    Raises:
+        ValueError: If the story cannot be made without data, or has covariates.
+    """
+    cls = story_class(spec)
+    try:
+        with seeded(SEED):
+            story = cls(**options)
+        n = NUM_SIMULATED if request.rows is None else round(request.rows / 0.8)
+        drawn = simulate(story, n, seed=SEED)
+        leaves = set(drawn) - parents_of(story, {}, 2)
+    except TypeError as error:
+        raise ValueError(
+            f"story '{spec}' could not generate rows of its own: {error}; name data for it with --data"
+        ) from error
+    seen = {k: v for k, v in drawn.items() if k in leaves and v.shape[:1] == (n,)}
+    seen = {k: v if v.is_floating_point() else v.float() for k, v in seen.items()}
+    index = cut(n, ("train", "valid", "test"), HELD_OUT, shuffled=False)
+    parts = {
+        split: Rows({k: v[torch.from_numpy(i)] for k, v in seen.items()}, name="simulated rows")
+        for split, i in index.items()
+    }
+    request = replace(request, rows=None)
+    train, val, test = (changed(part, request, split) for split, part in parts.items())
+    return train, val, test
 
 
 def _is_story(value: Any, module: ModuleType) -> bool:

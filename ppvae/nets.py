@@ -2,6 +2,7 @@ r"""Encoders and decoders: ordinary torch modules that act on the last dimension
 
 __all__ = [
     "MLP",
+    "ConvDecoder",
     "ConvEncoder",
     "SequenceEncoder",
     "default_encoder",
@@ -73,6 +74,41 @@ class ConvEncoder(nn.Module):
         lead = image.shape[:-3]
         flat = self.convolutions(image.reshape(-1, *image.shape[-3:]))
         return self.head(flat).reshape(*lead, -1)
+
+
+class ConvDecoder(nn.Module):
+    """Vectors to images: each layer doubles height and width, up to the image's own, and convolves.
+
+    Arguments:
+        in_features: Length of the input's last dimension.
+        shape: `(channels, height, width)` of one image.
+        channels: Channels before each doubling.
+        activation: Constructor of the non-linearity.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        shape: Sequence[int],
+        channels: Sequence[int] = (64, 32),
+        activation: Callable[[], nn.Module] = nn.ELU,
+    ) -> None:
+        super().__init__()
+        self.shape = Size(shape)
+        sizes = [(shape[1], shape[2])]
+        for _ in channels:
+            sizes.insert(0, ((sizes[0][0] + 1) // 2, (sizes[0][1] + 1) // 2))
+        self.first = (channels[0], *sizes[0])
+        self.head = nn.Sequential(nn.Linear(in_features, Size(self.first).numel()), activation())
+        layers: list[nn.Module] = []
+        for (wide, narrow), size in zip(pairwise((*channels, shape[0])), sizes[1:], strict=True):
+            layers += [nn.Upsample(size), nn.Conv2d(wide, narrow, 3, padding=1), activation()]
+        self.convolutions = nn.Sequential(*layers[:-1])
+
+    def forward(self, vector: Tensor) -> Tensor:
+        """`(*, in_features)` to `(*, C, H, W)`."""
+        small = self.head(vector).reshape(-1, *self.first)
+        return self.convolutions(small).reshape(*vector.shape[:-1], *self.shape)
 
 
 class SequenceEncoder(nn.Module):

@@ -91,7 +91,8 @@ def test_fit_then_gaps_and_evidence_from_its_weights(numbers, capsys):
     assert "approximation_gap" in shown.out and "by exact" in shown.out
     assert "training first" not in shown.err
     assert main(["evidence", *rest, "--method", "exact"]) == 0
-    assert "nats per row on 4 test rows, exact" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "mean over 4 rows" in shown and "exact" in shown
 
 
 def test_the_folder_of_a_run_is_enough_from_anywhere(numbers, tmp_path, monkeypatch, capsys):
@@ -125,11 +126,33 @@ def test_a_run_goes_on_where_it_stopped(numbers, tmp_path):
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
 
 
-def test_evidence_without_weights_trains_first_and_says_so(numbers, capsys):
-    assert main(["evidence", "factor_analysis", "--data", numbers, "--method", "iwae", *TINY]) == 0
+def test_evidence_without_weights_trains_first_and_marks_the_best_bound(numbers, capsys):
+    story = ["factor_analysis", "--data", numbers, *TINY]
+    few = ["--temperatures", "5", "--chains", "2", "--simulated", "3"]
+    assert main(["evidence", *story, "--method", "iwae", "ais", *few]) == 0
     shown = capsys.readouterr()
     assert "training first" in shown.err
-    assert "a lower bound by iwae" in shown.out
+    assert shown.out.count("best lower bound in mean") == 1
+    assert "certificate (BDMC)" in shown.out and "quadrature" not in shown.out
+
+
+def test_evidence_by_all_methods_takes_those_that_suit(numbers, capsys):
+    few = [
+        "--temperatures",
+        "2",
+        "--simulated",
+        "0",
+        "--schedule",
+        "sigmoid",
+        "--set",
+        "latent_dim=2",
+    ]
+    assert (
+        main(["evidence", "factor_analysis", "--data", numbers, *TINY, "--method", "all", *few])
+        == 0
+    )
+    shown = capsys.readouterr().out
+    assert all(method in shown for method in ("exact", "iwae", "ais", "quadrature"))
 
 
 def test_check_shows_the_sites(numbers, capsys):
@@ -212,7 +235,7 @@ def test_an_error_of_the_machine_gives_1_and_one_line(monkeypatch, capsys):
     def full(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr("ppvae.cli.setup.load", full)
+    monkeypatch.setattr("ppvae.gallery.load_request", full)
     assert main(["check", "vae"]) == 1
     assert (
         capsys.readouterr().err == "ppvae: OSError: no space left (--debug shows the traceback)\n"

@@ -1,6 +1,7 @@
 r"""Each example runs, with small settings, and shows what it claims."""
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -75,3 +76,39 @@ def test_iwae_is_measured_for_each_number_of_particles_and_taken_up_where_it_sto
     assert list(both["k"]) == ["1", "5"] and both["k"]["1"] == first["k"]["1"]
     assert both["k"]["5"]["log_p"] >= both["k"]["5"]["elbo"]
     assert "log_p_by_row" in written and len(example.table(both).splitlines()) == 3
+
+
+def test_gaps_and_khat_are_measured_row_by_row_and_taken_up_where_they_stopped(
+    tmp_path: Path,
+) -> None:
+    example = _example("gap_against_khat")
+    example.STEP, example.PARTICLES, example.MANY, example.RESAMPLES = 4, 50, 60, 50
+    example.TEMPERATURES, example.CHAINS, example.SIMULATED = 3, 2, 2
+    few = {"epochs": 1, "num_rows": 4, "data": "digits", "runs": tmp_path / "runs"}
+    found = example.main(results=tmp_path / "found.json", **few)
+    assert {len(column) for column in found["by_row"].values()} == {4}
+    before = (tmp_path / "found.json").read_text()
+    again = example.main(results=tmp_path / "again.json", **few)
+    assert again["by_row"] == found["by_row"] and again["seconds"] == found["seconds"]
+    assert before and "inference gap, k-hat" in example.table(found)
+    assert found["spearman"]["inference gap, k-hat"]["low"] <= 1
+
+
+def test_a_rank_correlation_stands_in_its_interval() -> None:
+    example = _example("gap_against_khat")
+    example.RESAMPLES = 200
+    spearman = example.spearman
+    same = spearman(range(30), [v**3 for v in range(30)])
+    assert same == {"value": 1.0, "low": 1.0, "high": 1.0}
+    loose = spearman(range(100), [v + 40 * (v % 3) for v in range(100)])
+    assert -1 < loose["low"] < loose["value"] < loose["high"] < 1
+
+
+def test_distance_and_gap_are_held_against_each_other_family_by_family(tmp_path: Path) -> None:
+    example = _example("distance_against_gap")
+    example.WARMUP = 10
+    small = {"epochs": 1, "rows": 2, "samples": 10, "draws": 50, "particles": 50}
+    found = example.main(results=tmp_path / "found.json", **small)
+    assert len(example.table(found).splitlines()) == 8 and len(example.verdicts(found)) == 3
+    kept = json.loads(example.RESULTS.read_text())
+    assert kept["rhat"] < 1.01 and "disagree" not in example.verdicts(kept).values()

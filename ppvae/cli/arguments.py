@@ -48,7 +48,14 @@ Story = Annotated[
         "folder of a run: it stands for the story, data, guide and weights of ppvae fit."
     ),
 ]
-Data = Annotated[str, Option("--data", help="A data set by name, or the path of a file.")]
+Data = Annotated[
+    str | None,
+    Option(
+        "--data",
+        help="A data set by name, the path of a file, or simulated (rows of the story's own), each with options as in "
+        "digits:labels=100, mnist:rows=5000:missing=0.5, cifar10:images=true; else the story's own example.",
+    ),
+]
 DataRoot = Annotated[Path | None, Option("--data-root", help="Folder of the data sets.")]
 Binarize = Annotated[
     str | None, Option("--binarize", help="static, dynamic, threshold or none; else as is usual.")
@@ -58,11 +65,11 @@ Set = Annotated[
     Option("--set", metavar="NAME=VALUE", help="Option of the story; may be repeated."),
 ]
 Guide = Annotated[
-    str,
+    str | None,
     Option(
         "--guide",
         metavar="NAME[:OPTION=VALUE]",
-        help="Family of the guide, with its options if any; see ppvae list guides.",
+        help="Family of the guide, with its options if any, see ppvae list guides; else one that suits the story.",
     ),
 ]
 Guides = Annotated[
@@ -70,7 +77,7 @@ Guides = Annotated[
     Option(
         "--guides",
         metavar="NAME[:OPTION=VALUE]...",
-        help="Families to compare, with options if any; mean_field, full_rank and iaf by default.",
+        help="Families to compare, with options if any; else three that suit.",
     ),
 ]
 DecoderChoice = Annotated[

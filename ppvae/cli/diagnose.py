@@ -29,8 +29,8 @@ from ppvae.cli.arguments import (
 
 def diagnose(
     story: Story,
-    data: Data = "digits",
-    guide: Guide = "mean_field",
+    data: Data = None,
+    guide: Guide = None,
     weights: Weights = None,
     rows: Rows = 300,
     particles: Particles = 1000,
@@ -43,6 +43,13 @@ def diagnose(
     figure: Annotated[
         Path | None,
         Option("--figure", help="Where to save the page of figures (.png, .pdf, .svg)."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        Option(
+            "--against",
+            help="Hold the rows of the figure against `class`, or a column of the data; else the reconstruction error.",
+        ),
     ] = None,
     table: Annotated[
         Path | None, Option("--table", help="Where to save what was found row by row (.csv).")
@@ -60,6 +67,7 @@ def diagnose(
     """Tell whether a guide is the story's posterior, on which rows not, and what to try next."""
     from ppvae.cli import setup as parts
     from ppvae.diagnostics import diagnose as run
+    from ppvae.gallery import example_of
 
     for option, path, suffixes in (
         ("--figure", figure, (".png", ".pdf", ".svg")), ("--table", table, (".csv",)),
@@ -70,6 +78,12 @@ def diagnose(
         story, data, [guide], data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
     )  # fmt: skip
+    covariate, label = None, None
+    if against is not None:
+        covariate, label = (
+            parts.column(against, data or example_of(story), setup, data_root, rows),
+            against,
+        )
     shows_progress = sys.stdout.isatty() and not no_progress
     built = parts.trained(
         setup, weights, seed, device,
@@ -80,7 +94,7 @@ def diagnose(
         setup.story, built, measured,
         num_particles=particles, num_simulations=simulations, reference_rows=reference, seed=seed,
     )  # fmt: skip
-    out = parts.console()
+    out = parts.console(setup)
     out.print(found)
     if table is not None and found.rows is not None:
         table.parent.mkdir(parents=True, exist_ok=True)
@@ -88,5 +102,5 @@ def diagnose(
         out.print(f"rows: {table}", highlight=False, soft_wrap=True)
     if figure is not None:
         figure.parent.mkdir(parents=True, exist_ok=True)
-        found.figure().savefig(figure, dpi=160)
+        found.figure(covariate, label).savefig(figure, dpi=160)
         out.print(f"figures: {figure}", highlight=False, soft_wrap=True)

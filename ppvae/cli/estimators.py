@@ -29,8 +29,8 @@ from ppvae.cli.arguments import (
 
 def estimators(
     story: Story,
-    data: Data = "digits",
-    guide: Guide = "mean_field",
+    data: Data = None,
+    guide: Guide = None,
     objectives: Annotated[
         list[str] | None,
         Option(
@@ -94,7 +94,7 @@ def estimators(
         setup.story, built, measured, made,
         num_particles=particles, num_repeats=repeats, seed=seed, progress=shows_progress,
     )  # fmt: skip
-    out = parts.console()
+    out = parts.console(setup)
     out.print(found)
     if table is not None:
         table.write_text(found.to_pandas().to_csv())

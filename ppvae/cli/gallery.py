@@ -35,7 +35,7 @@ class Listed(StrEnum):
 
 def check(
     story: Story,
-    data: Data = "digits",
+    data: Data = None,
     data_root: DataRoot = None,
     binarize: Binarize = None,
     options: Set = None,
@@ -57,17 +57,17 @@ def check(
     for site in sites.values():
         where = "data" if site.is_local else "global"
         table.add_row(site.name, site.role, where, str(tuple(site.row_shape)), str(site.support))
-    out = parts.console()
+    out = parts.console(setup)
     out.print(table)
     out.print(f"{story} keeps the contract, and {setup.train} fits it.", highlight=False)
 
 
 def generate(
     story: Story,
-    data: Data = "digits",
+    data: Data = None,
     num_rows: Annotated[int, Option("--n", min=1, max=400, help="Number of rows.")] = 32,
     path: Annotated[Path, Option("--out", help="The PNG file to write.")] = Path("generated.png"),
-    guide: Guide = "mean_field",
+    guide: Guide = None,
     weights: Weights = None,
     epochs: Epochs = 100,
     seed: Seed = 0,
@@ -99,7 +99,7 @@ def generate(
     starts = range(0, num_rows, IMAGES_A_LINE)
     pieces = {str(s + 1): rows["x"][s : s + IMAGES_A_LINE].clamp(0, 1) for s in starts}
     image_grid(pieces).savefig(path, dpi=160)
-    parts.console().print(f"pictures: {path}", highlight=False, soft_wrap=True)
+    parts.console(setup).print(f"pictures: {path}", highlight=False, soft_wrap=True)
 
 
 def list_(what: Annotated[Listed, Argument(help="What to list.")]) -> None:

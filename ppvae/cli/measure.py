@@ -1,6 +1,6 @@
-r"""The commands that train and measure: `compare`, `fit`, `gaps`, `evidence`."""
+r"""The commands that train and measure: `compare`, `fit`, `gaps`."""
 
-__all__ = ["compare", "evidence", "fit", "gaps"]
+__all__ = ["compare", "fit", "gaps"]
 
 import shlex
 import sys
@@ -35,13 +35,13 @@ from ppvae.cli.arguments import (
     Weights,
 )
 
-DEFAULT_GUIDES = ("mean_field", "full_rank", "iaf")
+NUM_SUGGESTED = 3  # guides to compare where none is named
 
 
 def compare(
     context: Context,
     story: Story,
-    data: Data = "digits",
+    data: Data = None,
     guides: Guides = None,
     decoder: DecoderChoice = Decoder.SHARED,
     epochs: Epochs = 100,
@@ -69,14 +69,15 @@ def compare(
     from ppvae.gaps import check_request
     from ppvae.report.words import headline
     from ppvae.runs import RunFolder
+    from ppvae.weights import batch_for
 
-    names = [n for part in guides or () for n in part.split(",") if n]
-    names = list(dict.fromkeys(names or DEFAULT_GUIDES))
+    names: list[str | None] = [n for part in guides or () for n in part.split(",") if n]
+    names = list(dict.fromkeys(names)) or [None] * NUM_SUGGESTED
     setup = parts.prepare(
         story, data, names, data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
     )  # fmt: skip
-    check_request(setup.story, evidence, particles)
+    check_request(setup.story, evidence, particles, batch_for(setup.story, setup.test, 2))
     training: dict[str, Any] = {
         "objective": objective, "objective_options": parts.parse_options(objective_options),
         "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "seed": seed,
@@ -85,7 +86,9 @@ def compare(
     check_options(val=setup.val, **training)
     command = shlex.join(["ppvae", *context.obj])
     path = parts.run_path(run_dir, story, data, "compare")
-    folder = RunFolder.create(path, {"command": command, "story": story, "guides": names})
+    folder = RunFolder.create(
+        path, {"command": command, "story": story, "guides": list(setup.guides)}
+    )
     league = ppvae.compare(
         setup.story, setup.guides, setup.train, val=setup.val, test=setup.test,
         decoder=decoder.value, rows=rows, evidence=evidence, num_particles=particles,
@@ -99,7 +102,7 @@ def compare(
     page = ppvae.report(
         league, measured, path=folder.path / "report.html", title=title, command=command
     )
-    out = parts.console()
+    out = parts.console(setup)
     out.print(league)
     for sentence in headline(league):
         out.print(sentence, highlight=False)
@@ -108,8 +111,8 @@ def compare(
 
 def fit(
     story: Story,
-    data: Data = "digits",
-    guide: Guide = "mean_field",
+    data: Data = None,
+    guide: Guide = None,
     epochs: Epochs = 100,
     batch_size: BatchSize = 100,
     optimizer: Optimizer = "adam",
@@ -145,9 +148,9 @@ def fit(
         seed=seed, device=device,
     )  # fmt: skip
     path = parts.run_path(run_dir, story, data, "fit")
-    built = setup.guides[guide]
+    family, built = next(iter(setup.guides.items()))
     told = remember(
-        story, data=data, guide=guide, binarize=binarize, data_root=data_root, options=options
+        story, data=data, guide=family, binarize=binarize, data_root=data_root, options=options
     )
     try:
         history = ppvae.fit(
@@ -162,7 +165,7 @@ def fit(
         raise
     ppvae.save(path, setup.story, built)
     found = ppvae.elbo(setup.story, built, setup.test, seed=seed).mean()
-    out = parts.console()
+    out = parts.console(setup)
     out.print(
         f"ELBO {found} nats per row on {len(setup.test)} test rows; best epoch {history.best_epoch} of "
         f"{len(history.records)}, {history.seconds:.1f} s",
@@ -173,8 +176,8 @@ def fit(
 
 def gaps(
     story: Story,
-    data: Data = "digits",
-    guide: Guide = "mean_field",
+    data: Data = None,
+    guide: Guide = None,
     weights: Weights = None,
     rows: Rows = 100,
     evidence: EvidenceChoice = "auto",
@@ -193,12 +196,13 @@ def gaps(
     import ppvae
     from ppvae.cli import setup as parts
     from ppvae.gaps import check_request
+    from ppvae.weights import batch_for
 
     setup = parts.prepare(
         story, data, [guide], data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
     )  # fmt: skip
-    check_request(setup.story, evidence, particles)
+    check_request(setup.story, evidence, particles, batch_for(setup.story, setup.test, 2))
     built = parts.trained(
         setup, weights, seed, device,
         epochs=epochs, batch_size=batch_size, lr=lr, progress=_shows_progress(no_progress),
@@ -208,51 +212,7 @@ def gaps(
         setup.story, built, measured, evidence=evidence, num_particles=particles, seed=seed,
         progress=_shows_progress(no_progress),
     )  # fmt: skip
-    parts.console().print(str(found), highlight=False)
-
-
-def evidence(
-    story: Story,
-    method: Annotated[str, Option("--method", help="exact, iwae, ais or quadrature.")] = "ais",
-    data: Data = "digits",
-    guide: Guide = "mean_field",
-    weights: Weights = None,
-    rows: Rows = 100,
-    particles: Particles = 1000,
-    epochs: Epochs = 100,
-    batch_size: BatchSize = 100,
-    lr: LearningRate = 1e-3,
-    seed: Seed = 0,
-    device: Device = "auto",
-    data_root: DataRoot = None,
-    binarize: Binarize = None,
-    options: Set = None,
-    no_progress: Quiet = False,
-) -> None:
-    """Measure log p(x), the evidence, on test rows."""
-    import ppvae
-    from ppvae.cli import setup as parts
-
-    setup = parts.prepare(
-        story, data, [guide], data_root=data_root, binarize=binarize, options=options,
-        seed=seed, device=device,
-    )  # fmt: skip
-    parts.refuse_method(setup, method)
-    built = parts.trained(
-        setup, weights, seed, device,
-        epochs=epochs, batch_size=batch_size, lr=lr, progress=_shows_progress(no_progress),
-    )  # fmt: skip
-    measured = setup.test.head(min(rows, len(setup.test)))
-    found = ppvae.log_evidence(
-        setup.story, measured, method=method, guide=built, num_particles=particles, seed=seed
-    )
-    kind = {"exact": "exact", "quadrature": "by quadrature"}.get(
-        method, f"a lower bound by {method}"
-    )
-    parts.console().print(
-        f"log p(x) {found.mean()} nats per row on {len(measured)} test rows, {kind}",
-        highlight=False,
-    )
+    parts.console(setup).print(str(found), highlight=False)
 
 
 def _shows_progress(no_progress: bool) -> bool:

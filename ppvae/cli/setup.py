@@ -3,11 +3,11 @@ weights."""
 
 __all__ = [
     "Setup",
+    "column",
     "console",
     "parse_named",
     "parse_options",
     "prepare",
-    "refuse_method",
     "run_path",
     "trained",
 ]
@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from ppvae import guides
-from ppvae.data import Rows, load
-from ppvae.evidence import METHODS, log_evidence
+from ppvae.data import DATASETS, Rows, load
 from ppvae.fit import fit, resolve_device
-from ppvae.gallery import load_story
+from ppvae.gallery import example_of, example_rows, load_story
 from ppvae.runs import load as load_weights
 from ppvae.story import check_data, seeded
 from ppvae.weights import batch_for
@@ -38,19 +37,20 @@ ROWS_TO_LOOK_AT = 2000
 
 @dataclass(frozen=True)
 class Setup:
-    """Data in its three splits, and an untrained story with its guides."""
+    """Data in its three splits, and an untrained story with its guides; `notes` say what was chosen unasked."""
 
     train: Rows
     val: Rows
     test: Rows
     story: nn.Module
     guides: dict[str, nn.Module]
+    notes: tuple[str, ...] = ()
 
 
 def prepare(
     story: str,
-    data: str,
-    guide_names: Sequence[str],
+    data: str | None,
+    guide_names: Sequence[str | None],
     *,
     data_root: Path | None,
     binarize: Any,
@@ -60,24 +60,41 @@ def prepare(
 ) -> Setup:
     """Load data and story, build the guides, and check that all fit together.
 
+    Without `data`, the story's own example is taken; a guide that is None becomes the next family that suits the
+    story; either choice is noted.
+
     Raises:
         ValueError: At the first fault.
     """
     resolve_device(device)
-    train, val, test = (
-        load(data, split=split, binarize=binarize, root=data_root)
-        for split in ("train", "valid", "test")
-    )
+    given = parse_options(options)
+    notes = []
+    if data is None:
+        data = example_of(story)
+        notes.append(f"data {data}: the example of {story}")
+    train, val, test = example_rows(story, data, binarize=binarize, root=data_root, options=given)
     few = dict(train.head(min(ROWS_TO_LOOK_AT, len(train))).frozen(seed=0).tensors)
     with seeded(seed):
-        made = load_story(story, few, **parse_options(options))
+        made = load_story(story, few, **given)
         for part in (train, val, test):
             check_data(made, batch_for(made, part))
+        names = _named(guide_names, made, train)
+        if None in guide_names:
+            notes.append(f"guides {', '.join(names)}: they suit the story")
         built: dict[str, nn.Module] = {}
-        for typed in guide_names:
+        for typed in names:
             name, chosen = parse_named(typed)
             built[typed] = guides.build(name, made, train, **chosen)
-    return Setup(train, val, test, made, built)
+    return Setup(train, val, test, made, built, tuple(notes))
+
+
+def _named(guide_names: Sequence[str | None], story: nn.Module, data: Rows) -> list[str]:
+    """Names of families; each None becomes the next that suits the story."""
+    if None not in guide_names:
+        return [n for n in guide_names if n is not None]
+    several = len(guide_names) > 1  # are compared, which needs q*
+    suited = guides.suggest(story, data, with_local=several)[: len(guide_names)]
+    return list(suited)
 
 
 def trained(
@@ -95,12 +112,25 @@ def trained(
     return guide
 
 
-def refuse_method(setup: Setup, method: str) -> None:
-    """Refuse a way to find log p(x) that there is not, or that the story lacks, before anything is trained."""
-    if method not in METHODS:
-        raise ValueError(f"expected an evidence method among {', '.join(METHODS)}; got '{method}'")
-    if method == "exact":
-        log_evidence(setup.story, setup.test.head(1), method=method)
+def column(name: str, data: str, setup: Setup, data_root: Path | None, num_rows: int) -> Tensor:
+    """A number, or the class, of each of the first test rows, `(B,)`.
+
+    Raises:
+        ValueError: If the data have none of that name, or more than one number a row.
+    """
+    rows: Any = setup.test
+    labels = name == "class" and data in DATASETS
+    if labels:
+        rows = load(data, split="test", root=data_root, labels=True)
+        name = "y"
+    tensors = rows.tensors
+    if name not in tensors or tensors[name].dim() > 1:
+        single = sorted(k for k, v in tensors.items() if v.dim() == 1)
+        raise ValueError(
+            f"expected one number a row to hold the rows against, got '{name}'; the data have {single or 'none'}"
+        )
+    values = tensors[name][:num_rows]
+    return values.long() if labels else values
 
 
 def parse_options(pairs: Sequence[str] | None) -> dict[str, Any]:
@@ -123,14 +153,17 @@ def parse_named(text: str) -> tuple[str, dict[str, Any]]:
     return name, parse_options(pairs)
 
 
-def run_path(given: Path | None, story: str, data: str, what: str) -> Path:
+def run_path(given: Path | None, story: str, data: str | None, what: str) -> Path:
     """The run folder: as given, or a new one under `runs`."""
     if given is not None:
         return given
-    parts = [Path(story.partition(":")[0]).stem, Path(data.partition(":")[0]).stem, what]
+    words = [story, *([data] if data else [])]
+    parts = [*(Path(word.partition(":")[0]).stem for word in words), what]
     return Path("runs") / "-".join([*parts, datetime.now().strftime("%Y%m%d-%H%M%S")])
 
 
-def console() -> Console:
-    """Where tables go; wide enough for them where there is no terminal to fit."""
+def console(setup: Setup | None = None) -> Console:
+    """Where tables go, wide enough for them where there is no terminal to fit; first the notes of `setup`."""
+    for note in () if setup is None else setup.notes:
+        print(note, file=sys.stderr)
     return Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)

@@ -3,11 +3,22 @@ r"""Data sets, arrays and files, as rows in memory.
 Reading order: `rows` (the record that everything else takes, with its `checks`), `collect` (arrays,
 dicts, torch data sets → rows), `splits` (which rows are train, valid, test), `arrays` and `idx`
 (file formats read without trusting them), `files` (a user's own file), `images` (the readers of the
-named sets), `binarize` (grey values to bits), `sources` (the table of names and `load`).
+named sets), `binarize` (grey values to bits), `sources` (the table of names and `load`),
+`request` (a data set and what is to be hidden of it, in one line).
 """
 
-__all__ = ["DATASETS", "Rows", "as_rows", "load"]
+__all__ = [
+    "DATASETS",
+    "SIMULATED",
+    "Request",
+    "Rows",
+    "as_rows",
+    "load",
+    "load_request",
+    "parse_request",
+]
 
 from .collect import as_rows
+from .request import SIMULATED, Request, load_request, parse_request
 from .rows import Rows
 from .sources import DATASETS, load

@@ -13,6 +13,7 @@ diagnostic                 sees                                          cannot 
 `kl_by_site`,
 `mutual_information`
 `posterior_predictive_check`  a story unlike the data                    most errors of the guide
+`loo`                      rows that the others do not predict           a lost mode; see k-hat
 =========================  ============================================  ==============================
 
 `diagnose` runs all in one go. Calibration is measured on rows simulated from the story: it
@@ -32,6 +33,7 @@ from ppvae.diagnostics.khat import (
     smooth_log_weights,
 )
 from ppvae.diagnostics.kl import KLBySite, kl_by_site
+from ppvae.diagnostics.loo import LeaveOneOut, loo
 from ppvae.diagnostics.predictive import (
     PredictiveCheck,
     posterior_predictive_check,
@@ -52,6 +54,7 @@ __all__ = [
     "Distance",
     "Finding",
     "KLBySite",
+    "LeaveOneOut",
     "PredictiveCheck",
     "Reference",
     "Surgery",
@@ -64,6 +67,7 @@ __all__ = [
     "khat",
     "khat_threshold",
     "kl_by_site",
+    "loo",
     "mutual_information",
     "posterior_predictive_check",
     "prior_predictive_check",

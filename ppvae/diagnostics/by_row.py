@@ -19,7 +19,7 @@ from ppvae.diagnostics.khat import (
     khat_threshold,
     smooth_log_weights,
 )
-from ppvae.diagnostics.particles import log_prob_by_site
+from ppvae.diagnostics.particles import log_prob_by_site, unknown_rows
 from ppvae.diagnostics.rows import ByRow
 from ppvae.estimate import Estimate
 from ppvae.story import Sites, TensorDict, measuring, num_rows_of
@@ -34,7 +34,7 @@ def by_row(
 ) -> ByRow:
     r"""Judge the guide on each row by the importance weights :math:`\log w = \log p(x, z) - \log q(z \mid x)`.
 
-    Mean and scale of the posterior are taken under smoothed weights. Where k-hat is above its threshold they understate how
+    Mean and scale of the posterior are taken under smoothed weights, of continuous sites: a category has neither. Where k-hat is above its threshold they understate how
     far the guide is off, and a mode that the guide lost is missing from all of it: `reference_posterior` looks there.
 
     Arguments:
@@ -73,16 +73,19 @@ def by_row(
 def _particles(
     story: nn.Module, guide: nn.Module, rows: TensorDict, sites: Sites, num_particles: int
 ) -> tuple[TensorDict, Tensor, Tensor]:
-    """Latent site -> `(S, B, *row)`, log weights `(S, B)` and log p(x | z) `(S, B)`, in as many runs as memory asks."""
+    """Continuous site -> `(S, B, *row)`, log weights `(S, B)` and log p(x | z) `(S, B)`, in as many runs as memory asks."""
     step = particle_step(rows, num_rows_of(rows))
     latents, log_w, log_likelihood = [], [], []
     for start in range(0, num_particles, step):
         drawn = draw_all(story, guide, rows, min(step, num_particles - start), sites)
         log_p = log_prob_by_site(story, rows, drawn.values, sites)
-        latents.append(drawn.values)
+        latents.append({k: drawn.values[k] for k in sites.local_continuous})
         log_joint = torch.stack(list(log_p.values())).sum(0)
         log_w.append(log_joint - drawn.local.to(log_joint))
-        log_likelihood.append(torch.stack([log_p[name] for name in sites.observed]).sum(0))
+        seen = {k: log_p[k] for k in sites.observed}
+        for name in set(seen) & set(drawn.values):  # labels, say, of which some are missing
+            seen[name] = seen[name] * ~unknown_rows(rows[name])
+        log_likelihood.append(torch.stack(list(seen.values())).sum(0))
     values = {name: torch.cat([one[name] for one in latents]) for name in latents[0]}
     return values, torch.cat(log_w), torch.cat(log_likelihood)
 

@@ -64,7 +64,12 @@ class ActiveUnits:
         }
         share = self.num_active / self.num_units
         return Finding(
-            "active units, share", share, 0.0, "all of them", self.verdict, advice[self.verdict]
+            "active units, share",
+            share,
+            float("nan"),
+            "all of them",
+            self.verdict,
+            advice[self.verdict],
         )
 
     def figure(self, axes: Axes | None = None) -> Figure:

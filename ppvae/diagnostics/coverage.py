@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ppvae.diagnostics.finding import Finding, Verdict
-from ppvae.diagnostics.particles import chunks, log_guide_at
+from ppvae.diagnostics.particles import chunks, log_guide_at, refuse_all_summed
 from ppvae.diagnostics.sbc import ALPHA
 from ppvae.diagnostics.simulated import simulate_pairs
 from ppvae.diagnostics.uniformity import LEVEL, Ranks, rank_among
@@ -103,7 +103,9 @@ class Coverage:
 
     def figure(self, axes: Axes | None = None) -> Figure:
         """The curve less the diagonal, with its band; `axes`: where, else a new figure."""
-        title = "TARP" if self.method == "tarp" else "Expected coverage, highest density"
+        title = "TARP coverage: joint calibration"
+        if self.method != "tarp":
+            title = "Expected coverage (below 0: too sure)"
         return calibration_curves(
             self.levels, {"coverage": self.coverage}, self.band(), title=title,
             level_label="credibility", axes=axes,
@@ -121,6 +123,8 @@ def coverage(
 ) -> Coverage:
     """Expected coverage of the guide's highest-density regions, on rows simulated from the story.
 
+    The regions are those of the sites that the guide draws; finite sites that it leaves out are exact given those.
+
     Arguments:
         story: The story, its latent sites all inside the plate `data`.
         guide: An amortized guide whose density can be evaluated.
@@ -133,7 +137,7 @@ def coverage(
         The curve, with its band and verdict.
 
     Raises:
-        ValueError: If the story has global latent sites, or the guide's density cannot be evaluated.
+        ValueError: If the story has global latent sites, or the guide draws no site or its density cannot be evaluated.
 
     Source:
         J. Hermans et al. (2022). A trust crisis in simulation-based inference? Your posterior approximations can be
@@ -143,8 +147,9 @@ def coverage(
     ranks = torch.empty(1, num_simulations, dtype=torch.long)
     with torch.no_grad(), measuring(seed + 1, story, guide):
         for where, rows in chunks(pairs.rows, guide, num_draws):
-            drawn = draw(guide, rows, num_draws, pairs.sites).local  # (L, B)
-            truth = {k: v[None, where] for k, v in pairs.truth.items()}
+            drawn = draw(guide, rows, num_draws, pairs.sites)
+            refuse_all_summed(drawn.values, pairs.sites, "expected coverage")
+            truth = {k: pairs.truth[k][None, where] for k in drawn.values}
             at_truth = log_guide_at(guide, rows, truth, pairs.sites)[0]  # (B,)
-            ranks[0, where] = rank_among(-at_truth, -drawn).cpu()
+            ranks[0, where] = rank_among(-at_truth, -drawn.local).cpu()  # among (L, B)
     return Coverage(Ranks(("log q",), ranks, num_draws), "highest density")

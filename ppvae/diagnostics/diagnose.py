@@ -2,7 +2,7 @@ r"""All diagnostics of one story and guide: a table of verdicts, and a page of f
 
 __all__ = ["Diagnosis", "diagnose"]
 
-import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,15 +10,17 @@ from typing import Any, TypeVar
 import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from ppvae.diagnostics.by_row import by_row
 from ppvae.diagnostics.collapse import ActiveUnits, active_units
 from ppvae.diagnostics.coverage import Coverage, coverage
 from ppvae.diagnostics.distance import Distance, distance_to_reference
-from ppvae.diagnostics.finding import Finding, Verdict, as_text
+from ppvae.diagnostics.finding import Finding, Verdict, as_text, with_error
 from ppvae.diagnostics.kl import KLBySite, kl_by_site
+from ppvae.diagnostics.loo import LeaveOneOut, loo
 from ppvae.diagnostics.page import Panel, draw_page
 from ppvae.diagnostics.predictive import (
     EXTREME,
@@ -54,6 +56,7 @@ class Diagnosis:
         coverage: Coverage of the highest-density regions.
         tarp: Coverage by distances to random points.
         units: Activity of each latent number.
+        loo: What each row is worth to the others, where they touch through global sites.
         surgery: Information about the row, and the aggregate posterior's distance from the prior.
         kl: Cost of each latent site, in nats.
         posterior: Statistics of the data among replicates of the posterior.
@@ -68,6 +71,7 @@ class Diagnosis:
     coverage: Coverage | None
     tarp: Coverage | None
     units: ActiveUnits | None
+    loo: LeaveOneOut | None
     surgery: Surgery | None
     kl: KLBySite | None
     posterior: PredictiveCheck | None
@@ -79,10 +83,10 @@ class Diagnosis:
         """The table, line by line."""
         lines: list[Finding] = []
         for part in (
-            self.rows, self.reference, self.distance, self.sbc, self.coverage, self.tarp, self.units,
+            self.rows, self.reference, self.distance, self.loo, self.sbc, self.coverage, self.tarp, self.units,
             self.surgery, self.kl, self.posterior, self.prior,
         ):  # fmt: skip
-            if isinstance(part, Reference | Distance | SBC | ActiveUnits):
+            if isinstance(part, Reference | Distance | LeaveOneOut | SBC | ActiveUnits):
                 lines.append(part.finding)
             elif part is not None:
                 lines += part.findings
@@ -99,17 +103,23 @@ class Diagnosis:
         """One line a finding: name, value, std_error, threshold, verdict, advice."""
         return pd.DataFrame([vars(f) for f in self.findings]).set_index("name")
 
-    def figure(self) -> Figure:
-        """One page: which rows fail, how much and where to; calibration; what is in use, and the story itself."""
+    def figure(self, against: Tensor | None = None, label: str | None = None) -> Figure:
+        """One page: which rows fail, how much and where to; calibration; what is in use, and the story itself.
+
+        Arguments:
+            against: What to hold the first panel's k-hat against, as in `ByRow.figure`; None: the reconstruction error.
+            label: What it is, with its unit.
+        """
         panels: list[Panel] = []
         if self.rows is not None:
             rows = self.rows
             panels += [
-                lambda axes: rows.figure(axes=axes),
+                lambda axes: rows.figure(against, label, axes),
                 lambda axes: rows.loss_figure(axes),
-                lambda axes: rows.direction_figure(axes),
             ]
-        parts = (self.sbc, self.coverage, self.tarp, self.units, self.kl)
+            if rows.mean_error:
+                panels.append(lambda axes: rows.direction_figure(axes))
+        parts = (self.distance, self.sbc, self.coverage, self.tarp, self.units, self.kl)
         panels += [part.figure for part in parts if part is not None]
         checks = [check for check in (self.posterior, self.prior) if check is not None]
         dots = {f"{c.kind}, {name}": worst for c in checks for name, worst in c.worst.items()}
@@ -121,16 +131,22 @@ class Diagnosis:
         return Group(self._table(), *([] if self.rows is None else [self.rows]))
 
     def _table(self) -> Table:
-        table = Table(title=TITLE, caption="± one standard error")
+        table = Table(title=TITLE, caption=self._summary())
         for head in ("diagnostic", "value", "threshold", "verdict", "what to try next"):
             table.add_column(head, justify="right" if head == "value" else "left")
-        colours = {"pass": "green", "warn": "yellow", "fail": "bold red", "none": "dim"}
+        colours = {"pass": "green", "warn": "yellow", "fail": "bold red"}
         for f in self.findings:
-            value = "" if math.isnan(f.value) else f"{f.value:.3g}"
-            error = "" if math.isnan(f.std_error) else f" ± {f.std_error:.2g}"
-            verdict = f"[{colours[f.verdict]}]{f.verdict}[/]"
-            table.add_row(f.name, value + error, f.threshold, verdict, f.advice.replace("[", r"\["))
+            value = with_error(f.value, f.std_error)
+            verdict = "" if f.verdict == "none" else f"[{colours[f.verdict]}]{f.verdict}[/]"
+            words = (escape(text) for text in (f.name, value, f.threshold))
+            table.add_row(*words, verdict, escape(f.advice))
         return table
+
+    def _summary(self) -> str:
+        """How many lines fail, warn and pass."""
+        counts = Counter(f.verdict for f in self.findings)
+        said = ", ".join(f"{counts[v]} {v}" for v in ("fail", "warn", "pass") if counts[v])
+        return f"{said}; lines without a verdict inform; ± one standard error"
 
     def __str__(self) -> str:
         return as_text(self)
@@ -163,13 +179,14 @@ def diagnose(
 
     Returns:
         The findings, printable as a table. A diagnostic that does not suit the story (global or discrete sites,
-        covariates) or the guide (local) is reported as not measured, with the reason.
+        covariates) or the guide (local) is reported as not measured, with the reason. Leave-one-out is measured only
+        where rows touch through global sites; elsewhere it is log p(x).
 
     Raises:
         ValueError: If the data or the guide do not fit the story.
     """
     batch = batch_for(story, data)
-    check_pair(story, guide, batch)
+    sites = check_pair(story, guide, batch)
     reasons: dict[str, str] = {}
 
     def measured(name: str, run: Callable[..., T], *given: Any, **options: Any) -> T | None:
@@ -193,10 +210,14 @@ def diagnose(
         )
     if reference is not None:
         apart = measured("distance to the reference", distance, reference)
+    one_out = None
+    if sites.global_latent:
+        one_out = measured("leave-one-out", loo, *pair, num_particles=num_particles)
     return Diagnosis(
         rows=measured("k-hat", by_row, *pair, num_particles=num_particles),
         reference=reference,
         distance=apart,
+        loo=one_out,
         sbc=measured("SBC", sbc, *pair, **size),
         coverage=measured("expected coverage", coverage, *pair, **size),
         tarp=measured("TARP", tarp, *pair, **size),

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedKFold, cross_val_score
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.reference import Reference
 from ppvae.estimate import Estimate
+from ppvae.plots import direction_map
 from ppvae.story import Flat, measuring
 from ppvae.weights import draw
 
@@ -69,6 +72,18 @@ class Distance:
             "classifier against reference, accuracy", float(mean.value), float(mean.std_error),
             f"<= {GOOD_ACCURACY}, 0.5 is best", self.verdict, advice,
         )  # fmt: skip
+
+    def figure(self, axes: Axes | None = None) -> Figure:
+        """In which direction the guide is off the chains, row by row; `axes`: where, else a new figure."""
+        return direction_map(
+            self.log_scale_error.mean(-1).exp(),
+            self.mean_error.square().mean(-1).sqrt(),
+            self.accuracy.value > GOOD_ACCURACY,
+            title="Off the reference chains",
+            unit="sd of the reference",
+            words=("alike", "told apart"),
+            axes=axes,
+        )
 
 
 def distance_to_reference(

@@ -1,7 +1,8 @@
 r"""What a diagnostic says in one line: a number, its error, the bar it is held to, and what to do."""
 
-__all__ = ["Finding", "Verdict", "as_text", "number_names"]
+__all__ = ["Finding", "Verdict", "as_text", "number_names", "with_error"]
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -34,8 +35,18 @@ class Finding:
     advice: str = ""
 
     def __str__(self) -> str:
-        line = f"{self.name}: {self.value:.3g} ± {self.std_error:.2g} ({self.threshold}): {self.verdict}"
+        line = f"{self.name}: {with_error(self.value, self.std_error)} ({self.threshold}): {self.verdict}"
         return f"{line}; {self.advice}" if self.advice else line
+
+
+def with_error(value: float, std_error: float) -> str:
+    """A number with as many digits as its standard error warrants; without one, four digits."""
+    if math.isnan(value):
+        return ""
+    if not 0 < std_error < math.inf:
+        return f"{value:.4g}"
+    digits = min(6, max(0, 1 - math.floor(math.log10(std_error))))
+    return f"{value:.{digits}f} ± {std_error:.{digits}f}"
 
 
 def number_names(shapes: Mapping[str, Sequence[int]]) -> list[str]:

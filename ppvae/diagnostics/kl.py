@@ -2,6 +2,8 @@ r"""KL(q(z | x) || p(z)), site by site and number by number: what the code of a 
 
 __all__ = ["KLBySite", "kl_by_site"]
 
+from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +15,10 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from ppvae.diagnostics.finding import Finding, number_names
-from ppvae.diagnostics.particles import chunks, log_prob_by_site
+from ppvae.diagnostics.particles import chunks, log_prob_by_site, unknown_rows
 from ppvae.estimate import Estimate
 from ppvae.plots import unit_bars
-from ppvae.story import Layout, Sites, TensorDict, measuring, num_rows_of
+from ppvae.story import Layout, LogJoint, Sites, TensorDict, measuring, num_rows_of
 from ppvae.story.sites import is_bookkeeping
 from ppvae.weights import batch_for, check_pair, draw, refuse_global
 
@@ -29,7 +31,8 @@ class KLBySite:
 
     Arguments:
         sites: Site -> `(B,)`. Sites that the guide draws together, as one vector whose density does not split, stand
-            under one name, joined by `+`.
+            under one name, joined by `+`; so do finite sites that it leaves out, whose posterior is exact. A label that
+            some rows miss costs nothing where it is shown.
         numbers: Site -> `(*row)`, mean over the rows, for sites whose numbers are independent of each other under
             both guide and story.
         total: `(B,)`.
@@ -51,7 +54,7 @@ class KLBySite:
 
     def figure(self, axes: Axes | None = None) -> Figure:
         """A bar for each latent number, or for each site where none splits; `axes`: where, else a new figure."""
-        costs = self.numbers or {name: cost.mean() for name, cost in self.sites.items()}
+        costs = {name: self.numbers.get(name, cost.mean()) for name, cost in self.sites.items()}
         names = number_names({name: cost.value.shape for name, cost in costs.items()})
         values = torch.cat([cost.value.flatten() for cost in costs.values()])
         errors = torch.cat([cost.std_error.flatten() for cost in costs.values()])
@@ -68,7 +71,8 @@ def kl_by_site(
     """E_q[log q(z | x) − log p(z)] of each row, split over the latent sites.
 
     Exact where the distributions of guide and story have a closed form, by particles elsewhere. A site whose prior
-    depends on other sites is held against its prior given their draws.
+    depends on other sites is held against its prior given their draws. Finite sites that the guide leaves out, or some
+    rows miss, are drawn from their exact posterior given the others.
 
     Arguments:
         story: The story.
@@ -109,21 +113,33 @@ def _terms(
 ) -> TensorDict:
     """Terms of the KL divergence of each particle: `(S, B, *row)` where a site splits, else `(S, B)`."""
     ours, theirs = _Factors(), _Factors()
-    with ours:
-        drawn = draw(guide, rows, num_particles, sites)
+    drawn = draw(guide, rows, num_particles, sites, ours.around)
+    own = list(drawn.values)
+    latents, log_conditional = LogJoint(story, rows, sites).complete(
+        drawn.values, 1 if own else num_particles
+    )
+    left_out = [name for name in latents if name not in own]
     with theirs:
-        log_prior = log_prob_by_site(story, rows, drawn.values, sites)
-    joint = sorted(set(drawn.by_site) - set(sites.latent))
-    if joint:  # the draws of several sites hang on auxiliary ones
-        name = "+".join(sites.latent)
-        return {name: drawn.local - torch.stack([log_prior[k] for k in sites.latent]).sum(0)}
-    terms = {}
-    for name in sites.latent:
-        split = ours.split(theirs, name, sites.particle_dim)
+        log_prior = log_prob_by_site(story, rows, latents, sites)
+    terms: TensorDict = {}
+    if set(drawn.by_site) - set(own):  # the draws of several sites hang on auxiliary ones
+        terms["+".join(own)] = drawn.local - torch.stack([log_prior[k] for k in own]).sum(0)
+        own = []
+    for name in own:
+        later = set(latents) - set(own[: own.index(name)])
+        split = ours.split(theirs, name, sites, later)
         shape = (num_particles, num_rows_of(rows), *sites[name].row_shape)
         whole = drawn.by_site[name] - log_prior[name]
         terms[name] = whole if split is None or split.shape != shape else split
+    if left_out:
+        priors = [_where_unknown(log_prior[k], rows.get(k)) for k in left_out]
+        terms["+".join(left_out)] = log_conditional - torch.stack(priors).sum(0)
     return terms
+
+
+def _where_unknown(log_prior: Tensor, shown: Tensor | None) -> Tensor:
+    """log p of a site `(S, B)`, 0 in rows whose data show it."""
+    return log_prior if shown is None else log_prior * unknown_rows(shown)
 
 
 class _Factors(Messenger):
@@ -138,15 +154,38 @@ class _Factors(Messenger):
             layout = Layout.of(msg["cond_indep_stack"], msg["fn"].event_dim)
             self.met[msg["name"]] = (_number_by_number(msg["fn"]), msg["value"], layout)
 
-    def split(self, prior: "_Factors", name: str, particle_dim: int) -> Tensor | None:
-        """KL terms of each number of a site, rows first; None where one side does not split into numbers."""
+    def around(self, particle: int | None) -> AbstractContextManager[Any]:
+        """Watch a guide that draws all particles in one run; one run for each tells too little."""
+        if particle is None:
+            return self
+        self.met.clear()
+        return nullcontext()
+
+    def split(
+        self, prior: "_Factors", name: str, sites: Sites, later: Collection[str]
+    ) -> Tensor | None:
+        """KL terms of each number of a site, rows first; None where one side does not split into numbers.
+
+        The closed form stands for a mean over the site alone. It is out of place where the site's prior could depend
+        on sites that are drawn after it, as these may depend on it.
+
+        Arguments:
+            prior: What the story said.
+            name: The site.
+            sites: The story's sites.
+            later: Sites that were drawn with or after this one.
+        """
+        if name not in self.met:
+            return None
         (q, value, layout), (p, _, _) = self.met[name], prior.met[name]
         if q.event_dim or p.event_dim:
             return None
-        terms = _exact(q, p)
+        names = list(sites)
+        causes_first = not set(names[: names.index(name)]) & set(later)
+        terms = _exact(q, p) if causes_first else None
         terms = q.log_prob(value) - p.log_prob(value) if terms is None else terms
         terms = terms.expand(torch.broadcast_shapes(terms.shape, value.shape))
-        return layout.to_rows(terms, particle_dim=particle_dim)
+        return layout.to_rows(terms, particle_dim=sites.particle_dim)
 
 
 def _number_by_number(fn: Any) -> Any:

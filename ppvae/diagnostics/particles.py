@@ -6,8 +6,10 @@ __all__ = [
     "log_guide_at",
     "log_prob_by_site",
     "missing_as",
+    "refuse_all_summed",
     "refuse_local",
     "replicate",
+    "unknown_rows",
 ]
 
 from collections.abc import Iterator, Sequence
@@ -88,12 +90,12 @@ def log_prob_by_site(
 
 
 def log_guide_at(guide: nn.Module, batch: TensorDict, latents: TensorDict, sites: Sites) -> Tensor:
-    """log q(z | x) at values that the guide did not draw itself.
+    """log q(z | x) at values that the guide did not draw itself, over the sites that it draws.
 
     Arguments:
         guide: Any Pyro guide; one with auxiliary sites must be of `ppvae.guides`.
         batch: Rows, name -> `(B, *event)`.
-        latents: Every local latent site, name -> `(S, B, *row)`.
+        latents: Every local latent site that the guide draws, name -> `(S, B, *row)`.
         sites: The story's sites.
 
     Returns:
@@ -103,14 +105,8 @@ def log_guide_at(guide: nn.Module, batch: TensorDict, latents: TensorDict, sites
         ValueError: If the guide's density cannot be evaluated.
     """
     if hasattr(guide, "posterior") and hasattr(guide, "flat"):
-        known: Any = guide
-        u = known.flat.pack(latents)
-        return known.posterior(batch).log_prob(u) - known.flat.unpack(u)[1]
-    num_particles, dim = len(next(iter(latents.values()))), sites.particle_dim
-    scored = RowLogProb(dim, num_particles, num_rows_of(batch))
-    plate, condition = particle_plate(num_particles, dim), Condition({}, latents, dim)
-    with local_params(guide), scored, plate, condition:
-        guide(batch)
+        return _log_library_guide_at(guide, batch, latents, sites)
+    scored = _scored_at(guide, batch, latents, sites)
     unknown = sorted(set(scored.by_site) - set(latents))
     if unknown:
         raise ValueError(
@@ -118,6 +114,49 @@ def log_guide_at(guide: nn.Module, batch: TensorDict, latents: TensorDict, sites
             "give the guide a method posterior(batch) and an attribute flat, as those of ppvae.guides have"
         )
     return scored.local
+
+
+def _log_library_guide_at(
+    guide: Any, batch: TensorDict, latents: TensorDict, sites: Sites
+) -> Tensor:
+    """The continuous sites as one vector, which has a density in closed form; discrete sites one by one."""
+    parts = []
+    if guide.flat.dim:
+        u = guide.flat.pack(latents)
+        parts.append(guide.posterior(batch).log_prob(u) - guide.flat.unpack(u)[1])
+    discrete = {} if guide.discrete is None else {n: latents[n] for n in guide.discrete.sites}
+    if discrete:
+        scored = _scored_at(guide, batch, discrete, sites)
+        parts += [scored.by_site[name] for name in discrete]
+    return torch.stack(parts).sum(0)
+
+
+def _scored_at(guide: Any, batch: TensorDict, latents: TensorDict, sites: Sites) -> RowLogProb:
+    """Run a guide as a program with some of its sites held at values."""
+    num_particles, num_rows, dim = (
+        len(next(iter(latents.values()))),
+        num_rows_of(batch),
+        sites.particle_dim,
+    )
+    scored = RowLogProb(dim, num_particles, num_rows)
+    plate, condition = particle_plate(num_particles, dim), Condition({}, latents, dim)
+    try:
+        with local_params(guide), scored, plate, condition:
+            guide(batch)
+        return scored
+    except CANNOT_TAKE_PARTICLES:
+        if hasattr(guide, "posterior"):
+            raise  # made here: it knows particles
+    # Somebody else's guide need not know them: one run for each, with no dimension for them.
+    each = []
+    for particle in range(num_particles):
+        each.append(RowLogProb(dim, 1, num_rows))
+        held = Condition({}, {k: v[particle] for k, v in latents.items()}, 0)
+        with local_params(guide), each[-1], held:
+            guide(batch)
+    scored.is_local = each[0].is_local
+    scored.by_site = {k: torch.cat([one.by_site[k] for one in each]) for k in each[0].by_site}
+    return scored
 
 
 def replicate(
@@ -135,7 +174,8 @@ def replicate(
     Arguments:
         story: The story.
         batch: Rows, name -> `(B, *event)`; only their covariates, their missing entries, and `given` count.
-        latents: Every latent site, name -> `(S, B, *row)`.
+        latents: Every latent site, name -> `(S, B, *row)`; observed sites that some rows miss may stand among them,
+            and are then held there and not drawn anew.
         sites: The story's sites.
         given: Observed sites to hold at their data.
 
@@ -174,7 +214,7 @@ def _replicate(
             story(num_rows_of(batch), **inputs)
     nodes: Any = traced.trace.nodes
     drawn = {}
-    for name in (n for n in sites.observed if n not in given):
+    for name in (n for n in sites.observed if n not in given and n not in latents):
         node = nodes[name]
         layout = Layout.of(node["cond_indep_stack"], node["fn"].event_dim)
         drawn[name] = layout.to_rows(node["value"], particle_dim=dim)
@@ -191,6 +231,21 @@ def missing_as(value: Tensor, data: Tensor | None) -> Tensor:
     if data is None or not data.is_floating_point() or not bool(torch.isnan(data.sum())):
         return value
     return torch.where(torch.isnan(data), torch.full_like(data, torch.nan), value.to(data.dtype))
+
+
+def unknown_rows(value: Tensor) -> Tensor:
+    """Rows of an observed site that are missing, `(B,)`: there the site is latent and counts as no observation."""
+    missing = torch.isnan(value) if value.is_floating_point() else torch.zeros_like(value).bool()
+    return missing.flatten(1).any(-1) if missing.dim() > 1 else missing
+
+
+def refuse_all_summed(drawn: TensorDict, sites: Sites, what: str) -> None:
+    """A guide that leaves every site out draws from the exact posterior, and has no density of its own."""
+    if not drawn:
+        raise ValueError(
+            f"expected a guide that draws latent sites for {what}, got one that leaves out {sorted(sites.latent)}, which "
+            "are summed over exactly: there is nothing to judge"
+        )
 
 
 def refuse_local(guide: nn.Module, what: str) -> None:

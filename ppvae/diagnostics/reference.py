@@ -38,7 +38,7 @@ class Reference:
     Arguments:
         batch: The rows, name -> `(B, *event)`.
         sites: The story's sites.
-        u: All local latent sites on the real line, `(C, N, B, d)`, see `ppvae.story.Flat`.
+        u: All continuous local latent sites on the real line, `(C, N, B, d)`, see `ppvae.story.Flat`.
         rhat: Split R-hat of each number, `(B, d)`; 1 when chains agree.
         ess: Effective sample size of each number over all chains, `(B, d)`, in draws.
         acceptance: Mean acceptance probability, `(B,)`.
@@ -55,7 +55,7 @@ class Reference:
 
     @property
     def draws(self) -> TensorDict:
-        """Latent site -> `(C * N, B, *row)`."""
+        """Continuous latent site -> `(C * N, B, *row)`."""
         return Flat(self.sites.local_continuous).unpack(self.u.flatten(0, 1))[0]
 
     @property
@@ -99,11 +99,13 @@ def reference_posterior(
 ) -> Reference:
     """Sample the posterior of chosen rows with Hamiltonian Monte Carlo, all rows and chains in one batch.
 
+    Finite discrete sites are summed over exactly: the chains walk in the continuous ones.
+
     Chains start at draws of the prior, and every second one at a draw of the guide if one is given: a mode that
     the guide lost then has a chance to be found, and chains that disagree show in R-hat.
 
     Arguments:
-        story: The story; its latent sites are continuous and inside the plate `data`.
+        story: The story; its latent sites are inside the plate `data`, some of them continuous.
         data: Rows, anything that `ppvae.data.as_rows` takes.
         rows: Numbers of the rows to sample; None: the first 20.
         guide: Where half of the chains start.
@@ -116,7 +118,8 @@ def reference_posterior(
         The draws, with R-hat, effective sample size and divergences.
 
     Raises:
-        ValueError: If a row is not there, a latent site is discrete or global, or there are too few chains or samples.
+        ValueError: If a row is not there, a latent site is global, or discrete and not finite, none is continuous, or
+            there are too few chains or samples.
 
     Source:
         R. M. Neal (2011). MCMC using Hamiltonian dynamics.
@@ -131,6 +134,11 @@ def reference_posterior(
     batch = _chosen(batch_for(story, data), rows)
     sites = check_data(story, batch)
     refuse_global(sites, "a reference posterior per row")
+    if not sites.local_continuous:
+        raise ValueError(
+            f"expected a continuous latent site to walk in, got only the discrete sites {sorted(sites.latent)}; where they "
+            "are finite and few, the guide `enumerated` is their exact posterior"
+        )
     flat = Flat(sites.local_continuous)
     if guide is not None:
         check_pair(story, guide, batch)

@@ -21,6 +21,7 @@ from ppvae.plots import direction_map, khat_map
 
 GOOD_SHARE, BAD_SHARE = 0.05, 0.2
 NUM_NAMED = 5
+UNKNOWN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class ByRow:
         elbo: L[q], `(B,)`, in nats.
         gap: Their difference, `(B,)`, in nats: the inference gap or less.
         reconstruction_error: −E_q[log p(x | z)], `(B,)`, in nats.
-        mean_error: Site -> `(B, *row)`: mean of the guide less that of the posterior, over the guide's standard
-            deviation.
-        log_scale_error: Site -> `(B, *row)`: log ratio of the standard deviations, guide over posterior; below 0
+        mean_error: Continuous site -> `(B, *row)`: mean of the guide less that of the posterior, over the guide's
+            standard deviation. Empty where no site is continuous; shift and scale are then unknown (NaN).
+        log_scale_error: Continuous site -> `(B, *row)`: log ratio of the standard deviations, guide over posterior; below 0
             the guide is too narrow.
         num_particles: Particles behind each.
     """
@@ -65,12 +66,17 @@ class ByRow:
     @property
     def shift(self) -> Tensor:
         """Root mean square of `mean_error` over the latent numbers, `(B,)`, in standard deviations of the guide."""
-        return _side_by_side(self.mean_error).square().mean(-1).sqrt()
+        return self._side_by_side(self.mean_error).square().mean(-1).sqrt()
 
     @property
     def scale(self) -> Tensor:
         """Standard deviation of the guide over that of the posterior, geometric mean over the numbers, `(B,)`."""
-        return _side_by_side(self.log_scale_error).mean(-1).exp()
+        return self._side_by_side(self.log_scale_error).mean(-1).exp()
+
+    def _side_by_side(self, errors: dict[str, Estimate]) -> Tensor:
+        """All continuous latent numbers of a row, `(B, d)`."""
+        parts = [v.value.reshape(len(v), -1) for v in errors.values()]
+        return torch.cat(parts, -1) if parts else self.elbo.value.new_empty(len(self.khat), 0)
 
     @property
     def verdict(self) -> Verdict:
@@ -90,7 +96,6 @@ class ByRow:
         )
         loss, evidence = self.gap.mean(), self.log_evidence.mean()
         ess = (self.ess.double() / self.num_particles).median()
-        unknown = float("nan")
         return (
             Finding(
                 f"rows with k-hat > {self.threshold:.2f}, share", share, error, f"<= {GOOD_SHARE}",
@@ -104,28 +109,27 @@ class ByRow:
                 "log p(x), nats, at least", float(evidence.value), float(evidence.std_error),
                 "none", "none",
             ),
+            *self._directions(),
             Finding(
-                "guide's scale over posterior's, median row", float(self.scale.median()), unknown,
-                "none; 1 is best", "none",
-            ),
-            Finding(
-                "guide's shift, in its sd, median row", float(self.shift.median()), unknown,
-                "none; 0 is best", "none",
-            ),
-            Finding(
-                "effective share of particles, median row", float(ess), unknown, "none; 1 is best",
+                "effective share of particles, median row", float(ess), UNKNOWN, "none; 1 is best",
                 "none",
             ),
         )  # fmt: skip
 
-    def to_pandas(self) -> pd.DataFrame:
-        """One line a row, with the latent number whose mean and the one whose scale is furthest off."""
-        names = number_names({k: v.value.shape[1:] for k, v in self.mean_error.items()})
-        means, scales = _side_by_side(self.mean_error), _side_by_side(self.log_scale_error)
-        moved, misscaled = (
-            means.abs().argmax(-1, keepdim=True),
-            scales.abs().argmax(-1, keepdim=True),
+    def _directions(self) -> tuple[Finding, ...]:
+        """Scale and shift of the median row; nothing where no latent site is continuous."""
+        if not self.mean_error:
+            return ()
+        named = (
+            ("guide's scale over posterior's, median row", self.scale, "none; 1 is best"),
+            ("guide's shift, in its sd, median row", self.shift, "none; 0 is best"),
         )
+        return tuple(
+            Finding(name, float(value.median()), UNKNOWN, bar, "none") for name, value, bar in named
+        )
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One line a row, with the continuous number whose mean and the one whose scale is furthest off."""
         frame = pd.DataFrame(
             {
                 "khat": _column(self.khat),
@@ -136,29 +140,39 @@ class ByRow:
                 "gap": _column(self.gap.value),
                 "gap_std_error": _column(self.gap.std_error),
                 "reconstruction_error": _column(self.reconstruction_error.value),
-                "most_shifted": [names[int(i)] for i in moved],
-                "mean_error": _column(means.gather(-1, moved)[:, 0]),
-                "most_misscaled": [names[int(i)] for i in misscaled],
-                "scale": _column(scales.gather(-1, misscaled)[:, 0].exp()),
+                **self._worst_numbers(),
             }
         )
         return frame.rename_axis("row")
 
+    def _worst_numbers(self) -> dict[str, Any]:
+        """Columns of the number whose mean, and the one whose scale, is furthest off."""
+        if not self.mean_error:
+            return {}
+        names = number_names({k: v.value.shape[1:] for k, v in self.mean_error.items()})
+        means = self._side_by_side(self.mean_error)
+        scales = self._side_by_side(self.log_scale_error)
+        moved, misscaled = (v.abs().argmax(-1, keepdim=True) for v in (means, scales))
+        return {
+            "most_shifted": [names[int(i)] for i in moved],
+            "mean_error": _column(means.gather(-1, moved)[:, 0]),
+            "most_misscaled": [names[int(i)] for i in misscaled],
+            "scale": _column(scales.gather(-1, misscaled)[:, 0].exp()),
+        }
+
     def __rich__(self) -> Table:
         table = Table(title="Rows where the guide loses most", caption="nats; ± one standard error")
-        for head in (
-            "row", "k-hat", "gap, at least", "reconstruction error", "most shifted", "most misscaled",
-        ):  # fmt: skip
-            table.add_column(head, justify="left" if head.startswith("most") else "right")
+        for head in ("row", "k-hat", "gap, at least", "reconstruction error"):
+            table.add_column(head, justify="right")
+        for head in ("most shifted", "most misscaled") if self.mean_error else ():
+            table.add_column(head)
         for row, line in self.to_pandas().nlargest(NUM_NAMED, "gap").iterrows():
-            wide = "wide" if line["scale"] > 1 else "narrow"
             table.add_row(
                 str(row),
                 f"{line['khat']:.2f}{'' if line['trusted'] else ' !'}",
                 f"{line['gap']:.2f} ± {line['gap_std_error']:.2f}",
                 f"{line['reconstruction_error']:.2f}",
-                escape(f"{line['most_shifted']}: {line['mean_error']:+.2f} sd"),
-                escape(f"{line['most_misscaled']}: x{line['scale']:.2f}, too {wide}"),
+                *(_in_words(line) if self.mean_error else ()),
             )
         return table
 
@@ -177,7 +191,10 @@ class ByRow:
         """
         if against is None:
             against, label = self.reconstruction_error.value, "reconstruction error (nats)"
-        return khat_map(self.khat, against, self.threshold, label=label or "", axes=axes)
+        title = f"Which rows fail, by {(label or '').partition(' (')[0]}"
+        return khat_map(
+            self.khat, against, self.threshold, label=label or "", title=title, axes=axes
+        )
 
     def loss_figure(self, axes: Axes | None = None) -> Figure:
         """How wrong: k-hat against the nats that each row loses; `axes`: where, else a new figure."""
@@ -191,9 +208,13 @@ class ByRow:
         return direction_map(self.scale, self.shift, self.khat > self.threshold, axes=axes)
 
 
-def _side_by_side(errors: dict[str, Estimate]) -> Tensor:
-    """All latent numbers of a row, `(B, d)`."""
-    return torch.cat([v.value.reshape(len(v), -1) for v in errors.values()], -1)
+def _in_words(line: Any) -> tuple[str, str]:
+    """The number that is most shifted, and the one of the worst scale."""
+    wide = "wide" if line["scale"] > 1 else "narrow"
+    return (
+        escape(f"{line['most_shifted']}: {line['mean_error']:+.2f} sd"),
+        escape(f"{line['most_misscaled']}: x{line['scale']:.2f}, too {wide}"),
+    )
 
 
 def _column(values: Tensor) -> Any:

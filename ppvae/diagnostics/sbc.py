@@ -70,9 +70,11 @@ class SBC:
         shift, spread = self.ranks.shift[index], self.ranks.spread[index]
         words = []
         if abs(float(shift.value)) > SURE * float(shift.std_error):
-            words.append("too low" if float(shift.value) > 0 else "too high")
+            side = "low" if float(shift.value) > 0 else "high"
+            words.append(f"too {side} (mean rank {0.5 + float(shift.value):.2f}, not 0.50)")
         if abs(float(spread.value) - 1) > SURE * float(spread.std_error):
-            words.append("too narrow" if float(spread.value) > 1 else "too wide")
+            side = "narrow" if float(spread.value) > 1 else "wide"
+            words.append(f"too {side} (ranks' variance {float(spread.value):.2f}, not 1.00)")
         return " and ".join(words) or "of another shape"
 
     @property
@@ -142,7 +144,7 @@ def sbc(
     quantities = dict(test_quantities or {})
     if test_quantities is None:
         quantities[LOG_LIKELIHOOD] = _log_likelihood(story, pairs.sites)
-    names = _names(pairs.sites, quantities)
+    names = _names(pairs, quantities)
     ranks = torch.empty(len(names), num_simulations, dtype=torch.long)
     with torch.no_grad(), measuring(seed + 1, story, guide):
         for where, rows in chunks(pairs.rows, guide, num_draws):
@@ -161,12 +163,9 @@ def _rank(
 ) -> Iterator[Tensor]:
     """Ranks of a chunk of rows: of each site `(numbers, B)`, of each quantity `(1, B)`."""
     truth = {k: v[where] for k, v in pairs.truth.items()}
-    for name in pairs.sites.latent:
-        yield (
-            rank_among(truth[name], draws[name]).flatten(1).T
-            if truth[name].dim() > 1
-            else (rank_among(truth[name], draws[name])[None])
-        )
+    for name, value in truth.items():
+        rank = rank_among(value, draws[name].to(value.dtype))
+        yield rank.flatten(1).T if rank.dim() > 1 else rank[None]
     num_rows = len(next(iter(truth.values())))
     for name, quantity in quantities.items():
         true = _checked(name, quantity({k: v[None] for k, v in truth.items()}, rows), (1, num_rows))
@@ -196,8 +195,8 @@ def _log_likelihood(story: nn.Module, sites: Sites) -> Quantity:
     return quantity
 
 
-def _names(sites: Sites, quantities: Mapping[str, Quantity]) -> tuple[str, ...]:
-    names = number_names({name: site.row_shape for name, site in sites.latent.items()})
+def _names(pairs: Simulated, quantities: Mapping[str, Quantity]) -> tuple[str, ...]:
+    names = number_names({name: value.shape[1:] for name, value in pairs.truth.items()})
     taken = sorted(set(names) & set(quantities))
     if taken:
         raise ValueError(f"expected test quantities named unlike the latent sites, got {taken}")

@@ -18,7 +18,7 @@ from ppvae.story import (
     simulate,
     split_batch,
 )
-from ppvae.story.values import parents_of
+from ppvae.story.values import parents_of, partly_missing
 from ppvae.weights import batch_for, check_pair, refuse_global
 
 
@@ -28,7 +28,7 @@ class Simulated:
 
     Arguments:
         rows: What the guide is shown, name -> `(N, *event)`: observed sites and covariates.
-        truth: Latent site -> `(N, *row)`.
+        truth: Latent site, and observed site that some rows miss, -> `(N, *row)`.
         sites: The story's sites.
     """
 
@@ -79,7 +79,8 @@ def simulate_pairs(
         rows |= covariates
     sites = check_pair(story, guide, rows)
     refuse_global(sites, "calibration")
-    return Simulated(rows, {k: drawn[k] for k in sites.latent}, sites)
+    unseen = [*sites.latent, *partly_missing(story, rows, sites)]
+    return Simulated(rows, {k: drawn[k] for k in unseen}, sites)
 
 
 def _split(story: nn.Module, like: TensorDict) -> tuple[list[str], TensorDict]:

@@ -13,15 +13,38 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ppvae.chunks import CHUNK_NUMBERS, numbers_per_row
 from ppvae.diagnostics.finding import Finding, Verdict
-from ppvae.diagnostics.particles import chunks, log_guide_at, log_prob_by_site, refuse_local
+from ppvae.diagnostics.particles import (
+    chunks,
+    log_guide_at,
+    log_prob_by_site,
+    refuse_all_summed,
+    refuse_local,
+)
 from ppvae.estimate import Estimate
-from ppvae.story import Sites, TensorDict, measuring, num_rows_of, split_batch
+from ppvae.story import (
+    LogJoint,
+    Sites,
+    TensorDict,
+    entries_of,
+    measuring,
+    num_rows_of,
+    partly_missing,
+    split_batch,
+)
+from ppvae.story.observe import ROWS_TO_TRACE
+from ppvae.story.values import parents_of
 from ppvae.weights import batch_for, check_pair, draw, refuse_global
 
 LEAST_INFORMATION = 0.1
+# Numbers that scoring every draw under every row may write: some seconds on one core, whatever the guide.
+MOST_NUMBERS = 2**31
+LEAST_ROWS = 20
+PROBE = 16  # rows of the run that counts them
 
 
 @dataclass(frozen=True)
@@ -33,12 +56,19 @@ class Surgery:
         aggregate_kl: KL(q(z) || p(z)), `()`.
         kl: Their sum, the mean KL(q(z | x) || p(z)), `()`.
         log_rows: log N, the most that a code can tell about N rows; near it, I says little about more rows.
+        num_given: Rows that were given; N is smaller where a guide is slow to score.
     """
 
     mutual_information: Estimate
     aggregate_kl: Estimate
     kl: Estimate
     log_rows: float
+    num_given: int
+
+    @property
+    def num_rows(self) -> int:
+        """N, the rows that were looked at."""
+        return round(math.exp(self.log_rows))
 
     @property
     def verdict(self) -> Verdict:
@@ -50,10 +80,13 @@ class Surgery:
         """Information about the row, and the distance of the aggregate posterior from the prior."""
         advice = "the code says nothing about the row (posterior collapse): use kl_warmup in fit, or a weaker decoder"
         information, waste = self.mutual_information, self.aggregate_kl
+        some = (
+            "" if self.num_rows == self.num_given else f", {self.num_rows} of {self.num_given} rows"
+        )
         return (
             Finding(
                 "I(x; z), nats", float(information.value), float(information.std_error),
-                f">= {LEAST_INFORMATION}, at most log N = {self.log_rows:.2f}", self.verdict,
+                f">= {LEAST_INFORMATION}, at most log N = {self.log_rows:.2f}{some}", self.verdict,
                 advice if self.verdict == "fail" else "",
             ),
             Finding(
@@ -64,24 +97,36 @@ class Surgery:
 
 
 def mutual_information(
-    story: nn.Module, guide: nn.Module, data: Any, *, num_particles: int = 10, seed: int = 0
+    story: nn.Module,
+    guide: nn.Module,
+    data: Any,
+    *,
+    num_particles: int = 10,
+    max_rows: int | None = None,
+    seed: int = 0,
 ) -> Surgery:
     """Mutual information of row and code, and the aggregate posterior's KL to the prior.
 
-    Every draw is scored under the guide at every row: time grows as rows squared, memory does not.
+    Every draw is scored under the guide at every row: time grows as rows squared, memory does not. An autoregressive flow
+    is slow to score where it did not draw, a pass of its networks for each latent number; rows are then taken at random,
+    as many as some seconds allow, and the findings say how many. Finite sites that the guide leaves out are summed out
+    of the prior: the code is what the guide draws.
 
     Arguments:
         story: The story; its prior may not depend on covariates.
         guide: An amortized guide whose density can be evaluated.
         data: Rows, anything that `ppvae.data.as_rows` takes; a few hundred to a few thousand.
         num_particles: Draws of each row, S.
-        seed: Seed of the draws.
+        max_rows: Rows to look at; None: all, or as many as a bound on the work allows (the same on every machine), at
+            least 20.
+        seed: Seed of the draws, and of the rows that are taken.
 
     Returns:
         The parts in nats per row, for exactly these rows.
 
     Raises:
-        ValueError: If the story has global latent sites or covariates, or the guide's density cannot be evaluated.
+        ValueError: If the story has global latent sites or covariates, or the guide draws no site or its density cannot be
+            evaluated, or there are fewer than two rows to look at.
 
     Source:
         M. Hoffman, M. Johnson (2016). ELBO surgery: yet another way to carve up the variational evidence lower bound.
@@ -91,18 +136,53 @@ def mutual_information(
     sites = check_pair(story, guide, batch)
     refuse_global(sites, "mutual information")
     _refuse_covariates(story, batch)
-    information, cost = [], []
+    if min(num_rows_of(batch), 2 if max_rows is None else max_rows) < 2:
+        raise ValueError(
+            f"expected at least two rows, got {num_rows_of(batch)} and max_rows={max_rows}"
+        )
+    information, cost, num_given = [], [], num_rows_of(batch)
     with torch.no_grad(), measuring(seed, story, guide):
+        allowed = _affordable(guide, batch, sites, num_particles) if max_rows is None else max_rows
+        if allowed < num_given:
+            picks = torch.randperm(num_given)[:allowed]
+            batch = {k: v[picks.to(v.device)] for k, v in batch.items()}
         for _, rows in chunks(batch, guide, num_particles):
             drawn = draw(guide, rows, num_particles, sites)
-            log_prior = log_prob_by_site(story, rows, drawn.values, sites)
+            refuse_all_summed(drawn.values, sites, "mutual information")
+            log_prior = _log_prior(story, rows, drawn.values, sites)
             log_q = log_guide_at(guide, rows, drawn.values, sites)  # (S, B)
             aggregate = _log_aggregate(guide, batch, drawn.values, sites)
             information.append(log_q - aggregate)
-            cost.append(log_q - torch.stack([log_prior[k] for k in sites.latent]).sum(0))
+            cost.append(log_q - log_prior)
     told, paid = torch.cat(information, 1), torch.cat(cost, 1)
     log_rows = math.log(num_rows_of(batch))
-    return Surgery(_over_rows(told), _over_rows(paid - told), _over_rows(paid), log_rows)
+    return Surgery(_over_rows(told), _over_rows(paid - told), _over_rows(paid), log_rows, num_given)
+
+
+class _Numbers(TorchDispatchMode):
+    """Counts the numbers that torch writes."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.count += sum(v.numel() for v in tree_leaves(result) if isinstance(v, Tensor))
+        return result
+
+
+def _affordable(guide: nn.Module, batch: TensorDict, sites: Sites, num_particles: int) -> int:
+    """Rows whose draws can be scored under each of them within the bound."""
+    few = {k: v[:PROBE] for k, v in batch.items()}
+    counts = []
+    for size in (1, 3):
+        drawn = draw(guide, few, size, sites).values
+        if not drawn:
+            break  # refused later, with its reason
+        with _Numbers() as written:
+            log_guide_at(guide, few, drawn, sites)
+        counts.append(written.count)
+    a_pair = max(1.0, (counts[-1] - counts[0]) / (2 * num_rows_of(few))) if counts else 1.0
+    return max(LEAST_ROWS, int((MOST_NUMBERS / (a_pair * num_particles)) ** 0.5))
 
 
 def _log_aggregate(
@@ -124,6 +204,31 @@ def _log_aggregate(
             log_q = log_guide_at(guide, some, spread, sites).logsumexp(1)
             found[first : first + size] = torch.logaddexp(found[first : first + size], log_q)
     return (found - math.log(num_rows)).reshape(num_particles, num_own)
+
+
+def _log_prior(story: nn.Module, rows: TensorDict, latents: TensorDict, sites: Sites) -> Tensor:
+    """log p(z) of the sites that the guide draws, summed over the finite ones that it leaves out, `(S, B)`."""
+    partly = partly_missing(story, rows, sites)
+    if not partly and set(latents) == set(sites.latent):
+        scores = log_prob_by_site(story, rows, latents, sites)
+        return torch.stack([scores[name] for name in sites.latent]).sum(0)
+    # With every observation missing, log p(x, z) is log p(z).
+    stuck = [n for n in _observed_causes(story, sites) if entries_of(sites[n]) is None]
+    if stuck:
+        raise ValueError(
+            f"expected observed sites that nothing depends on, or that are finite, got {stuck}: log p(z) cannot be summed "
+            "over them"
+        )
+    dtype = torch.get_default_dtype()
+    like = {k: v if v.is_floating_point() else v.to(dtype) for k, v in rows.items()}
+    return LogJoint(story, {k: torch.full_like(v, torch.nan) for k, v in like.items()}, sites)(
+        latents
+    )
+
+
+def _observed_causes(story: nn.Module, sites: Sites) -> list[str]:
+    parents = parents_of(story, {}, ROWS_TO_TRACE)
+    return sorted(parents & set(sites.observed))
 
 
 def _numbers(latents: TensorDict) -> int:

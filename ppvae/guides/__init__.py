@@ -23,6 +23,7 @@ from ppvae.guides.planar import Planar
 from ppvae.guides.realnvp import RealNVP
 from ppvae.guides.refined import SemiAmortized
 from ppvae.guides.structured import Structured
+from ppvae.guides.suggest import suggest
 from ppvae.guides.sylvester import Sylvester
 from ppvae.guides.vector_quantized import VectorQuantized
 from ppvae.options import options_of, refuse_unknown_options
@@ -53,6 +54,7 @@ __all__ = [
     "build",
     "localize",
     "optimize_local",
+    "suggest",
 ]
 
 FAMILIES: dict[str, type[Guide]] = {**PLAIN, "semi_amortized": SemiAmortized}

@@ -11,7 +11,7 @@ from torch import Tensor
 from .style import PALETTE, bare, to_numpy
 
 LINES = ("-", "--", "-.", ":")
-MAX_LABELS = 6
+MAX_LABELS = len(LINES)  # each named curve has a line of its own, also in grey
 LEGEND_HEIGHT = 0.25  # as a share of the axis
 
 
@@ -28,7 +28,7 @@ def calibration_curves(
 
     Arguments:
         levels: Shares at which the curves are given, with shape :math:`(L,)`, 0 to 1.
-        curves: Name to shares, :math:`(L,)`, 0 to 1. With more than six, those that stray furthest
+        curves: Name to shares, :math:`(L,)`, 0 to 1. With more than four, those that stray furthest
             are named and the others are grey.
         band: Lower and upper bound, :math:`(L,)`, for a curve that should be the diagonal.
         title: What the curves are.
@@ -62,12 +62,12 @@ def calibration_curves(
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xlim(0, 1)
     axes.set_xlabel(f"{level_label} (share)")
-    axes.set_ylabel("share less level (grey: 95 % band, all levels at once)")
+    axes.set_ylabel("share less level (grey: 95 % band)")
     axes.set_title(title)
     if len(curves) > 1:
         bottom, top = axes.get_ylim()
         axes.set_ylim(bottom, top + LEGEND_HEIGHT * (top - bottom))  # no curve under the legend
-        axes.legend(loc="upper center", ncols=3, frameon=False, fontsize="small")
+        axes.legend(loc="upper center", ncols=2, frameon=False, fontsize="small")
     bare(axes)
     figure = axes.get_figure()
     assert isinstance(figure, Figure)

@@ -12,6 +12,7 @@ from .style import BLUE, ORANGE, bare, to_numpy
 HIGHEST, LOWEST = 3.0, -3.0
 MAX_CLASSES = 20  # more distinct integers than this are a quantity, not labels
 LEGEND_HEIGHT = 0.12  # as a share of the axis
+TRUSTED = ("trusted", "not trusted")
 WIDEST = 8.0  # times; a scale further off only says "hopeless"
 TICKS = (1.05, 1.1, 1.2, 1.35, 1.5, 2.0, 3.0, 4.0, 8.0)
 
@@ -58,15 +59,25 @@ def khat_map(
 
 
 def direction_map(
-    scale: Tensor, shift: Tensor, failing: Tensor, *, axes: Axes | None = None
+    scale: Tensor,
+    shift: Tensor,
+    failing: Tensor,
+    *,
+    title: str = "In which direction rows are off",
+    unit: str = "sd of the guide",
+    words: tuple[str, str] = TRUSTED,
+    axes: Axes | None = None,
 ) -> Figure:
     r"""In which direction each row's guide is off: to the left too narrow, to the right too wide, upwards shifted.
 
     Arguments:
         scale: Standard deviation of the guide over that of the posterior, with shape :math:`(B,)`; drawn between 1/8
             and 8.
-        shift: Distance of the means, in standard deviations of the guide, :math:`(B,)`.
-        failing: True for rows whose weights are not to be trusted, :math:`(B,)`; there both are understated.
+        shift: Distance of the means, :math:`(B,)`.
+        failing: True for rows that fail, :math:`(B,)`; where their weights are not to be trusted, both are understated.
+        title: What the figure asks.
+        unit: Unit of `shift`.
+        words: What rows that pass and rows that fail are called.
         axes: Where to draw; a new figure if None.
 
     Returns:
@@ -80,7 +91,7 @@ def direction_map(
     if axes is None:
         axes = Figure(figsize=(6.5, 4), layout="constrained").subplots()
     x = to_numpy(scale.clamp(1 / WIDEST, WIDEST))
-    _points(axes, x, to_numpy(shift), to_numpy(failing).astype(bool))
+    _points(axes, x, to_numpy(shift), to_numpy(failing).astype(bool), words)
     axes.axvline(1, color="black", linestyle="--", linewidth=1.0)
     reach = max(1.25, 1.1 * float(np.exp(np.abs(np.log(x)).max())))
     axes.set_xscale("log")
@@ -95,8 +106,8 @@ def direction_map(
     axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set_xlabel("scale, guide over posterior (left: too narrow; right: too wide)")
-    axes.set_ylabel("shift of the mean (sd of the guide)")
-    axes.set_title("In which direction rows are off")
+    axes.set_ylabel(f"shift of the mean ({unit})")
+    axes.set_title(title)
     return _finished(axes)
 
 
@@ -108,9 +119,11 @@ def _check_rows(one: Tensor, other: Tensor) -> None:
         )
 
 
-def _points(axes: Axes, x: np.ndarray, y: np.ndarray, bad: np.ndarray) -> None:
-    axes.scatter(x[~bad], y[~bad], s=10, color=BLUE, marker="o", alpha=0.6, label="trusted")
-    share = f"not trusted ({bad.mean():.0%})"
+def _points(
+    axes: Axes, x: np.ndarray, y: np.ndarray, bad: np.ndarray, words: tuple[str, str] = TRUSTED
+) -> None:
+    axes.scatter(x[~bad], y[~bad], s=10, color=BLUE, marker="o", alpha=0.6, label=words[0])
+    share = f"{words[1]} ({bad.mean():.0%})"
     axes.scatter(x[bad], y[bad], s=18, color=ORANGE, marker="x", label=share)
 
 
@@ -131,7 +144,9 @@ def _columns(axes: Axes, labels: np.ndarray, bad: np.ndarray, top: float) -> np.
 def _finished(axes: Axes) -> Figure:
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom, top + LEGEND_HEIGHT * (top - bottom))  # no point under the legend
-    axes.legend(loc="upper center", ncols=2, frameon=False, fontsize="small")
+    axes.legend(  # on white, so that no line runs through it
+        loc="upper center", ncols=2, framealpha=1, edgecolor="none", fontsize="small"
+    )
     bare(axes)
     figure = axes.get_figure()
     assert isinstance(figure, Figure)

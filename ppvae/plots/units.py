@@ -12,6 +12,8 @@ from torch import Tensor
 from .style import BLUE, bare, to_numpy
 
 MAX_NAMES = 25
+HEADROOM = 3.0  # times, on the logarithmic axis
+FEWEST = 6  # places of an axis, so that a single bar is a bar
 
 
 def unit_bars(
@@ -64,10 +66,12 @@ def unit_bars(
     axes.set_ylim(bottom=min([*y[y > 0], *([floor] if floor else [])], default=1.0) / 3)
     if threshold is not None:
         axes.axhline(threshold, color="black", linestyle="--", linewidth=1.0)
-        axes.legend(frameon=False, fontsize="small")
+        axes.set_ylim(top=axes.get_ylim()[1] * HEADROOM)  # no bar under the legend
+        axes.legend(loc="upper right", ncols=2, frameon=False, fontsize="small")
     if len(names) <= MAX_NAMES:
         axes.set_xticks(place, [names[i] for i in order], rotation=60, ha="right", fontsize=8)
-    axes.set_xlabel("latent number, largest first")
+    axes.set_xlim(-0.7, max(len(y), FEWEST) - 0.3)
+    axes.set_xlabel("largest first")
     axes.set_ylabel(label)
     axes.set_title(title)
     bare(axes)

@@ -12,7 +12,8 @@ from stories import rows_of as rows_of_case
 
 from ppvae import guides as families
 from ppvae.diagnostics import active_units, kl_by_site, mutual_information
-from ppvae.weights import log_weights
+from ppvae.diagnostics.surgery import _affordable
+from ppvae.weights import check_pair, log_weights
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +164,32 @@ def test_chunks_do_not_change_the_information(story, rows, monkeypatch):
     )
 
 
+def test_few_rows_are_taken_where_a_guide_is_slow_to_score_and_the_finding_says_so(
+    story, rows, monkeypatch
+):
+    guide = ScaledPosterior(story)
+    whole = mutual_information(story, guide, rows, num_particles=2)
+    assert whole.num_rows == whole.num_given == 600 and "rows" not in whole.findings[0].threshold
+    monkeypatch.setattr("ppvae.diagnostics.surgery.MOST_NUMBERS", 1)
+    few = mutual_information(story, guide, rows, num_particles=2)
+    assert (few.num_rows, few.num_given) == (20, 600)
+    assert "20 of 600 rows" in few.findings[0].threshold
+    again = mutual_information(story, guide, rows, num_particles=2)
+    assert float(again.mutual_information.value) == float(few.mutual_information.value)
+    assert mutual_information(story, guide, rows, max_rows=30, num_particles=2).num_rows == 30
+
+
+def test_an_autoregressive_flow_may_look_at_fewer_rows_than_a_gaussian():
+    story = linear_gaussian(data_dim=12, latent_dim=8)
+    batch = {"x": rows_of(story, 30)["x"].detach()}
+    allowed = {}
+    for family in ("mean_field", "iaf", "nsf"):
+        guide = families.build(family, story, batch, hidden=(8,))
+        with torch.no_grad():
+            allowed[family] = _affordable(guide, batch, check_pair(story, guide, batch), 2)
+    assert allowed["mean_field"] > 5 * allowed["iaf"] > 5 * 2 * allowed["nsf"]
+
+
 # --- errors -----------------------------------------------------------------
 
 
@@ -171,6 +198,8 @@ def test_collapse_diagnostics_say_what_they_need(story, rows):
         active_units(story, ScaledPosterior(story), {"x": rows["x"][:1]})
     with pytest.raises(ValueError, match="at least two particles"):
         kl_by_site(story, ScaledPosterior(story), rows, num_particles=1)
+    with pytest.raises(ValueError, match="at least two rows, got 600 and max_rows=1"):
+        mutual_information(story, ScaledPosterior(story), rows, max_rows=1)
     case = CASES["covariate"]
     made = case.story()
     batch = rows_of_case(case, made, 10)

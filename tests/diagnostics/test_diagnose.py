@@ -101,7 +101,8 @@ def test_bad_data_are_an_error_and_no_reason(story):
 
 def test_a_finding_prints_on_one_line():
     line = str(Finding("x", 1.0, 0.1, "<= 2", "pass", ""))
-    assert line == "x: 1 ± 0.1 (<= 2): pass"
+    assert line == "x: 1.00 ± 0.10 (<= 2): pass"
+    assert str(Finding("x", 1.00423, math.nan, "<= 2", "pass")) == "x: 1.004 (<= 2): pass"
 
 
 def test_the_command_prints_the_table_and_saves_the_page(tmp_path, monkeypatch, capsys):

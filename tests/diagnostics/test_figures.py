@@ -11,7 +11,7 @@ def test_calibration_names_the_worst_curves_and_greys_the_others():
     curves = {f"q{i}": levels + 0.01 * i for i in range(9)}
     figure = calibration_curves(levels, curves, (levels - 0.05, levels + 0.05))
     labels = {t.get_text() for t in figure.axes[0].get_legend().get_texts()}
-    assert {"q8", "q3"} <= labels and "q2" not in labels
+    assert {"q8", "q5"} <= labels and "q4" not in labels
     with pytest.raises(ValueError, match="at least one curve and a band"):
         calibration_curves(levels, {}, (levels, levels))
 

@@ -1,0 +1,139 @@
+r"""A variational autoencoder of learned symbols: a sentence of codes, each looked up in a book of vectors.
+
+Story
+    Each row has a sentence of `M` codes out of `K`. A grammar, a network that reads the codes so far, gives the odds of the next
+    one; each code stands for a vector of the codebook, and a decoder turns the vectors into the chance of ink at
+    each pixel. This is `categorical_vae` with two changes: a letter means a vector that all places share, and words
+    are no longer all alike to begin with: without the grammar most sentences mean no picture, with it the
+    story can write sentences of its own.
+
+Program
+    codes ~ prod_m OneHotCategorical(logits = grammar(codes_1, ..., codes_(m-1)))
+    x ~ Bernoulli(logits = decoder(codes @ codebook))
+
+Graph
+    +-- data (n) ------------+
+    |   (codes) ---> [x]     |
+    +------------------------+
+    grammar ---> (codes)     codebook, decoder ---> [x]
+
+Sites
+    | name  | role     | shape  | support | unit |
+    |-------|----------|--------|---------|------|
+    | codes | latent   | (M, K) | one-hot | code |
+    | x     | observed | (P,)   | {0, 1}  | ink  |
+
+Source
+    A. van den Oord, O. Vinyals, K. Kavukcuoglu (2017). Neural discrete representation learning.
+"""
+
+__all__ = ["VQVAE", "Sentence"]
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from pyro.nn import PyroModule
+from torch import Size, Tensor, nn
+from torch.distributions import constraints
+
+from ppvae.nets import MLP
+
+
+class Sentence(TorchDistribution):
+    """One-hot codes, each drawn given those before it; an event has shape `(M, K)`.
+
+    Scoring sends no gradient back to the codes: the grammar learns the sentences, and does not bend them.
+
+    Arguments:
+        grammar: A recurrent network from codes so far, `(N, M, K)`, to features of the next one.
+        head: From features to log odds, `(N, M, K)`.
+        shape: `(M, K)`.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.independent(constraints.one_hot, 1)
+
+    def __init__(self, grammar: nn.GRU, head: nn.Module, shape: Size, batch: Any = ()) -> None:
+        self.grammar, self.head = grammar, head
+        super().__init__(Size(batch), shape, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Sentence":
+        return Sentence(self.grammar, self.head, self.event_shape, batch_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p of sentences `(*, M, K)`, `(*,)`, in nats."""
+        codes = value.detach().reshape(-1, *self.event_shape)
+        before = torch.cat([torch.zeros_like(codes[:, :1]), codes[:, :-1]], 1)
+        log_p = self.head(self.grammar(before)[0]).log_softmax(-1)
+        total = (codes * log_p).sum((-1, -2)).reshape(value.shape[:-2])
+        return total.expand(torch.broadcast_shapes(total.shape, self.batch_shape))
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        shape = Size([*sample_shape, *self.batch_shape])
+        length, num_codes = self.event_shape
+        weight = next(self.grammar.parameters())
+        last, state, said = weight.new_zeros(shape.numel(), 1, num_codes), None, []
+        with torch.no_grad():
+            for _ in range(length):
+                features, state = self.grammar(last, state)
+                last = dist.OneHotCategorical(logits=self.head(features)).sample()
+                said.append(last)
+        return torch.cat(said, 1).reshape(*shape, *self.event_shape)
+
+
+class VQVAE(PyroModule):
+    """Bernoulli pixels, decoded from codes that are looked up in a codebook; an autoregressive prior over the codes.
+
+    Arguments:
+        num_pixels: Number `P` of pixels of a picture.
+        num_places: Length `M` of a sentence.
+        num_codes: Number `K` of codes, at least `code_dim`.
+        code_dim: Length of a code's vector.
+        hidden: Widths of the decoder's hidden layers.
+        grammar_width: Length of the grammar's memory.
+
+    Attributes:
+        codebook: The vectors, `(K, code_dim)`: a buffer that whoever assigns the codes moves.
+    """
+
+    def __init__(
+        self,
+        num_pixels: int = 784,
+        num_places: int = 16,
+        num_codes: int = 64,
+        code_dim: int = 8,
+        hidden: Sequence[int] = (200, 200),
+        grammar_width: int = 64,
+    ) -> None:
+        super().__init__()
+        self.decoder = MLP(num_places * code_dim, num_pixels, hidden)
+        self.grammar = nn.GRU(num_codes, grammar_width, batch_first=True)
+        self.head = nn.Linear(grammar_width, num_codes)
+        self.shape = Size([num_places, num_codes])
+        self.register_buffer("codebook", torch.randn(num_codes, code_dim))
+
+    @classmethod
+    def from_data(
+        cls,
+        batch: Mapping[str, Tensor],
+        num_places: int | None = None,
+        num_codes: int | None = None,
+        code_dim: int = 8,
+        hidden: Sequence[int] = (200, 200),
+        grammar_width: int = 64,
+    ) -> "VQVAE":
+        """The story for pictures like `batch["x"]`, `(B, P)`: 16 of 64 codes, for fewer than 200 pixels 6 of 32."""
+        num_pixels = batch["x"][0].numel()
+        places, codes = (16, 64) if num_pixels >= 200 else (6, 32)
+        sizes = num_places or places, num_codes or codes, code_dim
+        return cls(num_pixels, *sizes, hidden, grammar_width)
+
+    def forward(self, n: int) -> None:
+        with pyro.plate("data", n):
+            codes = pyro.sample("codes", Sentence(self.grammar, self.head, self.shape))  # (n, M, K)
+            logits = self.decoder((codes @ self.codebook).flatten(-2))  # (n, P)
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1))

@@ -1,0 +1,140 @@
+r"""A data set as it is asked for in one line: `digits:labels=100`, `mnist:rows=5000:missing=0.5`."""
+
+__all__ = ["SIMULATED", "Request", "load_request", "parse_request"]
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .binarize import Binarize
+from .rows import Rows
+from .sources import load
+
+# Rows that a story itself generates; `ppvae.gallery` makes them.
+SIMULATED = "simulated"
+SEED = 0  # of what is hidden: the same request means the same rows
+
+
+@dataclass(frozen=True)
+class Request:
+    """A data set and what is to be done to it.
+
+    Arguments:
+        name: A name in `DATASETS`, the path of a file, or `simulated`.
+        rows: Only the first so many training rows, and a quarter as many of each other split; None for all.
+        labels: Whether rows carry their class `y`: None, `all`, or a number of training rows, evenly over the
+            classes; the labels of all other rows are missing (NaN).
+        missing: Share of the entries of `x` that are hidden at random (NaN).
+        images: Whether images stay `(C, H, W)`.
+        binarize: As in `load`.
+    """
+
+    name: str
+    rows: int | None = None
+    labels: str | int | None = None
+    missing: float = 0.0
+    images: bool = False
+    binarize: Binarize | None = None
+
+    def __post_init__(self) -> None:
+        if self.rows is not None and (not isinstance(self.rows, int) or self.rows < 4):
+            raise ValueError(f"expected rows of at least 4, got {self.rows!r}")
+        if not (self.labels in (None, "all") or (isinstance(self.labels, int) and self.labels > 0)):
+            raise ValueError(f"expected labels=all or a number of rows, got {self.labels!r}")
+        if not isinstance(self.missing, (int, float)) or not 0 <= self.missing < 1:
+            raise ValueError(f"expected a share missing from 0 to below 1, got {self.missing!r}")
+
+
+def parse_request(text: str) -> Request:
+    """`NAME:OPTION=VALUE:...` as a request; a name may hold colons of its own.
+
+    Raises:
+        ValueError: If a value is not one that the option takes.
+    """
+    options: dict[str, Any] = {}
+    while True:
+        rest, colon, last = text.rpartition(":")
+        option, equals, value = last.partition("=")
+        if not (colon and equals and option in _READ):
+            return Request(text, **options)
+        try:
+            options[option] = _READ[option](value)
+        except ValueError as fault:
+            raise ValueError(f"expected a value that '{option}' takes, got '{value}'") from fault
+        text = rest
+
+
+def load_request(
+    request: Request,
+    split: str,
+    *,
+    binarize: Binarize | None = None,
+    root: str | os.PathLike[str] | None = None,
+) -> Rows:
+    """Load one split as it is asked for.
+
+    Arguments:
+        request: What is wanted.
+        split: As in `load`.
+        binarize: In place of the request's own.
+        root: As in `load`.
+
+    Returns:
+        The rows.
+    """
+    found = load(
+        request.name, split=split, binarize=binarize or request.binarize, root=root,
+        flat=not request.images, labels=request.labels is not None,
+    )  # fmt: skip
+    return changed(found, request, split)
+
+
+def changed(rows: Rows, request: Request, split: str) -> Rows:
+    """Rows cut, and with labels and entries hidden, as a request says."""
+    if request.rows is not None:
+        wanted = request.rows if split == "train" else max(1, request.rows // 4)
+        rows = rows.head(min(wanted, len(rows)))
+    tensors = dict(rows.tensors)
+    if isinstance(request.labels, int):
+        tensors["y"] = few_labels(tensors["y"], request.labels if split == "train" else 0)
+    if request.missing:
+        tensors["x"] = with_missing(tensors["x"], request.missing, SEED)
+    return Rows(tensors, dynamic=rows.dynamic, name=rows.name)
+
+
+def few_labels(labels: Tensor, count: int) -> Tensor:
+    """The first `count` labels `(N,)`, evenly over the classes; the others are missing."""
+    classes = labels.unique().tolist()
+    kept = torch.full_like(labels, torch.nan)
+    for number, one in enumerate(classes):
+        share = count // len(classes) + (number < count % len(classes))
+        index = (labels == one).nonzero().flatten()[:share]
+        kept[index] = one
+    return kept
+
+
+def with_missing(values: Tensor, share: float, seed: int) -> Tensor:
+    """Each entry hidden with probability `share`, `(N, *event)`; every row keeps at least one."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.rand(values.shape, generator=generator) < share
+    flat = hidden.flatten(1)
+    flat[flat.all(1), 0] = False
+    return values.masked_fill(flat.reshape(values.shape), torch.nan)
+
+
+def _flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(text)
+    return text == "true"
+
+
+_READ: dict[str, Any] = {
+    "rows": int,
+    "labels": lambda text: text if text == "all" else int(text),
+    "missing": float,
+    "images": _flag,
+    "binarize": str,
+}
