@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ppvae.compare import League, compare
     from ppvae.estimate import Estimate
     from ppvae.estimators import EstimatorBench, estimator_bench
-    from ppvae.evidence import Sandwich, bdmc, elbo, iwelbo, log_evidence
+    from ppvae.evidence import Annealing, Sandwich, bdmc, elbo, iwelbo, log_evidence
     from ppvae.export import to_arviz
     from ppvae.fit import History, fit
     from ppvae.gaps import Gaps, gaps
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ppvae.weights import log_weights
 
 _PUBLIC = {
+    "Annealing": "evidence",
     "Estimate": "estimate",
     "EstimatorBench": "estimators",
     "Gaps": "gaps",
@@ -69,6 +70,7 @@ _PUBLIC = {
 _MODULES = ("data", "diagnostics", "evidence", "guides", "nets", "objectives", "plots")
 
 __all__ = [
+    "Annealing",
     "Estimate",
     "EstimatorBench",
     "Gaps",

@@ -1,6 +1,13 @@
 r"""Cutting rows and particles into pieces that bound the memory of streaming."""
 
-__all__ = ["CHUNK_NUMBERS", "numbers_per_row", "particle_step", "row_chunks", "row_slices"]
+__all__ = [
+    "CHUNK_NUMBERS",
+    "numbers_per_row",
+    "particle_step",
+    "pieces",
+    "row_chunks",
+    "row_slices",
+]
 
 from collections.abc import Iterator, Mapping
 
@@ -32,6 +39,11 @@ def row_slices(batch: Mapping[str, Tensor], step: int) -> Iterator[dict[str, Ten
 def particle_step(batch: Mapping[str, Tensor], num_rows: int) -> int:
     """Particles that one chunk of `num_rows` rows may hold."""
     return max(1, CHUNK_NUMBERS // (numbers_per_row(batch) * num_rows))
+
+
+def pieces(total: int, step: int) -> list[int]:
+    """Sizes of the pieces of at most `step` that make up `total`."""
+    return [min(step, total - start) for start in range(0, total, step)]
 
 
 def numbers_per_row(batch: Mapping[str, Tensor]) -> int:

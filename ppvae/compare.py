@@ -81,7 +81,6 @@ def compare(
         objective=objective, objective_options=objective_options, epochs=epochs, batch_size=batch_size,
         optimizer=optimizer, lr=lr, seed=seed, patience=patience, val=val, device=device,
     )  # fmt: skip
-    check_request(story, evidence, num_particles)
     if not guides:
         raise ValueError("expected at least one guide, got none")
     if decoder not in DECODERS:
@@ -92,7 +91,9 @@ def compare(
     measured = train if test is None else as_rows(test)
     measured = measured.head(min(rows, len(measured)))
     check_data(story, batch_for(story, train))
-    check_data(story, batch_for(story, measured))
+    batch = batch_for(story, measured)
+    check_data(story, batch)
+    check_request(story, evidence, num_particles, batch)
     training: dict[str, Any] = {
         "val": val, "objective": objective, "objective_options": objective_options, "epochs": epochs,
         "batch_size": batch_size, "optimizer": optimizer, "lr": lr,
@@ -108,7 +109,7 @@ def compare(
         measure["num_simulated"] = 0
     found = {name: gaps(s, g, measured, **measure) for name, (s, g, _) in trained.items()}
     if decoder == "shared":
-        effort, batch = Effort(num_particles, seed=seed), batch_for(story, measured)
+        effort = Effort(num_particles, seed=seed)
         certify_with = effort if "ais" in evidence_methods(story, evidence, batch) else None
         found = _share_evidence(found, trained, batch, certify_with)
     keep = {k: v for k, v in training.items() if k not in ("val", "progress")}

@@ -2,7 +2,7 @@ r"""How much the inference loses, and why: approximation gap and amortization ga
 
 __all__ = ["Gaps", "gaps"]
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,11 +10,25 @@ from torch import Tensor, nn
 from ppvae.chunks import row_slices
 from ppvae.diagnostics.khat import khat, khat_threshold
 from ppvae.estimate import Estimate
-from ppvae.evidence import METHODS, Effort, Sandwich, bdmc, elbo, evidence_from
-from ppvae.evidence.estimators import ROWS_AT_A_TIME
+from ppvae.evidence import (
+    METHODS,
+    Annealing,
+    Effort,
+    Sandwich,
+    check_method,
+    elbo,
+    evidence_from,
+    exact_evidence,
+    is_annealable,
+    knows_exact,
+)
+from ppvae.evidence import certify as certify_annealing
+from ppvae.evidence.methods import FRESH
+from ppvae.evidence.rows import ROWS_AT_A_TIME
+from ppvae.evidence.settings import DEFAULT
 from ppvae.guides import LocalFit, localize, optimize_local
 from ppvae.progress import Stage, stages
-from ppvae.story import TensorDict, has_missing, split_batch
+from ppvae.story import TensorDict, num_rows_of, sites_of
 from ppvae.weights import batch_for, check_pair, log_weights, refuse_global
 
 ELBO_PARTICLES = 500
@@ -85,8 +99,7 @@ def gaps(
     *,
     evidence: str = "auto",
     num_particles: int = 1000,
-    num_chains: int = 16,
-    num_temperatures: int = 50,
+    annealing: Annealing = DEFAULT,
     num_simulated: int = NUM_SIMULATED,
     seed: int = 0,
     progress: bool = False,
@@ -103,8 +116,7 @@ def gaps(
         evidence: `auto` (the closed form if the story has one, else `best`), `best` (the higher of `iwae` and
             `ais`, in mean), `exact`, `iwae`, `ais` or `quadrature`.
         num_particles: Particles of `iwae` and k-hat.
-        num_chains: Chains of `ais`.
-        num_temperatures: Temperatures of `ais`.
+        annealing: Settings of `ais`.
         num_simulated: Simulated rows on which bidirectional Monte Carlo certifies the annealing; 0 for none.
         seed: Seed of all draws.
         progress: Show a progress bar on a terminal.
@@ -119,17 +131,22 @@ def gaps(
         C. Cremer, X. Li, D. Duvenaud (2018). Inference suboptimality in variational autoencoders.
     """
     batch = batch_for(story, data)
-    check_request(story, evidence, num_particles)
+    check_request(story, evidence, num_particles, batch)
     if getattr(guide, "is_local", False):
         raise ValueError(
             "expected an amortized guide, got a local one: its gaps have no encoder's part"
         )
     methods = evidence_methods(story, evidence, batch)
-    effort = Effort(num_particles, num_chains, num_temperatures, seed=seed + 7)
+    effort = Effort(num_particles, annealing, seed=seed)
     refuse_global(check_pair(story, guide, batch), "gaps")
-    pieces = list(row_slices(batch, ROWS_AT_A_TIME))
+    for method in methods:
+        check_method(method, story, guide, batch, effort)
+    num_rows, pieces = num_rows_of(batch), list(row_slices(batch, ROWS_AT_A_TIME))
     with stages(len(pieces) * (2 + len(methods)) + 2, progress) as stage:
-        parts = [_measure(story, guide, rows, methods, effort, seed, stage) for rows in pieces]
+        parts = [
+            _measure(story, guide, rows, methods, replace(effort, seed=seed + start), start, stage)
+            for start, rows in zip(range(0, num_rows, ROWS_AT_A_TIME), pieces, strict=True)
+        ]
         stage("scoring the guide")
         log_w = log_weights(story, guide, batch, num_particles, seed=seed + 3)
         found = elbo(story, guide, batch, num_particles=ELBO_PARTICLES, seed=seed + 2)
@@ -152,27 +169,24 @@ def gaps(
     )
 
 
-def check_request(story: nn.Module, evidence: str, num_particles: int) -> None:
+def check_request(story: nn.Module, evidence: str, num_particles: int, batch: TensorDict) -> None:
     """Refuse what `gaps` cannot do, before anything long is begun.
 
     Raises:
         ValueError: If `evidence` is unknown or the story has no closed form for it, or there are too few particles.
     """
     khat_threshold(num_particles)
-    if "exact" in evidence_methods(story, evidence) and not hasattr(story, "log_evidence"):
-        raise ValueError(
-            f"expected {type(story).__name__} to define log_evidence(batch), its closed form, for evidence='exact'; "
-            "it does not, so use 'best', 'iwae' or 'ais'"
-        )
+    if evidence == "exact":
+        exact_evidence(story, {name: value[:1] for name, value in batch.items()})
+    evidence_methods(story, evidence, batch)
 
 
-def evidence_methods(story: nn.Module, evidence: str, batch: TensorDict | None = None) -> list[str]:
-    """The methods that a choice of `evidence` runs; a closed form is of no use where values are missing."""
+def evidence_methods(story: nn.Module, evidence: str, batch: TensorDict) -> list[str]:
+    """The methods that a choice of `evidence` runs on these rows."""
     if evidence == "auto":
-        complete = batch is None or not any(has_missing(v) for v in batch.values())
-        evidence = "exact" if complete and hasattr(story, "log_evidence") else "best"
+        evidence = "exact" if knows_exact(story, batch) else "best"
     if evidence == "best":
-        return ["iwae", "ais"]
+        return ["iwae", "ais"] if is_annealable(sites_of(story, batch)) else ["iwae"]
     if evidence not in METHODS:
         known = ", ".join(("auto", "best", *METHODS))
         raise ValueError(f"expected evidence among {known}; got '{evidence}'")
@@ -186,18 +200,8 @@ def certify(
     by itself and so cannot be conditioned on rows that it generated."""
     if hasattr(story, "run_conditioned"):
         return None
-    covariates = split_batch(story, batch)[1]
-    num_rows = min([num_rows, *(len(v) for v in covariates.values())])
-    return bdmc(
-        story,
-        guide,
-        num_rows,
-        observed=[k for k in batch if k not in covariates],
-        covariates=covariates or None,
-        num_chains=effort.num_chains,
-        num_temperatures=effort.num_temperatures,
-        num_leapfrog=effort.num_leapfrog,
-        seed=effort.seed,
+    return certify_annealing(
+        story, guide, batch, n=num_rows, annealing=effort.annealing, seed=effort.seed
     )
 
 
@@ -216,16 +220,18 @@ def _measure(
     rows: TensorDict,
     methods: list[str],
     effort: Effort,
-    seed: int,
+    first_row: int,
     stage: Stage,
 ) -> _Measured:
+    """Measure a piece of the rows, with a seed of its own."""
+    seed = effort.seed or 0
     stage("searching q*")
     local = localize(guide, rows, story)
     search = optimize_local(story, local, seed=seed)
-    found = {}
+    found, fresh = {}, replace(effort, seed=seed + FRESH)
     for method in methods:
         stage(f"log p(x) by {method}")
-        found[method] = evidence_from(method, story, local, rows, effort)
+        found[method] = evidence_from(method, story, local, rows, fresh, first_row)
     stage("scoring q*")
     elbo_local = elbo(story, local, rows, num_particles=ELBO_PARTICLES, seed=seed + 5)
     return _Measured(found, elbo_local, search)

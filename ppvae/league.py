@@ -84,7 +84,7 @@ class League:
     def certificates(self) -> list[str]:
         """In words, how far annealing can be off, measured on simulated rows; one line a story."""
         widths = {
-            name: f"annealing certified to {g.certificate.gap.mean()} nats (BDMC, {len(g.certificate.lower)} rows)"
+            name: f"annealing certified to {g.certificate.width.mean()} nats (BDMC, {len(g.certificate.lower)} rows)"
             for name, g in self.gaps.items()
             if g.certificate is not None
         }

@@ -1,12 +1,20 @@
 r"""Encoders and decoders: ordinary torch modules that act on the last dimensions, nothing probabilistic."""
 
-__all__ = ["MLP", "ConvEncoder", "SequenceEncoder", "default_encoder", "num_features"]
+__all__ = [
+    "MLP",
+    "ConvEncoder",
+    "SequenceEncoder",
+    "default_encoder",
+    "hold_norms",
+    "num_features",
+]
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Size, Tensor, nn
+from torch.nn.utils import parametrize
 
 
 class MLP(nn.Sequential):
@@ -125,3 +133,35 @@ def num_features(encoder: nn.Module, inputs: Tensor) -> int:
             f"{tuple(features.shape)}"
         )
     return features.shape[-1]
+
+
+def hold_norms(module: nn.Module, norm: float) -> None:
+    r"""Keep the norm of the weights into every unit of a module's linear and convolutional layers, in place.
+
+    Each weight vector becomes :math:`H v / \lVert v \rVert`: what is trained is its direction.
+
+    Arguments:
+        module: The module.
+        norm: The norm H.
+
+    Raises:
+        ValueError: If the norm is not positive.
+    """
+    if not norm > 0:
+        raise ValueError(f"expected a weight_norm above 0, got {norm}")
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            parametrize.register_parametrization(layer, "weight", _Normed(norm))
+
+
+class _Normed(nn.Module):
+    def __init__(self, norm: float) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return (
+            self.norm
+            * weight
+            / weight.flatten(1).norm(dim=1).reshape(-1, *(1,) * (weight.dim() - 1))
+        )

@@ -11,11 +11,11 @@ Stage = Callable[[str], None]
 
 
 @contextmanager
-def stages(total: int, show: bool) -> Iterator[Stage]:
+def stages(total: int | None, show: bool) -> Iterator[Stage]:
     """A bar of `total` steps; the function that it gives names the next step and counts the last.
 
     Arguments:
-        total: Number of steps.
+        total: Number of steps; None where it is not known beforehand.
         show: Whether to show it; never shown where standard output is no terminal.
     """
     columns = (

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.chunks import particle_step, row_chunks
+from ppvae.chunks import particle_step, pieces, row_chunks
 from ppvae.data import as_rows
 from ppvae.story import (
     Batch,
@@ -220,8 +220,7 @@ def log_weights(
     columns = []
     with torch.no_grad(), measuring(seed, story, guide):
         for rows in row_chunks(batch, guide):
-            step = particle_step(batch, num_rows_of(rows))
-            sizes = [min(step, num_particles - s) for s in range(0, num_particles, step)]
+            sizes = pieces(num_particles, particle_step(batch, num_rows_of(rows)))
             parts = [score(story, guide, rows, k, sites=sites).log_weights for k in sizes]
             columns.append(torch.cat(parts))
     return torch.cat(columns, 1)

@@ -121,7 +121,7 @@ def test_the_tutorials_vae_serves_every_function(vae):
     assert all(not torch.equal(v, before[k]) for k, v in vae.state_dict().items())
     assert ppvae.elbo(story, guide, x, num_particles=20).mean().value > start + 1.0
     assert history.records[-1]["epoch"] == 15
-    found = ppvae.gaps(story, guide, x[:3], num_particles=50, num_chains=2, num_temperatures=4)
+    found = ppvae.gaps(story, guide, x[:3], num_particles=50, annealing=ppvae.Annealing(2, 4))
     assert bool(torch.isfinite(found.inference_gap.value).all())
     story.requires_grad_(False)
     with warnings.catch_warnings():

@@ -54,6 +54,17 @@ def test_help_answers_at_once_and_imports_no_torch():
     assert time.perf_counter() - start < 2.0  # the aim is 0.5 s on a machine that is not busy
 
 
+def test_a_guide_takes_options_and_a_run_remembers_them(numbers, capsys):
+    guide = "semi_amortized:family=full_rank:num_steps=2:denoising=0.1:weight_norm=1:hidden=[8]"
+    typed = ["fit", "factor_analysis", "--data", numbers, "--guide", guide, "--epochs", "1"]
+    assert main([*typed, "--run-dir", "run", "--no-progress"]) == 0
+    assert main(["gaps", "run", *TINY]) == 0
+    shown = capsys.readouterr()
+    assert "over 4 rows" in shown.out and "training first" not in shown.err
+    assert main(["fit", "factor_analysis", "--data", numbers, "--guide", "iaf:layers=3"]) == 2
+    assert "got ['layers']" in capsys.readouterr().err
+
+
 def test_compare_writes_table_report_and_weights(numbers, tmp_path, capsys):
     typed = ["compare", "factor_analysis", "--data", numbers, "--guides", "mean_field", "full_rank"]
     assert main([*typed, *TINY, "--run-dir", "out", "--set", "latent_dim=1"]) == 0
@@ -80,7 +91,8 @@ def test_fit_then_gaps_and_evidence_from_its_weights(numbers, capsys):
     assert "approximation_gap" in shown.out and "by exact" in shown.out
     assert "training first" not in shown.err
     assert main(["evidence", *rest, "--method", "exact"]) == 0
-    assert "nats per row on 4 test rows, exact" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "mean over 4 rows" in shown and "exact" in shown
 
 
 def test_the_folder_of_a_run_is_enough_from_anywhere(numbers, tmp_path, monkeypatch, capsys):
@@ -114,11 +126,33 @@ def test_a_run_goes_on_where_it_stopped(numbers, tmp_path):
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
 
 
-def test_evidence_without_weights_trains_first_and_says_so(numbers, capsys):
-    assert main(["evidence", "factor_analysis", "--data", numbers, "--method", "iwae", *TINY]) == 0
+def test_evidence_without_weights_trains_first_and_marks_the_best_bound(numbers, capsys):
+    story = ["factor_analysis", "--data", numbers, *TINY]
+    few = ["--temperatures", "5", "--chains", "2", "--simulated", "3"]
+    assert main(["evidence", *story, "--method", "iwae", "ais", *few]) == 0
     shown = capsys.readouterr()
     assert "training first" in shown.err
-    assert "a lower bound by iwae" in shown.out
+    assert shown.out.count("best lower bound in mean") == 1
+    assert "certificate (BDMC)" in shown.out and "quadrature" not in shown.out
+
+
+def test_evidence_by_all_methods_takes_those_that_suit(numbers, capsys):
+    few = [
+        "--temperatures",
+        "2",
+        "--simulated",
+        "0",
+        "--schedule",
+        "sigmoid",
+        "--set",
+        "latent_dim=2",
+    ]
+    assert (
+        main(["evidence", "factor_analysis", "--data", numbers, *TINY, "--method", "all", *few])
+        == 0
+    )
+    shown = capsys.readouterr().out
+    assert all(method in shown for method in ("exact", "iwae", "ais", "quadrature"))
 
 
 def test_check_shows_the_sites(numbers, capsys):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import ppvae
-from ppvae.evidence import Effort, evidence_from, importance_evidence
+from ppvae.evidence import importance_evidence
 from ppvae.gallery import load_story
 
 
@@ -51,22 +51,17 @@ def test_estimators_agree_with_the_closed_form(method: str, name: str) -> None:
     rows = exact.rows_of(story, 25)
     guide = ppvae.guides.build(name, story, rows)
     found = ppvae.log_evidence(
-        story, rows, method=method, guide=guide, num_temperatures=20, num_particles=2000
+        story,
+        rows,
+        method=method,
+        guide=guide,
+        annealing=ppvae.Annealing(num_temperatures=20),
+        num_particles=2000,
     )
     error = found - ppvae.Estimate.exact(story.log_evidence(rows).detach())
     combined = float(error.std_error.square().sum().sqrt()) / len(rows["x"])
     assert abs(float(error.value.mean())) < 4 * combined
     assert float(error.value.abs().max()) < 0.2
-
-
-def test_ais_is_unbiased_in_exp_space() -> None:
-    story = exact.linear_gaussian(4, 2)
-    rows = exact.rows_of(story, 1)
-    many = {"x": rows["x"].expand(1000, -1)}
-    guide = exact.ScaledPosterior(story, 2.0, shift=0.5)
-    found = evidence_from("ais", story, guide, many, Effort(num_chains=1, num_temperatures=5))
-    weights = (found.value - story.log_evidence(many)).exp()
-    assert abs(float(weights.mean()) - 1) < 4 * float(weights.std()) / 1000**0.5
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 3])
@@ -90,24 +85,16 @@ def test_quadrature_refuses_many_latent_numbers() -> None:
 def test_bidirectional_bounds_stand_on_either_side_of_the_evidence(name: str) -> None:
     story = exact.linear_gaussian()
     guide = ppvae.guides.build(name, story, exact.rows_of(story, 20))
-    sandwich = ppvae.bdmc(story, guide, 30, num_temperatures=10, refine=False, seed=3)
+    sandwich = ppvae.bdmc(
+        story, guide, 30, annealing=ppvae.Annealing(num_temperatures=10), local_steps=0, seed=3
+    )
     truth = float(story.log_evidence(exact.rows_of(story, 30, seed=3)).mean().detach())
     for bound, sign in ((sandwich.lower, 1), (sandwich.upper, -1)):
         noise = float(bound.std_error.square().sum().sqrt()) / len(bound)
         assert sign * (truth - float(bound.value.mean())) > -4 * noise
-    refined = ppvae.bdmc(story, guide, 30, num_temperatures=20, seed=3)
+    refined = ppvae.bdmc(story, guide, 30, annealing=ppvae.Annealing(num_temperatures=20), seed=3)
     assert refined.converged
-    assert float(refined.gap.mean().value) < float(sandwich.gap.mean().value)
-
-
-def test_the_certificate_says_when_annealing_is_too_short() -> None:
-    story = exact.linear_gaussian()
-    guide = exact.ScaledPosterior(story, 3.0, shift=2.0)
-    hasty = ppvae.bdmc(
-        story, guide, 20, observed=["x"], num_temperatures=1, num_chains=2, refine=False
-    )
-    assert not hasty.converged
-    assert "take more temperatures" in str(hasty)
+    assert float(refined.width.mean().value) < float(sandwich.width.mean().value)
 
 
 def test_exact_needs_a_closed_form_and_others_a_guide() -> None:

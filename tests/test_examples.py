@@ -46,6 +46,22 @@ def test_the_two_forms_of_the_elbo_agree_and_miss_the_kl() -> None:
     assert float(found["KL(q || p(z|x)), exact"].value) > 0.05
 
 
+def test_steps_at_test_time_win_back_half_of_what_a_linear_encoder_loses(tmp_path: Path) -> None:
+    example, file = _example("semi_amortized_digits"), tmp_path / "found.json"
+    found = example.main(epochs=5, test_rows=30, steps=(20,), results=file)["guides"]
+    assert found["and 20 steps"]["share_closed"] > 0.5
+    assert found["encoder alone"]["amortization_gap"] > 10 * found["encoder alone"]["gap_std_error"]
+    assert len(example.table({"guides": found}).splitlines()) == 4 and "digits" in file.read_text()
+
+
+def test_an_auxiliary_variable_gives_independent_gaussians_their_correlations() -> None:
+    found = _example("auxiliary_guide").main(epochs=100)
+    alone, helped = found["mean_field"]["1 particle"], found["auxiliary"]["1 particle"]
+    assert float(alone.value) > 0.49  # half of sum log Lambda_ii - log det Lambda is 0.492
+    assert abs(float(helped.value)) < 0.02
+    assert abs(float(found["auxiliary"]["50 particles"].value)) < 0.005
+
+
 def test_iwae_is_measured_for_each_number_of_particles_and_taken_up_where_it_stopped(
     tmp_path: Path,
 ) -> None:

@@ -139,7 +139,9 @@ def test_missing_values_make_the_closed_form_step_back() -> None:
     rows = exact.rows_of(story, 12)
     rows["x"][::3, 0] = torch.nan
     guide = ppvae.guides.build("full_rank", story, rows)
-    found = ppvae.gaps(story, guide, rows, num_temperatures=5, num_simulated=0)
+    found = ppvae.gaps(
+        story, guide, rows, annealing=ppvae.Annealing(num_temperatures=5), num_simulated=0
+    )
     assert found.method in ("iwae", "ais")
     with pytest.raises(ValueError, match="missing values"):
         ppvae.log_evidence(story, rows, method="exact")

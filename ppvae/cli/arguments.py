@@ -57,10 +57,21 @@ Set = Annotated[
     list[str] | None,
     Option("--set", metavar="NAME=VALUE", help="Option of the story; may be repeated."),
 ]
-Guide = Annotated[str, Option("--guide", help="Family of the guide; see ppvae list guides.")]
+Guide = Annotated[
+    str,
+    Option(
+        "--guide",
+        metavar="NAME[:OPTION=VALUE]",
+        help="Family of the guide, with its options if any; see ppvae list guides.",
+    ),
+]
 Guides = Annotated[
     list[str] | None,
-    Option("--guides", metavar="NAME...", help="Families to compare; all of them by default."),
+    Option(
+        "--guides",
+        metavar="NAME[:OPTION=VALUE]...",
+        help="Families to compare, with options if any; mean_field, full_rank and iaf by default.",
+    ),
 ]
 DecoderChoice = Annotated[
     Decoder, Option("--decoder", help="One trained story for all guides, or one each.")

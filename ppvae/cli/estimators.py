@@ -71,7 +71,7 @@ def estimators(
                 f"expected a file that ends in {', '.join(suffixes)}, in a folder that exists, got '{path}'"
             )
     labels = [n for part in objectives or () for n in part.split(",") if n] or DEFAULT_OBJECTIVES
-    wanted = {label: parts.parse_objective(label) for label in labels}
+    wanted = {label: parts.parse_named(label) for label in labels}
     for name, chosen in wanted.values():
         check_request(name, chosen)
     setup = parts.prepare(

@@ -11,12 +11,13 @@ import typer
 from ppvae.cli import gallery, measure
 from ppvae.cli.diagnose import diagnose
 from ppvae.cli.estimators import estimators
+from ppvae.cli.evidence import evidence
 from ppvae.cli.run import recall
 
 BAD_INPUT, OTHER_ERROR, INTERRUPTED = 2, 1, 130
 
 # Options that take several names.
-LISTS = ("--guides", "--objectives")
+LISTS = ("--guides", "--method", "--objectives")
 # Pyro appends a table of shapes to errors inside a model.
 SHAPE_TABLE = "Trace Shapes:"
 # What typer raises for a wrong command line. Its place differs between typer's versions, its heirs
@@ -38,7 +39,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     measure.compare,
     measure.fit,
     measure.gaps,
-    measure.evidence,
+    evidence,
     diagnose,
     estimators,
     gallery.check,

@@ -1,6 +1,6 @@
-r"""The commands that train and measure: `compare`, `fit`, `gaps`, `evidence`."""
+r"""The commands that train and measure: `compare`, `fit`, `gaps`."""
 
-__all__ = ["compare", "evidence", "fit", "gaps"]
+__all__ = ["compare", "fit", "gaps"]
 
 import shlex
 import sys
@@ -69,6 +69,7 @@ def compare(
     from ppvae.gaps import check_request
     from ppvae.report.words import headline
     from ppvae.runs import RunFolder
+    from ppvae.weights import batch_for
 
     names = [n for part in guides or () for n in part.split(",") if n]
     names = list(dict.fromkeys(names or DEFAULT_GUIDES))
@@ -76,7 +77,7 @@ def compare(
         story, data, names, data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
     )  # fmt: skip
-    check_request(setup.story, evidence, particles)
+    check_request(setup.story, evidence, particles, batch_for(setup.story, setup.test, 2))
     training: dict[str, Any] = {
         "objective": objective, "objective_options": parts.parse_options(objective_options),
         "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "seed": seed,
@@ -193,12 +194,13 @@ def gaps(
     import ppvae
     from ppvae.cli import setup as parts
     from ppvae.gaps import check_request
+    from ppvae.weights import batch_for
 
     setup = parts.prepare(
         story, data, [guide], data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
     )  # fmt: skip
-    check_request(setup.story, evidence, particles)
+    check_request(setup.story, evidence, particles, batch_for(setup.story, setup.test, 2))
     built = parts.trained(
         setup, weights, seed, device,
         epochs=epochs, batch_size=batch_size, lr=lr, progress=_shows_progress(no_progress),
@@ -209,50 +211,6 @@ def gaps(
         progress=_shows_progress(no_progress),
     )  # fmt: skip
     parts.console().print(str(found), highlight=False)
-
-
-def evidence(
-    story: Story,
-    method: Annotated[str, Option("--method", help="exact, iwae, ais or quadrature.")] = "ais",
-    data: Data = "digits",
-    guide: Guide = "mean_field",
-    weights: Weights = None,
-    rows: Rows = 100,
-    particles: Particles = 1000,
-    epochs: Epochs = 100,
-    batch_size: BatchSize = 100,
-    lr: LearningRate = 1e-3,
-    seed: Seed = 0,
-    device: Device = "auto",
-    data_root: DataRoot = None,
-    binarize: Binarize = None,
-    options: Set = None,
-    no_progress: Quiet = False,
-) -> None:
-    """Measure log p(x), the evidence, on test rows."""
-    import ppvae
-    from ppvae.cli import setup as parts
-
-    setup = parts.prepare(
-        story, data, [guide], data_root=data_root, binarize=binarize, options=options,
-        seed=seed, device=device,
-    )  # fmt: skip
-    parts.refuse_method(setup, method)
-    built = parts.trained(
-        setup, weights, seed, device,
-        epochs=epochs, batch_size=batch_size, lr=lr, progress=_shows_progress(no_progress),
-    )  # fmt: skip
-    measured = setup.test.head(min(rows, len(setup.test)))
-    found = ppvae.log_evidence(
-        setup.story, measured, method=method, guide=built, num_particles=particles, seed=seed
-    )
-    kind = {"exact": "exact", "quadrature": "by quadrature"}.get(
-        method, f"a lower bound by {method}"
-    )
-    parts.console().print(
-        f"log p(x) {found.mean()} nats per row on {len(measured)} test rows, {kind}",
-        highlight=False,
-    )
 
 
 def _shows_progress(no_progress: bool) -> bool:

@@ -5,10 +5,9 @@ __all__ = [
     "Setup",
     "column",
     "console",
-    "parse_objective",
+    "parse_named",
     "parse_options",
     "prepare",
-    "refuse_method",
     "run_path",
     "trained",
 ]
@@ -26,7 +25,6 @@ from torch import Tensor, nn
 
 from ppvae import guides
 from ppvae.data import DATASETS, Rows, load
-from ppvae.evidence import METHODS, log_evidence
 from ppvae.fit import fit, resolve_device
 from ppvae.gallery import load_story
 from ppvae.runs import load as load_weights
@@ -74,7 +72,10 @@ def prepare(
         made = load_story(story, few, **parse_options(options))
         for part in (train, val, test):
             check_data(made, batch_for(made, part))
-        built: dict[str, nn.Module] = {n: guides.build(n, made, train) for n in guide_names}
+        built: dict[str, nn.Module] = {}
+        for typed in guide_names:
+            name, chosen = parse_named(typed)
+            built[typed] = guides.build(name, made, train, **chosen)
     return Setup(train, val, test, made, built)
 
 
@@ -114,14 +115,6 @@ def column(name: str, data: str, setup: Setup, data_root: Path | None, num_rows:
     return values.long() if labels else values
 
 
-def refuse_method(setup: Setup, method: str) -> None:
-    """Refuse a way to find log p(x) that there is not, or that the story lacks, before anything is trained."""
-    if method not in METHODS:
-        raise ValueError(f"expected an evidence method among {', '.join(METHODS)}; got '{method}'")
-    if method == "exact":
-        log_evidence(setup.story, setup.test.head(1), method=method)
-
-
 def parse_options(pairs: Sequence[str] | None) -> dict[str, Any]:
     """`NAME=VALUE` words as options: the value is JSON where it is JSON, else a string."""
     options = {}
@@ -136,8 +129,8 @@ def parse_options(pairs: Sequence[str] | None) -> dict[str, Any]:
     return options
 
 
-def parse_objective(text: str) -> tuple[str, dict[str, Any]]:
-    """`NAME` or `NAME:OPTION=VALUE` as a name and its options; further options follow further colons."""
+def parse_named(text: str) -> tuple[str, dict[str, Any]]:
+    """`NAME` or `NAME:OPTION=VALUE`, of an objective or a guide, as a name and its options; further options follow further colons."""
     name, *pairs = text.split(":")
     return name, parse_options(pairs)
 

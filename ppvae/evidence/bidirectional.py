@@ -1,6 +1,6 @@
 r"""Bidirectional Monte Carlo: log p(x) between two bounds, on rows that the story itself generates."""
 
-__all__ = ["Sandwich", "bdmc"]
+__all__ = ["Sandwich", "bdmc", "certify"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ppvae.chunks import numbers_per_row
 from ppvae.estimate import Estimate
-from ppvae.evidence.annealed import Annealing
-from ppvae.evidence.bounds import importance_evidence
-from ppvae.guides.local import localize, optimize_local
-from ppvae.story import TensorDict, measuring, num_rows_of, simulate
-from ppvae.weights import batch_for, check_pair, refuse_global
+from ppvae.evidence.annealed import AnnealedPath
+from ppvae.evidence.faults import refuse_faults
+from ppvae.evidence.methods import FRESH, LOCAL_STEPS, Effort, check_method
+from ppvae.evidence.path import path_of
+from ppvae.evidence.rows import in_precision, over_rows, refined, rows_at_a_time
+from ppvae.evidence.settings import DEFAULT, Annealing
+from ppvae.story import TensorDict, measuring, num_rows_of, simulate, sites_of, split_batch
+from ppvae.weights import batch_for
 
 # Mean width, in nats per row, below which the annealing settings are called converged.
 CONVERGED_WIDTH = 0.1
@@ -33,34 +37,42 @@ class Sandwich:
     upper: Estimate
 
     @property
-    def gap(self) -> Estimate:
-        """Width upper − lower: at most so much is the evidence estimate off, in expectation."""
+    def width(self) -> Estimate:
+        """upper − lower, `(B,)`: at most so much is the evidence estimate off, in expectation."""
         return self.upper - self.lower
 
     @property
     def converged(self) -> bool:
-        """Whether the mean width is below 0.1 nat per row."""
-        return float(self.gap.value.mean()) < CONVERGED_WIDTH
+        """Whether the mean width is below 0.1 nat per row, twice its standard error included."""
+        width = self.width.mean()
+        return float(width.value + 2 * width.std_error) < CONVERGED_WIDTH
+
+    @property
+    def verdict(self) -> str:
+        """Whether the settings have converged, and else what to do."""
+        if self.converged:
+            return "converged"
+        if float(self.width.value.mean()) < CONVERGED_WIDTH:
+            return "too uncertain to call converged: take more rows, chains or temperatures"
+        return "not converged: take more temperatures"
 
     def __str__(self) -> str:
-        verdict = "converged" if self.converged else "not converged: take more temperatures"
         return (
             f"log p(x) of {len(self.lower)} simulated rows: lower bound {self.lower.mean()}, upper bound "
-            f"{self.upper.mean()}, {self.gap.mean()} apart, nats per row: {verdict}"
+            f"{self.upper.mean()}, {self.width.mean()} apart, nats per row: {self.verdict}"
         )
 
 
 def bdmc(
     story: nn.Module,
-    guide: nn.Module,
+    guide: nn.Module | None,
     n: int = 50,
     *,
     observed: Sequence[str] | None = None,
     covariates: Any = None,
-    num_chains: int = 16,
-    num_temperatures: int = 50,
-    num_leapfrog: int = 5,
-    refine: bool = True,
+    annealing: Annealing = DEFAULT,
+    local_steps: int = LOCAL_STEPS,
+    precision: str = "auto",
     seed: int | None = 0,
 ) -> Sandwich:
     """Sandwich log p(x) of rows that the story generates, to see whether annealing has converged.
@@ -71,52 +83,135 @@ def bdmc(
 
     Arguments:
         story: The story.
-        guide: The guide from which annealing starts.
+        guide: The guide from which annealing starts; None from the prior.
         n: Rows to generate.
         observed: Names of the sites that count as data; by default those for which the guide was built.
         covariates: Rows of the story's covariates, at least `n`, anything that `ppvae.data.as_rows` takes.
-        num_chains: Chains in each direction and row.
-        num_temperatures: Steps of the linear schedule.
-        num_leapfrog: Leapfrog steps of a transition.
-        refine: Whether the guide is first refined to q* on each row, as `log_evidence` does.
+        annealing: Settings, the same in both directions; chains are resampled forwards only.
+        local_steps: Steps that the search for q* may take, as in `log_evidence`; 0 takes the guide as it is.
+        precision: `float32` or `float64`; `auto` leaves story and guide as they are.
         seed: Seed of everything.
 
     Returns:
         The bounds.
 
     Raises:
-        ValueError: If the observed sites are not known, or the story has global latent sites.
+        ValueError: If the observed sites are not known, or the story has global latent sites or nothing continuous.
 
     Source:
         R. B. Grosse, Z. Ghahramani, R. P. Adams (2015). Sandwiching the marginal likelihood using bidirectional
         Monte Carlo.
     """
-    given = {} if covariates is None else batch_for(story, covariates, n)
-    if given and num_rows_of(given) < n:
-        raise ValueError(f"expected covariates of at least {n} rows, got {num_rows_of(given)}")
     if getattr(guide, "is_local", False):
         raise ValueError(
             "expected an amortized guide, got a local one, which knows its own rows only"
         )
+    story, guide = in_precision(precision, story, guide)
+    given = {} if covariates is None else batch_for(story, covariates, n)
+    if given and num_rows_of(given) < n:
+        raise ValueError(f"expected covariates of at least {n} rows, got {num_rows_of(given)}")
     drawn = simulate(story, n, seed=seed, **given)
     batch = _observed_part(guide, drawn, observed, given)
-    sites = check_pair(story, guide, batch)
-    refuse_global(sites, "bidirectional Monte Carlo")
-    if refine:
-        guide = localize(guide, batch, story)
-        optimize_local(story, guide, seed=None if seed is None else seed + 1)
-    latents = {name: drawn[name] for name in sites.local_continuous}
-    with measuring(None if seed is None else seed + 7, story, guide), torch.no_grad():
-        annealing = Annealing(
-            story, guide, batch, sites, num_temperatures=num_temperatures, num_leapfrog=num_leapfrog
+    effort = Effort(annealing=annealing, local_steps=local_steps, seed=seed)
+    check_method("ais", story, guide, batch, effort)
+    guide = None if annealing.start == "prior" else guide
+    step = rows_at_a_time(batch, guide, annealing.num_chains * numbers_per_row(batch))
+
+    def measure(rows: TensorDict, first_row: int, seed: int | None) -> TensorDict:
+        last = first_row + num_rows_of(rows)
+        latents = {k: v[first_row:last] for k, v in drawn.items() if k not in rows}
+        found = _both_ways(story, guide, rows, latents, annealing, local_steps, seed)
+        for bound in ("lower", "upper"):
+            refuse_faults(found[bound], story, guide, rows, first_row)
+        return found
+
+    found = over_rows(batch, measure, step, seed=seed)
+    return Sandwich(
+        Estimate(found["lower"], found["lower_error"]),
+        Estimate(found["upper"], found["upper_error"]),
+    )
+
+
+def certify(
+    story: nn.Module,
+    guide: nn.Module | None,
+    data: Any,
+    *,
+    n: int = 50,
+    annealing: Annealing = DEFAULT,
+    local_steps: int = LOCAL_STEPS,
+    precision: str = "auto",
+    seed: int | None = 0,
+) -> Sandwich:
+    """Whether the settings that are used on these data have converged: `bdmc` on rows that the story makes like them.
+
+    The simulated rows show the sites that the data show, under the data's own covariates.
+
+    Arguments:
+        story: The story.
+        guide: The guide from which annealing starts.
+        data: The real rows, anything that `ppvae.data.as_rows` takes.
+        n: Rows to generate, fewer where the data have fewer covariates.
+        annealing: The settings to be judged.
+        local_steps: Steps that the search for q* may take.
+        precision: As it was used on the data.
+        seed: Seed of everything.
+
+    Returns:
+        The bounds; `.converged` is the verdict.
+
+    Raises:
+        ValueError: As `bdmc`, and for an adopted story, which observes its data by itself.
+    """
+    if hasattr(story, "run_conditioned"):
+        raise ValueError(
+            "expected a story that generates rows for bidirectional Monte Carlo, got an adopted model, which observes its "
+            "data by itself; write it as a story"
         )
-        lower = importance_evidence(annealing.forward(num_chains))
-        inverse = importance_evidence(-annealing.backward(latents, num_chains))
-    return Sandwich(lower, Estimate(-inverse.value, inverse.std_error))
+    batch = batch_for(story, data)
+    covariates = split_batch(story, batch)[1]
+    return bdmc(
+        story,
+        guide,
+        min([n, *(len(v) for v in covariates.values())]),
+        observed=[k for k in batch if k not in covariates],
+        covariates=covariates or None,
+        annealing=annealing,
+        local_steps=local_steps,
+        precision=precision,
+        seed=seed,
+    )
+
+
+def _both_ways(
+    story: nn.Module,
+    guide: nn.Module | None,
+    rows: TensorDict,
+    latents: TensorDict,
+    annealing: Annealing,
+    local_steps: int,
+    seed: int | None,
+) -> TensorDict:
+    """Both bounds with their errors, `(B,)` each, in nats."""
+    if guide is not None:
+        guide, _ = refined(story, guide, rows, local_steps, None if seed is None else seed + 1)
+    modules = (story,) if guide is None else (story, guide)
+    with measuring(None if seed is None else seed + FRESH, *modules), torch.no_grad():
+        sites = sites_of(story, rows)
+        latents = {name: latents[name] for name in sites.local_continuous}
+        path = AnnealedPath(path_of(annealing.start, story, guide, rows, sites), annealing)
+        lower, inverse = path.forward().log_mean(), path.backward(latents).log_mean()
+    return {
+        "lower": lower.value, "lower_error": lower.std_error,
+        "upper": -inverse.value, "upper_error": inverse.std_error,
+    }  # fmt: skip
 
 
 def _observed_part(
-    guide: nn.Module, drawn: TensorDict, observed: Sequence[str] | None, given: Mapping[str, Tensor]
+    guide: nn.Module | None,
+    drawn: TensorDict,
+    observed: Sequence[str] | None,
+    given: Mapping[str, Tensor],
 ) -> TensorDict:
     """The rows as data would show them."""
     names = list(observed or [])

@@ -1,6 +1,6 @@
 r"""Coordinates in which a guide looks like a standard normal, for annealing and Hamiltonian Monte Carlo."""
 
-__all__ = ["Coordinates", "coordinates_of"]
+__all__ = ["LOG_SQRT_2_PI", "Coordinates", "affine", "coordinates_of"]
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,19 +10,23 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ppvae.story import Flat, Sites, TensorDict, local_params
+from ppvae.chunks import CHUNK_NUMBERS
+from ppvae.story import Flat, Sites, TensorDict, local_params, num_rows_of
 from ppvae.weights import draw
 
+# Draws of a guide whose moments are not known: at least so many, and so many for each latent number.
 MOMENT_PARTICLES = 200
+MOMENT_PARTICLES_EACH = 20
+JITTER = 1e-4
 LOG_SQRT_2_PI = 0.9189385332046727
 
 
 @dataclass(frozen=True)
 class Coordinates:
-    r"""A map from noise :math:`\epsilon` to :math:`u`, and the law of :math:`\epsilon` where annealing starts.
+    r"""A map from noise :math:`\epsilon` to :math:`u`.
 
-    The start is a standard normal whenever the map is the guide's own: annealing from it in these coordinates
-    is annealing from the guide, and the geometry is scaled by the guide (a preconditioner).
+    Under the map of a guide a standard normal becomes the guide: annealing from it in these coordinates is annealing
+    from the guide, and the geometry is scaled by the guide's covariance (a preconditioner).
 
     Arguments:
         push: `(*, B, d)` to `u` `(*, B, d)` and log |det du/deps| `(*, B)`.
@@ -36,18 +40,13 @@ class Coordinates:
     dim: int
     num_rows: int
 
-    @staticmethod
-    def log_start(eps: Tensor) -> Tensor:
-        """log density of the start, `(*, B)`, in nats."""
-        return -0.5 * eps.square().sum(-1) - LOG_SQRT_2_PI * eps.shape[-1]
-
 
 def coordinates_of(guide: nn.Module, batch: TensorDict, sites: Sites) -> Coordinates:
     """Coordinates that whiten a guide on these rows.
 
     A Gaussian guide gives its own affine map, a flow its networks. Any other guide (a mixture, somebody else's
-    program) is replaced by the diagonal Gaussian with its mean and standard deviation: annealing may start
-    anywhere.
+    program) is replaced by the Gaussian with its mean and covariance, or their diagonal where it has too many numbers:
+    annealing may start anywhere.
 
     Arguments:
         guide: Any Pyro guide.
@@ -60,22 +59,41 @@ def coordinates_of(guide: nn.Module, batch: TensorDict, sites: Sites) -> Coordin
     if hasattr(q, "push"):
         return Coordinates(q.push, q.pull, q.event_shape[0], q.batch_shape[0])
     if isinstance(q, dist.MultivariateNormal | dist.LowRankMultivariateNormal):
-        return _affine(q.loc, q.scale_tril)
+        return affine(q.loc, q.scale_tril)
     if isinstance(q, dist.Independent) and isinstance(q.base_dist, dist.Normal):
-        return _affine(q.base_dist.loc, torch.diag_embed(q.base_dist.scale))
-    u = _particles(guide, q, batch, sites)
-    return _affine(u.mean(0), torch.diag_embed(u.std(0).clamp(min=1e-6)))
+        return affine(q.base_dist.loc, torch.diag_embed(q.base_dist.scale))
+    return _affine_of(_particles(guide, q, batch, sites))
 
 
 def _particles(guide: nn.Module, q: Any, batch: TensorDict, sites: Sites) -> Tensor:
+    """Draws of u, `(S, B, d)`, as many as a covariance takes or memory allows."""
+    flat = Flat(sites.local_continuous)
+    room = CHUNK_NUMBERS // (num_rows_of(batch) * flat.dim)
+    num = max(MOMENT_PARTICLES, min(MOMENT_PARTICLES_EACH * flat.dim, room))
     if q is not None:
-        return q.sample((MOMENT_PARTICLES,))
-    drawn = draw(guide, batch, MOMENT_PARTICLES, sites)
-    return Flat(sites.local_continuous).pack(drawn.values)
+        return q.sample((num,))
+    return flat.pack(draw(guide, batch, num, sites).values)
 
 
-def _affine(loc: Tensor, scale_tril: Tensor) -> Coordinates:
-    """u = loc + L eps, with `loc` `(B, d)` and `scale_tril` `(B, d, d)`."""
+def _affine_of(u: Tensor) -> Coordinates:
+    """The map with the moments of these draws, `(S, B, d)`."""
+    dim, centred = u.shape[-1], u - u.mean(0)
+    scale = u.std(0).clamp(min=1e-6)
+    if len(u) < MOMENT_PARTICLES_EACH * dim:
+        return affine(u.mean(0), torch.diag_embed(scale))
+    whitened = centred / scale
+    correlation = torch.einsum("sbi,sbj->bij", whitened, whitened) / (len(u) - 1)
+    correlation = correlation + JITTER * torch.eye(dim).to(u)
+    return affine(u.mean(0), scale.unsqueeze(-1) * torch.linalg.cholesky(correlation))
+
+
+def affine(loc: Tensor, scale_tril: Tensor) -> Coordinates:
+    """The map u = loc + L eps.
+
+    Arguments:
+        loc: `(B, d)`.
+        scale_tril: L, lower triangular, `(B, d, d)`.
+    """
     log_det = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
     def push(eps: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,50 +1,39 @@
 r"""log p(x) of each row, by the method that the user names."""
 
-__all__ = ["METHODS", "ROWS_AT_A_TIME", "Effort", "evidence_from", "log_evidence"]
+__all__ = ["ais", "log_evidence"]
 
-from dataclasses import dataclass
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from ppvae.chunks import row_slices
+from ppvae.chunks import numbers_per_row
 from ppvae.estimate import Estimate
-from ppvae.evidence.annealed import Annealing
-from ppvae.evidence.bounds import importance_evidence
-from ppvae.evidence.quadrature import quadrature_evidence
-from ppvae.guides.local import localize, optimize_local
-from ppvae.story import TensorDict, has_missing, measuring
-from ppvae.weights import batch_for, check_pair, log_weights, refuse_global
-
-METHODS: dict[str, str] = {
-    "exact": "the story's own closed form",
-    "iwae": "importance sampling with q* as the proposal",
-    "ais": "annealed importance sampling from q* with batched HMC",
-    "quadrature": "a grid placed by q*, for at most three latent numbers a row",
-}
-
-# Rows whose q* and chains are held in memory at a time.
-ROWS_AT_A_TIME = 250
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much work an evidence estimate may do.
-
-    Arguments:
-        num_particles: Particles of `iwae`.
-        num_chains: Chains of `ais`.
-        num_temperatures: Temperatures of `ais`, in a linear schedule.
-        num_leapfrog: Leapfrog steps of a transition of `ais`.
-        seed: Seed of all draws; None uses the global generator.
-    """
-
-    num_particles: int = 1000
-    num_chains: int = 16
-    num_temperatures: int = 50
-    num_leapfrog: int = 5
-    seed: int | None = 0
+from ppvae.evidence.annealed import Annealed
+from ppvae.evidence.methods import (
+    FRESH,
+    LOCAL_STEPS,
+    METHODS,
+    Effort,
+    check_method,
+    evidence_of,
+    is_from_prior,
+)
+from ppvae.evidence.quadrature import quadrature_numbers
+from ppvae.evidence.rows import (
+    Checkpoint,
+    fingerprint,
+    in_precision,
+    over_rows,
+    refined,
+    rows_at_a_time,
+)
+from ppvae.evidence.settings import DEFAULT, Annealing
+from ppvae.progress import stages
+from ppvae.story import TensorDict, num_rows_of, sites_of
+from ppvae.weights import batch_for
 
 
 def log_evidence(
@@ -54,31 +43,39 @@ def log_evidence(
     method: str = "ais",
     guide: nn.Module | None = None,
     num_particles: int = 1000,
-    num_chains: int = 16,
-    num_temperatures: int = 50,
-    num_leapfrog: int = 5,
+    annealing: Annealing = DEFAULT,
+    error: str = "delta",
+    local_steps: int = LOCAL_STEPS,
+    precision: str = "auto",
     seed: int | None = 0,
+    checkpoint: Path | str | None = None,
+    progress: bool = False,
 ) -> Estimate:
     """log p(x) of each row; `iwae` and `ais` are lower bounds in expectation.
 
     Arguments:
         story: The story.
         data: Rows, anything that `ppvae.data.as_rows` takes.
-        method: `exact` (the story's closed form), `iwae`, `ais` or `quadrature`.
-        guide: Needed by all but `exact`. An amortized guide is first refined to q* on each row; a local guide is
-            used as it is.
+        method: `exact` (the story's closed form, or the sum over finite discrete sites), `iwae`, `ais` or
+            `quadrature`.
+        guide: Needed by all but `exact` and annealing from the prior. An amortized guide is first refined to q* on each
+            row; a local guide is used as it is.
         num_particles: Particles of `iwae`.
-        num_chains: Chains of `ais`.
-        num_temperatures: Temperatures of `ais`, in a linear schedule.
-        num_leapfrog: Leapfrog steps of a transition of `ais`.
+        annealing: Settings of `ais`.
+        error: Standard error of `iwae`: `delta` (to first order) or `jackknife`.
+        local_steps: Steps that the search for q* may take; 0 takes the amortized guide as it is.
+        precision: `float32` or `float64`; `auto` leaves story and guide as they are.
         seed: Seed of all draws.
+        checkpoint: A file that keeps the rows that are done; a call that finds it goes on from there, to the same
+            numbers.
+        progress: Show a progress bar on a terminal.
 
     Returns:
         `(B,)`, in nats per row.
 
     Raises:
         ValueError: If the method is unknown, a guide is needed and absent, the story has no closed form or has
-            global latent sites, or a row's weights are all zero.
+            global latent sites, discrete sites cannot be summed out, or an estimate is not finite: naming rows and site.
 
     Source:
         Y. Burda, R. Grosse, R. Salakhutdinov (2016). Importance weighted autoencoders.
@@ -86,72 +83,95 @@ def log_evidence(
     """
     if method not in METHODS:
         raise ValueError(f"expected an evidence method among {', '.join(METHODS)}; got '{method}'")
-    batch = batch_for(story, data)
-    fresh = None if seed is None else seed + 7  # not the draws that q* was fitted to
-    effort = Effort(num_particles, num_chains, num_temperatures, num_leapfrog, fresh)
-    if method == "exact":
-        return exact_evidence(story, batch)
-    if guide is None:
-        raise ValueError(f"method '{method}' needs a guide to start from; pass guide=...")
-    refuse_global(check_pair(story, guide, batch), "log evidence per row")
-    if getattr(guide, "is_local", False):
-        return evidence_from(method, story, guide, batch, effort)
-    parts = []
-    for rows in row_slices(batch, ROWS_AT_A_TIME):
-        local = localize(guide, rows, story)
-        optimize_local(story, local, seed=seed)
-        parts.append(evidence_from(method, story, local, rows, effort))
-    return Estimate.cat(parts)
+    effort = Effort(num_particles, annealing, error, local_steps, seed)
+    story, guide = in_precision(precision, story, guide)
+    found = _measured(method, story, guide, data, effort, checkpoint, progress)
+    return Estimate(found["value"], found["std_error"])
 
 
-def evidence_from(
-    method: str, story: nn.Module, guide: nn.Module, batch: TensorDict, effort: Effort
-) -> Estimate:
-    """log p(x) by one method, from a guide as it is, without refining it.
+def ais(
+    story: nn.Module,
+    data: Any,
+    *,
+    guide: nn.Module | None = None,
+    annealing: Annealing = DEFAULT,
+    local_steps: int = LOCAL_STEPS,
+    precision: str = "auto",
+    seed: int | None = 0,
+    checkpoint: Path | str | None = None,
+    progress: bool = False,
+) -> Annealed:
+    """Annealed importance sampling, with what `log_evidence(method="ais")` leaves out: acceptance, effective chains.
 
     Arguments:
-        method: A key of `METHODS`.
         story: The story.
-        guide: The proposal, or where annealing starts.
-        batch: Rows, name -> `(B, *event)`.
-        effort: Particles, chains, temperatures.
+        data: Rows, anything that `ppvae.data.as_rows` takes.
+        guide: Where annealing starts, first refined to q*; not needed from the prior.
+        annealing: Settings.
+        local_steps: Steps that the search for q* may take; 0 takes the amortized guide as it is.
+        precision: `float32` or `float64`; `auto` leaves story and guide as they are.
+        seed: Seed of all draws.
+        checkpoint: A file that keeps the rows that are done.
+        progress: Show a progress bar on a terminal.
 
     Returns:
-        `(B,)`, in nats per row.
+        log p(x) of each row, and how its chains fared.
+
+    Raises:
+        ValueError: As `log_evidence`.
     """
-    if method == "exact":
-        return exact_evidence(story, batch)
+    effort = Effort(annealing=annealing, local_steps=local_steps, seed=seed)
+    story, guide = in_precision(precision, story, guide)
+    found = _measured("ais", story, guide, data, effort, checkpoint, progress)
+    return Annealed(
+        Estimate(found["value"], found["std_error"]),
+        found["acceptance"],
+        found["ess"],
+        int(found["num_temperatures"].max()),
+    )
+
+
+def _measured(
+    method: str,
+    story: nn.Module,
+    guide: nn.Module | None,
+    data: Any,
+    effort: Effort,
+    checkpoint: Path | str | None,
+    progress: bool,
+) -> TensorDict:
+    """All rows piece by piece, from q* on each."""
+    batch = batch_for(story, data)
+    if method == "exact" or is_from_prior(method, effort):
+        guide = None
+    check_method(method, story, guide, batch, effort)
+    kept = None
+    if checkpoint is not None:
+        told = {"method": method, **asdict(effort), "of": fingerprint(story, guide, batch)}
+        kept = Checkpoint(checkpoint, told)
+    annealing, step = effort.annealing, _step(method, story, guide, batch, effort)
+    num_ticks = 2 * annealing.num_temperatures + 2 if method == "ais" else 2
+    adaptive = method == "ais" and annealing.schedule == "adaptive"
+    total = None if adaptive else num_ticks * -(-num_rows_of(batch) // step)
+    with stages(total, progress) as stage:
+
+        def measure(rows: TensorDict, first_row: int, seed: int | None) -> TensorDict:
+            stage(f"row {first_row}: searching q*")
+            local = guide
+            if guide is not None:
+                local, _ = refined(story, guide, rows, effort.local_steps, seed)
+            own = replace(effort, seed=None if seed is None else seed + FRESH)
+            tick = partial(stage, f"row {first_row}: {method}")
+            return evidence_of(method, story, local, rows, own, first_row, tick)
+
+        return over_rows(batch, measure, step, seed=effort.seed, checkpoint=kept)
+
+
+def _step(
+    method: str, story: nn.Module, guide: nn.Module | None, batch: TensorDict, effort: Effort
+) -> int:
+    """Rows of a piece."""
     if method == "quadrature":
-        return quadrature_evidence(story, guide, batch)
-    if method == "iwae":
-        log_w = log_weights(story, guide, batch, effort.num_particles, seed=effort.seed)
-        return importance_evidence(log_w)
-    sites = check_pair(story, guide, batch)
-    with measuring(effort.seed, story, guide), torch.no_grad():
-        annealing = Annealing(
-            story,
-            guide,
-            batch,
-            sites,
-            num_temperatures=effort.num_temperatures,
-            num_leapfrog=effort.num_leapfrog,
-        )
-        return importance_evidence(annealing.forward(effort.num_chains))
-
-
-def exact_evidence(story: nn.Module, batch: TensorDict) -> Estimate:
-    """The story's closed form, with no error."""
-    closed_form: Any = getattr(story, "log_evidence", None)
-    if closed_form is None:
-        raise ValueError(
-            f"expected {type(story).__name__} to define log_evidence(batch), its closed form; it does not, so "
-            "use method 'iwae' or 'ais' with a guide"
-        )
-    missing = sorted(k for k, v in batch.items() if has_missing(v))
-    if missing:
-        raise ValueError(
-            f"expected complete rows for the closed form of {type(story).__name__}, got missing values (NaN) in "
-            f"{missing}; use 'iwae' or 'ais', which leave them out"
-        )
-    with torch.no_grad():
-        return Estimate.exact(closed_form(batch))
+        return rows_at_a_time(batch, guide, quadrature_numbers(sites_of(story, batch)))
+    chains = effort.annealing.num_chains if method == "ais" else 1
+    return rows_at_a_time(batch, guide, chains * numbers_per_row(batch))

@@ -1,6 +1,6 @@
 r"""Hamiltonian Monte Carlo batched over chains and rows: every row is a target of its own."""
 
-__all__ = ["HMC"]
+__all__ = ["HMC", "State", "adapt"]
 
 from collections.abc import Callable
 
@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 Density = Callable[[Tensor], Tensor]
+# Where chains are `(C, B, d)`, the log density there `(C, B)`, its gradient `(C, B, d)`, and whatever else is known of
+# the place, chains and rows first.
+State = tuple[Tensor, ...]
 
 TARGET_ACCEPTANCE = 0.7
 ADAPTATION_RATE = 0.15
@@ -35,20 +38,43 @@ class HMC:
             Where they are next, and the acceptance probability of each `(C, B)`. A proposal whose density is not
             finite is rejected.
         """
+
+        def field(eps: Tensor) -> State:
+            return eps, *_value_and_gradient(log_density, eps)
+
+        state, accept = self.walk(field, field(eps), step_size)
+        return state[0], accept
+
+    def walk(
+        self, field: Callable[[Tensor], State], state: State, step_size: Tensor
+    ) -> tuple[State, Tensor]:
+        """As `step`, from a state whose density and gradient are known already to the next such state.
+
+        Arguments:
+            field: What is known of a place.
+            state: Where the chains are.
+            step_size: Of each row, `(B,)`.
+        """
         step = step_size.unsqueeze(-1)
+        eps, start, gradient = state[:3]
         momentum = torch.randn_like(eps)
-        start, gradient = _value_and_gradient(log_density, eps)
         energy = start - 0.5 * momentum.square().sum(-1)
-        position = eps
+        proposed = state
         momentum = momentum + 0.5 * step * gradient
         for i in range(self.num_leapfrog):
-            position = position + step * momentum
-            value, gradient = _value_and_gradient(log_density, position)
-            momentum = momentum + (0.5 if i == self.num_leapfrog - 1 else 1.0) * step * gradient
-        change = value - 0.5 * momentum.square().sum(-1) - energy
-        accept = torch.where(value.isfinite() & change.isfinite(), change.clamp(max=0).exp(), 0.0)
+            proposed = field(proposed[0] + step * momentum)
+            momentum = momentum + (0.5 if i == self.num_leapfrog - 1 else 1.0) * step * proposed[2]
+        change = proposed[1] - 0.5 * momentum.square().sum(-1) - energy
+        finite = proposed[1].isfinite() & change.isfinite()
+        accept = torch.where(finite, change.clamp(max=0).exp(), 0.0)
         moved = torch.rand_like(accept) < accept
-        return torch.where(moved.unsqueeze(-1), position, eps), accept
+        pairs = zip(proposed, state, strict=True)
+        return tuple(_chosen(moved, new, old) for new, old in pairs), accept
+
+
+def _chosen(moved: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """Of two tensors `(C, B, *)`, the new one where a chain has moved."""
+    return torch.where(moved.reshape(*moved.shape, *(1,) * (new.dim() - 2)), new, old)
 
 
 def adapt(step_size: Tensor, accept: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 r"""log p(x) by a grid, for stories with few latent numbers a row."""
 
-__all__ = ["quadrature_evidence"]
+__all__ = ["quadrature_evidence", "quadrature_numbers"]
 
 import math
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from ppvae.chunks import particle_step
 from ppvae.estimate import Estimate
-from ppvae.evidence.annealed import Path
 from ppvae.evidence.coordinates import coordinates_of
-from ppvae.story import Flat, LogJoint, TensorDict
-from ppvae.weights import check_pair
+from ppvae.evidence.faults import checked_pair
+from ppvae.evidence.path import Target
+from ppvae.story import Flat, LogJoint, Sites, TensorDict, measuring
 
 # Nodes along each axis, odd so that every other one is a grid too, and the half-width in guide scales.
 NODES = {1: 801, 2: 161, 3: 61}
@@ -39,27 +39,38 @@ def quadrature_evidence(story: nn.Module, guide: nn.Module, batch: TensorDict) -
     Raises:
         ValueError: If there are more than three latent numbers, or the posterior reaches the grid's edge.
     """
-    sites = check_pair(story, guide, batch)
+    sites = checked_pair(story, guide, batch)
     flat = Flat(sites.local_continuous)
-    if flat.dim not in NODES:
-        raise ValueError(
-            f"expected at most {max(NODES)} latent numbers a row for quadrature, got {flat.dim}; use method 'ais'"
-        )
+    _refuse_many(flat.dim)
     like = next(iter(batch.values()))
     axis = torch.linspace(-HALF_WIDTH, HALF_WIDTH, NODES[flat.dim], dtype=torch.float64).to(like)
     grid = torch.cartesian_prod(*[axis] * flat.dim).reshape(-1, 1, flat.dim)
-    with torch.no_grad():
-        path = Path(LogJoint(story, batch, sites), flat, coordinates_of(guide, batch, sites))
-        step = particle_step(batch, path.where.num_rows)
+    with torch.no_grad(), measuring(0, story, guide):
+        target = Target(LogJoint(story, batch, sites), flat, coordinates_of(guide, batch, sites))
+        step = particle_step(batch, target.where.num_rows)
         scale_tril = torch.eye(flat.dim).to(like)
-        eps = grid.expand(-1, path.where.num_rows, -1)
-        log_p = torch.cat([path.log_target(part) for part in eps.split(step)])
+        eps = grid.expand(-1, target.where.num_rows, -1)
+        log_p = torch.cat([target(part) for part in eps.split(step)])
         for _ in range(REFINEMENTS):
             loc, scale_tril = _moments(log_p, eps)
             eps = loc + torch.einsum("bij,sj->sbi", scale_tril, grid[:, 0])
-            log_p = torch.cat([path.log_target(part) for part in eps.split(step)])
+            log_p = torch.cat([target(part) for part in eps.split(step)])
         log_det = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return _integrate(log_p.reshape(*[len(axis)] * flat.dim, -1), float(axis[1] - axis[0]), log_det)
+
+
+def quadrature_numbers(sites: Sites) -> int:
+    """Numbers that the grid of one row takes."""
+    dim = Flat(sites.local_continuous).dim
+    _refuse_many(dim)
+    return int(NODES[dim] ** dim) * (3 * dim + 2)
+
+
+def _refuse_many(dim: int) -> None:
+    if dim not in NODES:
+        raise ValueError(
+            f"expected at most {max(NODES)} latent numbers a row for quadrature, got {dim}; use method 'ais'"
+        )
 
 
 def _moments(log_p: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from ppvae.guides.categorical import Categorical
 from ppvae.guides.concrete import Concrete
 from ppvae.guides.contract import GuideBase
 from ppvae.guides.enumerated import Enumerated
+from ppvae.guides.families import PLAIN
 from ppvae.guides.full_rank import FullRank
 from ppvae.guides.householder import Householder
 from ppvae.guides.iaf import IAF
@@ -20,10 +21,11 @@ from ppvae.guides.mixture import Mixture
 from ppvae.guides.nsf import NSF
 from ppvae.guides.planar import Planar
 from ppvae.guides.realnvp import RealNVP
+from ppvae.guides.refined import SemiAmortized
 from ppvae.guides.structured import Structured
 from ppvae.guides.sylvester import Sylvester
 from ppvae.guides.vector_quantized import VectorQuantized
-from ppvae.options import refuse_unknown_options
+from ppvae.options import options_of, refuse_unknown_options
 
 __all__ = [
     "FAMILIES",
@@ -44,6 +46,7 @@ __all__ = [
     "Mixture",
     "Planar",
     "RealNVP",
+    "SemiAmortized",
     "Structured",
     "Sylvester",
     "VectorQuantized",
@@ -52,24 +55,7 @@ __all__ = [
     "optimize_local",
 ]
 
-FAMILIES: dict[str, type[Guide]] = {
-    "mean_field": MeanField,
-    "full_rank": FullRank,
-    "low_rank": LowRank,
-    "householder": Householder,
-    "iaf": IAF,
-    "realnvp": RealNVP,
-    "nsf": NSF,
-    "planar": Planar,
-    "sylvester": Sylvester,
-    "mixture": Mixture,
-    "structured": Structured,
-    "ladder": Ladder,
-    "enumerated": Enumerated,
-    "categorical": Categorical,
-    "concrete": Concrete,
-    "vector_quantized": VectorQuantized,
-}
+FAMILIES: dict[str, type[Guide]] = {**PLAIN, "semi_amortized": SemiAmortized}
 
 
 def build(
@@ -92,5 +78,7 @@ def build(
     """
     if name not in FAMILIES:
         raise ValueError(f"expected a guide among {', '.join(FAMILIES)}; got '{name}'")
-    refuse_unknown_options(f"guide '{name}'", FAMILIES[name], Guide, options)
+    inner = PLAIN.get(options.get("family", ""))  # what it wraps has options too
+    given = set(options) - set(options_of(inner, Guide) if inner else ())
+    refuse_unknown_options(f"guide '{name}'", FAMILIES[name], Guide, given)
     return FAMILIES[name](story, data, encoder=encoder, **options)

@@ -21,6 +21,7 @@ from ppvae.guides.discrete import DiscretePlace
 from ppvae.guides.features import Features
 from ppvae.guides.local import LocalGuide
 from ppvae.guides.place import Place
+from ppvae.nets import hold_norms
 from ppvae.story import (
     Batch,
     Configurations,
@@ -48,10 +49,18 @@ class Guide(GuideBase):
             their shapes and ranges, and whether entries are missing.
         encoder: A module from a batch's rows to `(B, features)`; by default chosen from their shape.
         hidden: Hidden widths of the default encoder.
+        denoising: Standard deviation of noise on the encoder's inputs in training, in units of its standardised inputs; smooths
+            what the encoder answers.
+        weight_norm: Norm that the weights into every unit of the encoder keep, its last layer included; the smaller, the
+            smoother its answers. None leaves them free.
         name: Prefix of the parameters' names in Pyro's store, for several guides under `pyro.infer.SVI`.
 
     Raises:
-        ValueError: If there is no local latent site, or the family does not suit those that there are.
+        ValueError: If there is no local latent site, the family does not suit those that there are, or an option is out of range.
+
+    Source:
+        R. Shu, H. H. Bui, S. Zhao, M. J. Kochenderfer, S. Ermon (2018). Amortized inference regularization (`denoising`,
+        `weight_norm`).
     """
 
     is_local = False
@@ -63,6 +72,8 @@ class Guide(GuideBase):
         *,
         encoder: nn.Module | None = None,
         hidden: Sequence[int] = (200, 200),
+        denoising: float = 0.0,
+        weight_norm: float | None = None,
         name: str = "guide",
     ) -> None:
         super().__init__(name=name)
@@ -88,8 +99,11 @@ class Guide(GuideBase):
             self.shapes[LOGITS] = Size([self.discrete.num_logits])
         self.sizes = [shape.numel() for shape in self.shapes.values()]
         if self.sizes:
-            self.features = Features(batch, encoder, tuple(hidden), masked)
+            self.features = Features(batch, encoder, tuple(hidden), masked, denoising)
             self.to_parameters = nn.Linear(self.features.num_features, sum(self.sizes))
+            if weight_norm is not None:
+                hold_norms(self.features.encoder, weight_norm)
+                hold_norms(self.to_parameters, weight_norm)
         self.transport = self.make_transport(dim)
         like = one_tensor_of(story)
         self.to(device=like.device, dtype=like.dtype)

@@ -25,6 +25,10 @@ class Features(nn.Module):
         encoder: From the joined input to `(B, features)`; None chooses by shape.
         hidden: Hidden widths of the default encoder.
         masked: Keys with missing values, where `batch` is only the head of the data.
+        denoising: Standard deviation of the noise that is added to standardised entries in training.
+
+    Raises:
+        ValueError: If `denoising` is negative.
     """
 
     def __init__(
@@ -33,8 +37,12 @@ class Features(nn.Module):
         encoder: nn.Module | None,
         hidden: tuple[int, ...],
         masked: Collection[str] = (),
+        denoising: float = 0.0,
     ) -> None:
         super().__init__()
+        if not denoising >= 0:
+            raise ValueError(f"expected denoising of at least 0, got {denoising}")
+        self.denoising = denoising
         self.shapes = {k: v.shape[1:] for k, v in batch.items()}
         self.masked = {k for k, v in batch.items() if k in masked or has_missing(v)}
         for key, value in batch.items():
@@ -71,6 +79,8 @@ class Features(nn.Module):
             )
         loc, scale = (getattr(self, f"{_attribute(key)}_{part}") for part in ("loc", "scale"))
         scaled = (value - loc) / scale
+        if self.training and self.denoising:
+            scaled = scaled + self.denoising * torch.randn_like(scaled)
         if value.dim() == 1:
             scaled = scaled.unsqueeze(-1)
         if key not in self.masked:

@@ -28,9 +28,14 @@ class FlowGuide(Guide):
         flow_hidden: Hidden widths of each layer's network.
         context: Length of the context vector that the encoder gives the flow.
 
+    Attributes:
+        min_dim: Latent numbers that a row must have for the layers to say more than `MeanField`.
+
     Raises:
-        ValueError: If the story has a single latent number: a layer would have nothing to condition on.
+        ValueError: If the story has fewer latent numbers than that.
     """
+
+    min_dim = 2
 
     def __init__(
         self,
@@ -59,9 +64,9 @@ class FlowGuide(Guide):
 
     def make_transport(self, dim: int) -> nn.Module:
         num_layers, hidden, context = self._options
-        if dim < 2:
+        if dim < self.min_dim:
             raise ValueError(
-                "expected at least two latent numbers for a flow, got 1; use mixture or mean_field"
+                "expected at least two latent numbers for a flow of affine layers, got 1; use nsf, mixture or mean_field"
             )
         kinds, passes = self.layers(dim, num_layers)
         return AutoregressiveTransport(dim, context, kinds, hidden, passes)

@@ -74,7 +74,7 @@ class AutoregressiveTransport(nn.Module):
             for i, kind in enumerate(kinds)
         )
         for layer in self.layers:  # start next to the identity: the flow begins as mean-field
-            last = [m for m in layer.modules() if isinstance(m, nn.Linear)][-1]
+            last: Any = [m for m in layer.modules() if hasattr(m, "weight")][-1]
             with torch.no_grad():
                 last.weight.mul_(NEXT_TO_IDENTITY)
                 last.bias.zero_()

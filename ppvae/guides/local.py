@@ -9,12 +9,12 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
+from ppvae.guides.climb import climb
 from ppvae.guides.contract import GuideBase
 from ppvae.guides.flows import RowNetworks
 from ppvae.guides.site_local import SiteLocal
 from ppvae.story import (
     Batch,
-    LogJoint,
     TensorDict,
     as_batch,
     local_params,
@@ -22,14 +22,8 @@ from ppvae.story import (
     num_rows_of,
     sites_of,
 )
-from ppvae.weights import draw, refuse_global, score
+from ppvae.weights import refuse_global, score
 
-# A window of steps is the unit in which gain is measured.
-WINDOW = 40
-MAX_DECAYS = 3
-DECAY = 0.3
-LR_ROWS = 0.03
-LR_NETWORKS = 0.005
 CHECK_PARTICLES = 100
 
 
@@ -122,7 +116,7 @@ def optimize_local(
     story: nn.Module,
     local: "LocalGuide | SiteLocal",
     *,
-    num_particles: int = 8,
+    num_particles: int | None = None,
     max_steps: int = 2000,
     tolerance: float = 0.003,
     seed: int | None = 0,
@@ -131,13 +125,13 @@ def optimize_local(
 
     Adam on all rows at once: its steps act on each number apart, so the rows do not touch. When a window of
     steps gains less than `tolerance`, the step size shrinks, and after the last shrink the parameters' average
-    over the last window is taken. A row that fresh particles show to be below its start goes back to the start.
+    over the last window is taken; for flows, whose steps are noisy, a window that noise hides is doubled first. A row that fresh particles show to be below its start goes back to the start.
 
     Arguments:
         story: The story.
         local: A guide from `guide.local(batch)` or `localize`; changed in place.
-        num_particles: Particles of each row and step.
-        max_steps: Bound on the steps.
+        num_particles: Particles of each row and step; None takes 8, and 32 where the gradient is noisier (flows).
+        max_steps: Bound on the steps; 0.7 of them go to the first step size at most.
         tolerance: Gain per row and window, in nats, below which the step size shrinks.
         seed: Seed of the draws.
 
@@ -154,7 +148,7 @@ def optimize_local(
         return LocalFit(0, torch.zeros(num_rows_of(local.batch)), True)
     before = _fresh_log_weights(story, local, check_seed)
     with measuring(seed, story):
-        num_steps, converged = _climb(story, local, num_particles, max_steps, tolerance)
+        num_steps, converged = climb(story, local, num_particles, max_steps, tolerance)
     difference = _fresh_log_weights(story, local, check_seed) - before
     gain, noise = difference.mean(0), difference.std(0) / CHECK_PARTICLES**0.5
     worse = ~(gain >= -2 * noise)  # also where it is NaN
@@ -170,72 +164,3 @@ def _fresh_log_weights(story: nn.Module, local: Any, seed: int | None) -> Tensor
     """log w of particles that the search does not see, `(S, B)`, in nats; the same noise for the same seed."""
     with measuring(seed, story), torch.no_grad():
         return score(story, local, local.batch, CHECK_PARTICLES).log_weights
-
-
-def _climb(
-    story: nn.Module, local: Any, num_particles: int, max_steps: int, tolerance: float
-) -> tuple[int, bool]:
-    """The ascent itself: steps taken, and whether every step size ran dry."""
-    log_joint = LogJoint(story, local.batch)
-    rows, networks = list(local.rows.values()), list(local.networks.values())
-    groups = [{"params": rows, "lr": LR_ROWS}, {"params": networks, "lr": LR_NETWORKS}]
-    optimiser = torch.optim.Adam([g for g in groups if g["params"]])
-    parameters = rows + networks
-    average = [torch.zeros_like(p) for p in parameters]
-    best, window, decays = -float("inf"), 0.0, 0
-    for step in range(1, max_steps + 1):
-        elbo = _elbo(log_joint, local, num_particles)
-        gradients = torch.autograd.grad(-elbo.sum(), parameters)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
-        optimiser.step()
-        window += float(elbo.detach().mean()) / WINDOW
-        for mean, parameter in zip(average, parameters, strict=True):
-            mean.add_(parameter.detach(), alpha=1 / WINDOW)
-        if step % WINDOW:
-            continue
-        gain, best, window = window - best, max(best, window), 0.0
-        if gain < tolerance:
-            decays += 1
-            for group in optimiser.param_groups:
-                group["lr"] *= DECAY
-        if decays == MAX_DECAYS:
-            with torch.no_grad():
-                for mean, parameter in zip(average, parameters, strict=True):
-                    parameter.copy_(mean)
-            return step, True
-        for mean in average:
-            mean.zero_()
-    return max_steps, False
-
-
-def _elbo(log_joint: LogJoint, local: Any, num_particles: int) -> Tensor:
-    """ELBO of each row, `(B,)`, in nats, with a gradient of low variance.
-
-    The score of q, zero in expectation, is left out of the gradient where q is cheap to score at detached
-    parameters: the noise then vanishes as q approaches the posterior (sticking the landing, G. Roeder, Y. Wu,
-    D. Duvenaud 2017). A flow would need its inverse for that and keeps the plain gradient.
-    """
-    if getattr(local, "discrete", None) is not None:
-        return _elbo_with_discrete(log_joint, local, num_particles)
-    parameters = local.parameters_of(local.batch)
-    q = local.distribution(parameters)
-    u = q.rsample((num_particles,))
-    if local.networks:
-        log_q = q.log_prob(u)
-    else:
-        log_q = local.distribution({k: v.detach() for k, v in parameters.items()}).log_prob(u)
-    latents, log_det = local.flat.unpack(u)
-    return (log_joint(latents) + log_det - log_q).mean(0)
-
-
-def _elbo_with_discrete(log_joint: LogJoint, local: Any, num_particles: int) -> Tensor:
-    """As `_elbo` for a guide that draws discrete sites: the score function, each particle held against the others.
-
-    W. Kool, H. van Hoof, M. Welling (2019). Buy 4 REINFORCE samples, get a baseline for free!
-    """
-    drawn = draw(local, local.batch, num_particles, log_joint.sites)
-    elbo = log_joint(drawn.values) - drawn.local
-    above = (elbo - elbo.mean(0)).detach() * num_particles / (num_particles - 1)
-    score_function = above * sum(drawn.by_site[name] for name in local.discrete.sites)
-    return (elbo + score_function - score_function.detach()).mean(0)

@@ -19,5 +19,7 @@ class NSF(FlowGuide):
         C. Durkan, A. Bekasov, I. Murray, G. Papamakarios (2019). Neural spline flows.
     """
 
+    min_dim = 1
+
     def layers(self, dim: int, num_layers: int) -> tuple[Sequence[str], int]:
         return ("spline", "affine") * num_layers, dim

@@ -197,8 +197,12 @@ def _around(edit: Edit) -> Around:
 
 @contextmanager
 def _held(guide: nn.Module) -> Iterator[None]:
-    """Run a guide whose parameters are constants: graphs that are built in the block do not reach them."""
-    free = [p for p in guide.parameters() if p.requires_grad]
+    """Run a guide whose parameters are constants: graphs that are built in the block do not reach them.
+
+    Nor do they reach those of a story that the guide itself runs on the way to its draws.
+    """
+    modules = (guide, *getattr(guide, "runs", ()))
+    free = [p for module in modules for p in module.parameters() if p.requires_grad]
     try:
         for parameter in free:
             parameter.requires_grad_(False)

@@ -4,7 +4,7 @@ __all__ = ["IWAE"]
 
 from torch import Tensor
 
-from ppvae.evidence.bounds import log_mean_exp
+from ppvae.evidence.importance import log_mean_exp
 from ppvae.objectives.base import Objective
 from ppvae.objectives.draws import draw_path
 from ppvae.objectives.particles import weigh

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.diagnostics.particles import log_guide_at
-from ppvae.evidence.annealed import Path
 from ppvae.evidence.coordinates import coordinates_of
 from ppvae.evidence.hmc import HMC, adapt
+from ppvae.evidence.path import Target
 from ppvae.objectives.base import Objective
 from ppvae.objectives.draws import GuideSite
 from ppvae.story import Flat, LogJoint, TensorDict, local_params
@@ -75,7 +75,7 @@ class MonteCarloEM(Objective):
         """The ends of the chains, site -> `(S, B, *row)`, without gradients."""
         with torch.no_grad(), local_params(self.guide):
             where = coordinates_of(self.guide, batch, self.sites)
-            target = Path(log_joint, self.flat, where).log_target
+            target = Target(log_joint, self.flat, where)
             like = next(iter(batch.values()))
             eps = torch.randn(self.num_particles, where.num_rows, where.dim).to(like)
             for _ in range(self.num_moves):

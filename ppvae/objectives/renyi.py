@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ppvae.evidence.bounds import log_mean_exp
+from ppvae.evidence.importance import log_mean_exp
 from ppvae.objectives.base import Objective
 from ppvae.objectives.draws import draw_path
 from ppvae.objectives.particles import weigh

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ppvae.evidence.bounds import log_mean_exp
+from ppvae.evidence.importance import log_mean_exp
 from ppvae.objectives.base import Objective, with_gradient_of
 from ppvae.objectives.draws import GuideSite, draw_detached
 from ppvae.objectives.dreams import asleep

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ppvae.evidence.bounds import log_mean_exp
+from ppvae.evidence.importance import log_mean_exp
 from ppvae.objectives.base import Objective
 from ppvae.objectives.draws import draw_detached
 from ppvae.objectives.particles import weigh

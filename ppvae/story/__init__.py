@@ -15,6 +15,7 @@ from ppvae.story.observe import Observed, observe, scale_rows, simulate, sites_o
 from ppvae.story.program import (
     PARTICLES,
     TensorDict,
+    apart,
     evaluating,
     local_params,
     measuring,
@@ -46,6 +47,7 @@ __all__ = [
     "Sites",
     "TensorDict",
     "adopt",
+    "apart",
     "as_batch",
     "check_data",
     "check_drawn",

@@ -3,6 +3,7 @@ r"""Running Pyro programs without side effects: parameters stay in modules, seed
 __all__ = [
     "PARTICLES",
     "TensorDict",
+    "apart",
     "evaluating",
     "local_params",
     "measuring",
@@ -19,6 +20,7 @@ from typing import Any
 import pyro
 import torch
 from pyro.nn import PyroModule
+from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 from torch import Tensor, nn
 
 TensorDict = dict[str, Tensor]
@@ -86,6 +88,24 @@ def measuring(seed: int | None, *modules: nn.Module) -> Iterator[None]:
         for module in modules:
             stack.enter_context(evaluating(module))
         yield
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Run a program as if no other ran around it: no handler sees it, and every plate's dimension is free.
+
+    For a guide that scores the story on the way to its own draws, under whatever plates its caller has opened. Pyro
+    offers `block` for the handlers but nothing for the plates, so that both of its stacks are set aside here.
+    """
+    stacks: tuple[list[Any], ...] = (_PYRO_STACK, _DIM_ALLOCATOR._stack)
+    kept = [list(stack) for stack in stacks]
+    for stack in stacks:
+        stack.clear()
+    try:
+        yield
+    finally:
+        for stack, items in zip(stacks, kept, strict=True):
+            stack[:] = items
 
 
 def one_tensor_of(module: nn.Module) -> Tensor:

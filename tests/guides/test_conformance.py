@@ -3,7 +3,7 @@ r"""Every guide on every story: supports, shapes, densities, gradients, state, p
 import pyro
 import pytest
 import torch
-from families import CONTINUOUS, NEEDS_SEVERAL_SITES, NEEDS_TWO, pairs
+from families import CONTINUOUS, GRID, NEEDS_SEVERAL_SITES, NEEDS_TWO, pairs
 from pyro.infer import Trace_ELBO
 from stories import CASES, rows_of
 
@@ -87,8 +87,7 @@ def test_the_gradient_reaches_every_parameter(name, family, local):
 def test_the_posterior_integrates_to_one(name, family):
     _, batch, guide = made(name, family)
     batch = {k: v[:2] for k, v in batch.items()}
-    # Splines have kinks and planar steps sharp bends, on which the rule converges slowly.
-    num_nodes, tolerance = {"nsf": (301, 1e-3), "planar": (201, 2e-3)}.get(family, (101, 1e-4))
+    num_nodes, tolerance = GRID.get(family, (101, 1e-4))
     for one in (guide, guide.local(batch)):
         with torch.no_grad():
             q = one.posterior(batch)
@@ -169,7 +168,10 @@ def test_an_unknown_guide_is_an_error_that_lists_the_known():
 
 def test_an_unknown_option_is_an_error_that_lists_the_known():
     story, batch, _ = made("two_sites", "mean_field")
-    with pytest.raises(ValueError, match=r"'mean_field'.*encoder, hidden, name; got \['layers'\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"'mean_field'.*denoising, encoder, hidden, name, weight_norm; got \['layers'\]",
+    ):
         guides.build("mean_field", story, batch, layers=3)
     with pytest.raises(ValueError, match=r"'iaf'.*context.*hidden.*num_layers.*got \['layers'\]"):
         guides.build("iaf", story, batch, layers=3)

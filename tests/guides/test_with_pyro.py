@@ -156,7 +156,7 @@ def test_fit_elbo_and_gaps_leave_the_parameter_store_empty(family):
     ppvae.elbo(story, guide, batch)
     few = {"x": batch["x"][:2]}
     ppvae.gaps(
-        story, guide, few, num_particles=30, num_chains=2, num_temperatures=2, num_simulated=0
+        story, guide, few, num_particles=30, annealing=ppvae.Annealing(2, 2), num_simulated=0
     )
     assert len(pyro.get_param_store()) == 0
     assert torch.equal(state, torch.get_rng_state())

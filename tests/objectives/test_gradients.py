@@ -10,6 +10,7 @@ from torch import nn
 import ppvae
 from ppvae import objectives
 from ppvae.gradients import gradient_of, measure_gradients, parameter_groups, train_baseline
+from ppvae.guides import SemiAmortized
 from ppvae.story import local_params, measuring
 
 COPIES, REPEATS = 400, 25
@@ -75,6 +76,18 @@ def test_mean_gradient_of_the_elbo_is_the_analytic_one(pair, case, kl_weight):
 @pytest.mark.parametrize("case", TIGHTER)
 def test_mean_gradient_of_the_bound_of_two_particles_is_that_of_quadrature(pair, case, kl_weight):
     z = z_scores(pair, *TIGHTER[case], exact.iwelbo, kl_weight, 2)
+    assert len(z) >= 8 and float(z.abs().max()) < 4
+
+
+@pytest.mark.parametrize(
+    ("name", "bound", "num_particles"),
+    [("trace_elbo", exact.elbo, 1), ("stl", exact.elbo, 1), ("iwae", exact.iwelbo, 2),
+     ("dreg", exact.iwelbo, 2)],
+)  # fmt: skip
+def test_so_it_is_where_the_guide_climbs_the_story_on_the_way(pair, name, bound, num_particles):
+    story, guide, rows, batch = pair
+    semi = SemiAmortized.of(story, guide, num_steps=2, step_size=0.3, backprop=True)
+    z = z_scores((story, semi, rows, batch), name, {}, bound, 1.0, num_particles)
     assert len(z) >= 8 and float(z.abs().max()) < 4
 
 

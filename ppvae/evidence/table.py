@@ -1,0 +1,162 @@
+r"""Several ways to find log p(x) side by side, from the same q* on the same rows."""
+
+__all__ = ["EvidenceTable", "check_methods", "evidence_table", "methods_for"]
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich.table import Table
+from torch import nn
+
+from ppvae.chunks import numbers_per_row
+from ppvae.estimate import Estimate
+from ppvae.evidence.bidirectional import Sandwich, certify
+from ppvae.evidence.exact import exact_evidence, knows_exact
+from ppvae.evidence.faults import is_annealable
+from ppvae.evidence.methods import FRESH, METHODS, Effort, check_method, evidence_of
+from ppvae.evidence.quadrature import NODES, quadrature_numbers
+from ppvae.evidence.rows import over_rows, refined, rows_at_a_time
+from ppvae.progress import stages
+from ppvae.story import Flat, TensorDict, num_rows_of, sites_of
+from ppvae.weights import batch_for
+
+LOWER_BOUNDS = ("iwae", "ais")
+
+
+@dataclass(frozen=True)
+class EvidenceTable:
+    """log p(x) of the same rows by several methods.
+
+    Arguments:
+        estimates: Method -> log p(x) of each row, `(B,)`, in nats.
+        seconds: Method -> seconds that it took, beside those for q*.
+        local_seconds: Seconds that q* took, for all methods together.
+        certificate: Bounds on simulated rows with the same annealing; None where none was.
+    """
+
+    estimates: dict[str, Estimate]
+    seconds: dict[str, float]
+    local_seconds: float
+    certificate: Sandwich | None = None
+
+    @property
+    def best(self) -> str | None:
+        """The best lower bound in mean; None if no method was one."""
+        bounds = [name for name in self.estimates if name in LOWER_BOUNDS]
+        return max(bounds, key=lambda n: float(self.estimates[n].value.mean()), default=None)
+
+    def __rich__(self) -> Table:
+        num_rows = len(next(iter(self.estimates.values())))
+        table = Table(title=f"log p(x), nats per row, mean over {num_rows} rows")
+        table.add_column("method")
+        for heading in ("value", "standard error", "of it Monte Carlo", "seconds"):
+            table.add_column(heading, justify="right")
+        table.add_column("")
+        for name, found in self.estimates.items():
+            mean = found.mean()
+            noise = float(found.std_error.square().sum().sqrt()) / num_rows
+            mark = "lower bound" if name in LOWER_BOUNDS else ""
+            mark = "best lower bound in mean" if name == self.best else mark
+            table.add_row(
+                name, f"{float(mean.value):.3f}", f"{float(mean.std_error):.3f}", f"{noise:.3f}",
+                f"{self.seconds[name]:.1f}", mark,
+            )  # fmt: skip
+        if self.local_seconds:
+            table.caption = f"search for q*: {self.local_seconds:.1f} s"
+        return table
+
+
+def methods_for(story: nn.Module, batch: TensorDict) -> list[str]:
+    """Every method that suits a story and these rows."""
+    sites = sites_of(story, batch)
+    suits = {"exact": knows_exact(story, batch), "iwae": True, "ais": is_annealable(sites)}
+    suits["quadrature"] = suits["ais"] and Flat(sites.local_continuous).dim in NODES
+    return [name for name in METHODS if suits[name]]
+
+
+def evidence_table(
+    story: nn.Module,
+    guide: nn.Module,
+    data: Any,
+    methods: Sequence[str],
+    *,
+    effort: Effort | None = None,
+    num_simulated: int = 0,
+    progress: bool = False,
+) -> EvidenceTable:
+    """Measure log p(x) by each method.
+
+    Arguments:
+        story: The story.
+        guide: A guide for it; refined to q* once, for all methods.
+        data: Rows, anything that `ppvae.data.as_rows` takes.
+        methods: Keys of `METHODS`.
+        effort: Particles, annealing, steps of the search, seed.
+        num_simulated: Simulated rows on which bidirectional Monte Carlo certifies the annealing; 0 for none.
+        progress: Show a progress bar on a terminal.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: If a method is unknown or does not suit the story, or an estimate is not finite.
+    """
+    effort = Effort() if effort is None else effort
+    batch = batch_for(story, data)
+    check_methods(methods, story, guide, batch, effort)
+    seconds = dict.fromkeys(("q*", *methods), 0.0)
+    numbers = effort.annealing.num_chains * numbers_per_row(batch)
+    if "quadrature" in methods:
+        numbers = max(numbers, quadrature_numbers(sites_of(story, batch)))
+    step = rows_at_a_time(batch, guide, numbers)
+    needs_guide = any(m != "exact" for m in methods)
+    total = -(-num_rows_of(batch) // step) * (len(methods) + 1) + 1
+    with stages(total, progress) as stage:
+
+        def measure(rows: TensorDict, first_row: int, seed: int | None) -> TensorDict:
+            stage(f"row {first_row}: searching q*")
+            start = time.perf_counter()
+            local: nn.Module = guide
+            if needs_guide:
+                local, _ = refined(story, guide, rows, effort.local_steps, seed)
+                seconds["q*"] += time.perf_counter() - start
+            own = replace(effort, seed=None if seed is None else seed + FRESH)
+            found: TensorDict = {}
+            for name in methods:
+                stage(f"row {first_row}: {name}")
+                start = time.perf_counter()
+                one = evidence_of(name, story, local, rows, own, first_row, lambda: None)
+                found |= {f"{name} value": one["value"], f"{name} std_error": one["std_error"]}
+                seconds[name] += time.perf_counter() - start
+            return found
+
+        found = over_rows(batch, measure, step, seed=effort.seed)
+        certificate = None
+        if num_simulated and "ais" in methods and not hasattr(story, "run_conditioned"):
+            stage("certifying on simulated rows")
+            certificate = certify(
+                story, guide, batch, n=num_simulated, annealing=effort.annealing,
+                local_steps=effort.local_steps, seed=effort.seed,
+            )  # fmt: skip
+    estimates = {m: Estimate(found[f"{m} value"], found[f"{m} std_error"]) for m in methods}
+    return EvidenceTable(estimates, seconds, seconds.pop("q*"), certificate)
+
+
+def check_methods(
+    methods: Sequence[str], story: nn.Module, guide: nn.Module, batch: TensorDict, effort: Effort
+) -> None:
+    """Refuse methods that there are not, or that do not suit the story, before anything long is begun.
+
+    Raises:
+        ValueError: At the first fault.
+    """
+    if not methods:
+        raise ValueError(f"expected at least one method among {', '.join(METHODS)}")
+    for method in methods:
+        check_method(method, story, guide, batch, effort)
+        if method == "exact":
+            exact_evidence(story, {name: value[:1] for name, value in batch.items()})
+        if method == "quadrature":
+            quadrature_numbers(sites_of(story, batch))

@@ -1,0 +1,40 @@
+r"""The table of the families that take a story by themselves: one row for each."""
+
+__all__ = ["PLAIN"]
+
+from ppvae.guides.base import Guide
+from ppvae.guides.categorical import Categorical
+from ppvae.guides.concrete import Concrete
+from ppvae.guides.enumerated import Enumerated
+from ppvae.guides.full_rank import FullRank
+from ppvae.guides.householder import Householder
+from ppvae.guides.iaf import IAF
+from ppvae.guides.ladder import Ladder
+from ppvae.guides.low_rank import LowRank
+from ppvae.guides.mean_field import MeanField
+from ppvae.guides.mixture import Mixture
+from ppvae.guides.nsf import NSF
+from ppvae.guides.planar import Planar
+from ppvae.guides.realnvp import RealNVP
+from ppvae.guides.structured import Structured
+from ppvae.guides.sylvester import Sylvester
+from ppvae.guides.vector_quantized import VectorQuantized
+
+PLAIN: dict[str, type[Guide]] = {
+    "mean_field": MeanField,
+    "full_rank": FullRank,
+    "low_rank": LowRank,
+    "householder": Householder,
+    "iaf": IAF,
+    "realnvp": RealNVP,
+    "nsf": NSF,
+    "planar": Planar,
+    "sylvester": Sylvester,
+    "mixture": Mixture,
+    "structured": Structured,
+    "ladder": Ladder,
+    "enumerated": Enumerated,
+    "categorical": Categorical,
+    "concrete": Concrete,
+    "vector_quantized": VectorQuantized,
+}

@@ -1,0 +1,114 @@
+r"""Importance sampling in pieces: the same numbers as at once, with errors that repeats confirm; resuming changes none."""
+
+import exact
+import pytest
+import torch
+
+import ppvae
+from ppvae.evidence import Annealing, estimators, importance_evidence, importance_sampling
+from ppvae.evidence.importance import RunningWeights
+
+REPEATS = 1000
+
+
+@pytest.fixture(scope="module")
+def pair():
+    story = exact.linear_gaussian(4, 2)
+    return story, exact.ScaledPosterior(story, 1.5, shift=0.2), exact.rows_of(story, 6)
+
+
+@pytest.mark.parametrize("sizes", [[1000], [1, 999], [350, 350, 300], [100] * 10])
+@pytest.mark.parametrize("error", ["delta", "jackknife"])
+def test_weights_in_pieces_give_what_they_give_at_once(sizes, error):
+    torch.manual_seed(0)
+    log_w = 3 * torch.randn(1000, 4).double() - 500  # far below what exp can hold
+    running = RunningWeights(4, 100 if error == "jackknife" else 1)
+    for part in log_w.split(sizes):
+        running.add(part)
+    found = running.estimate(error)
+    torch.testing.assert_close(found.value, log_w.logsumexp(0) - torch.tensor(1000.0).log())
+    share = log_w.softmax(0)
+    delta = ((1000 * share.square().sum(0) - 1) / 999).sqrt()
+    tolerance = 1e-9 if error == "delta" else 0.5  # two estimates of one error
+    torch.testing.assert_close(found.std_error, delta, rtol=tolerance, atol=0)
+
+
+@pytest.mark.parametrize("error", ["delta", "jackknife"])
+def test_errors_are_those_of_repeats(pair, error):
+    story, guide, rows = pair
+    many = {"x": rows["x"][:1].expand(REPEATS, -1)}
+    found = importance_sampling(story, guide, many, 300, error=error, seed=0)
+    spread = float(found.value.std())
+    claimed = float(found.std_error.square().mean().sqrt())
+    assert abs(claimed / spread - 1) < 4 * (0.5 / REPEATS) ** 0.5 + 0.02  # 0.02: of second order
+
+
+def test_streaming_gives_the_weights_estimate_whatever_the_chunks(pair, monkeypatch):
+    story, guide, rows = pair
+    log_w = ppvae.log_weights(story, guide, rows, 500, seed=3)
+    expected = importance_evidence(log_w)
+    found = importance_sampling(story, guide, rows, 500, seed=3)
+    torch.testing.assert_close(found.value, expected.value)
+    torch.testing.assert_close(found.std_error, expected.std_error)
+    monkeypatch.setattr(
+        "ppvae.chunks.CHUNK_NUMBERS", 256 * 60
+    )  # ten particles of six rows at a time
+    pieces = importance_sampling(story, guide, rows, 2000, seed=3)
+    error = pieces.value - story.log_evidence(rows)
+    assert bool((error.abs() < 4 * pieces.std_error).all())
+
+
+def test_iwelbo_in_pieces_is_unbiased_for_the_same_bound(pair, monkeypatch):
+    story, guide, rows = pair
+    whole = ppvae.iwelbo(story, guide, rows, num_particles=40, num_repeats=100, seed=0)
+    monkeypatch.setattr("ppvae.chunks.CHUNK_NUMBERS", 256 * 6 * 16)  # pieces of 16 particles
+    pieces = ppvae.iwelbo(story, guide, rows, num_particles=40, num_repeats=100, seed=1)
+    difference = whole - pieces
+    assert bool((difference.value.abs() < 4 * difference.std_error).all())
+
+
+def test_one_particle_has_no_error_to_tell(pair):
+    story, guide, rows = pair
+    found = ppvae.log_evidence(story, rows, method="iwae", guide=guide, num_particles=1)
+    assert bool(found.value.isfinite().all()) and bool(found.std_error.isnan().all())
+
+
+@pytest.mark.parametrize("method", ["iwae", "ais"])
+def test_a_stopped_measurement_goes_on_to_the_same_numbers(method, tmp_path, monkeypatch):
+    story = exact.linear_gaussian(4, 2)
+    rows = exact.rows_of(story, 10)
+    guide = ppvae.guides.build("mean_field", story, rows, hidden=(8,))
+    monkeypatch.setattr("ppvae.evidence.rows.ROWS_AT_A_TIME", 4)
+    file = tmp_path / "rows.safetensors"
+    options = {
+        "method": method, "guide": guide, "num_particles": 50, "annealing": Annealing(3, 4),
+        "local_steps": 20,
+    }  # fmt: skip
+    whole = ppvae.log_evidence(story, rows, **options)
+
+    finished, measure = [], estimators.evidence_of
+
+    def stop_at_the_third(*args):
+        if len(finished) == 2:
+            raise KeyboardInterrupt
+        finished.append(args)
+        return measure(*args)
+
+    monkeypatch.setattr(estimators, "evidence_of", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        ppvae.log_evidence(story, rows, checkpoint=file, **options)
+    monkeypatch.setattr(estimators, "evidence_of", lambda *a: (finished.append(a), measure(*a))[1])
+    resumed = ppvae.log_evidence(story, rows, checkpoint=file, **options)
+    assert len(finished) == 3  # two pieces before, the last one after
+    assert torch.equal(resumed.value, whole.value)
+    assert torch.equal(resumed.std_error, whole.std_error)
+    again = ppvae.log_evidence(story, rows, checkpoint=file, **options)
+    assert len(finished) == 3 and torch.equal(again.value, whole.value)
+    for change in ({"seed": 1}, {"num_particles": 60}):
+        with pytest.raises(ValueError, match="to hold results of these settings"):
+            ppvae.log_evidence(story, rows, checkpoint=file, **(options | change))
+    with pytest.raises(ValueError, match="to hold results of these settings"):
+        ppvae.log_evidence(story, {"x": rows["x"] + 1}, checkpoint=file, **options)
+    file.write_bytes(b"no tensors")
+    with pytest.raises(ValueError, match="expected a checkpoint"):
+        ppvae.log_evidence(story, rows, checkpoint=file, **options)
