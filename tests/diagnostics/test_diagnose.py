@@ -97,6 +97,16 @@ def test_what_cannot_be_measured_is_told_with_its_reason(kind):
     found.figure().canvas.draw()
 
 
+@pytest.mark.parametrize("family", ["structured", "mixture", "nsf", "sylvester", "semi_amortized"])
+def test_every_line_is_measured_whatever_the_family(family):
+    case = CASES["hierarchical"]
+    story = case.story()
+    batch = rows_of_case(case, story, 6)
+    guide = families.build(family, story, batch, hidden=(8,))
+    small = {"num_particles": 30, "num_simulations": 10, "num_replicates": 3}
+    assert not diagnose(story, guide, batch, **small).reasons
+
+
 def test_rows_are_held_against_their_class_and_the_chains_have_a_panel(story, rows):
     small = {"num_particles": 50, "num_simulations": 20, "num_replicates": 5}
     found = diagnose(story, ScaledPosterior(story), {"x": rows["x"][:30]}, **small)

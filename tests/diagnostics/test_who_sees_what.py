@@ -73,7 +73,7 @@ def gaussian():
 
 @pytest.fixture(scope="module")
 def reference(gaussian):
-    return reference_posterior(*gaussian, rows=range(3), num_warmup=150, num_samples=300)
+    return reference_posterior(*gaussian, rows=range(2), num_warmup=100, num_samples=200)
 
 
 def case(fault, gaussian):
