@@ -112,7 +112,7 @@ def play(roll: Tensor, path: Path) -> None:
     scipy.io.wavfile.write(path, RATE, whole)
 
 
-def log_p_of(story: nn.Module, guide: nn.Module, rows: Tensor, num_particles: int = 500) -> float:
+def log_p_of(story: nn.Module, guide: nn.Module, rows: Tensor, num_particles: int) -> float:
     """A lower bound on log p(x) by importance sampling, in nats per row."""
     return float(
         ppvae.iwelbo(story, guide, rows, num_particles=num_particles, seed=SEED).mean().value
@@ -122,6 +122,7 @@ def log_p_of(story: nn.Module, guide: nn.Module, rows: Tensor, num_particles: in
 def main(
     epochs: int = 60,
     few: int | None = None,
+    particles: int = 500,
     results: Path | None = RESULTS,
     wav: Path | None = None,
 ) -> dict[str, Any]:
@@ -143,7 +144,7 @@ def main(
     rows = single_steps(test)
     found["independent_steps"] = {
         "elbo": float(ppvae.elbo(story, guide, rows, seed=SEED).value.mean()),
-        "log_p": log_p_of(story, guide, rows), "seconds": round(time.perf_counter() - start, 1),
+        "log_p": log_p_of(story, guide, rows, particles), "seconds": round(time.perf_counter() - start, 1),
     }  # fmt: skip
     story, guide = deep_markov(train)
     start = time.perf_counter()
@@ -152,7 +153,7 @@ def main(
     )  # fmt: skip
     elbo = ppvae.elbo(story, guide, test, num_particles=20, seed=SEED).value
     found["deep_markov"] = {
-        "elbo": float(elbo.sum() / num_steps), "log_p": log_p_of(story, guide, test) * len(test) / num_steps,
+        "elbo": float(elbo.sum() / num_steps), "log_p": log_p_of(story, guide, test, particles) * len(test) / num_steps,
         "best_epoch": history.best_epoch,
         "seconds": round(time.perf_counter() - start, 1),
     }  # fmt: skip

@@ -41,6 +41,7 @@ def main(
     epochs: int = 200,
     latent_dim: int = 10,
     data: str = "frey_face",
+    particles: int = 500,
     results: Path | None = RESULTS,
     pictures: Path | None = None,
 ) -> dict[str, Any]:
@@ -50,13 +51,13 @@ def main(
     )
     story, guide, history = trained(train, valid, latent_dim, epochs)
     elbo = ppvae.elbo(story, guide, test, num_particles=100, seed=SEED).mean()
-    log_p = ppvae.iwelbo(story, guide, test, num_particles=500, seed=SEED).mean()
+    log_p = ppvae.iwelbo(story, guide, test, num_particles=particles, seed=SEED).mean()
     found = {
         "data": data, "rows": len(train), "seed": SEED, "epochs": epochs, "latent_dim": latent_dim,
         "min_scale": story.min_scale, "torch": torch.__version__, "seconds": round(history.seconds, 1),
         "valid_elbo": [round(r["val_elbo"], 2) for r in history.records],
         "test_elbo": float(elbo.value), "test_elbo_std_error": float(elbo.std_error),
-        "test_iwelbo_500": float(log_p.value),
+        f"test_iwelbo_{particles}": float(log_p.value),
     }  # fmt: skip
     if results is not None:
         results.write_text(json.dumps(found))
