@@ -72,10 +72,11 @@ class HierarchicalVAE(PyroModule):
             MLP(num_above, 2 * dim, (width,))
             for num_above, dim in zip(above, latent_dims[1:], strict=False)
         )
-        network: Any
-        for network in self.between:
-            nn.init.zeros_(network[-1].weight)
-            nn.init.zeros_(network[-1].bias)
+        networks: Any = self.between
+        for network in networks:
+            last: Any = network[-1]
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
         self.decoder = MLP(sum(latent_dims), num_pixels, hidden)
         self.register_buffer("zero", torch.zeros(latent_dims[0]))
 

@@ -112,3 +112,13 @@ def test_distance_and_gap_are_held_against_each_other_family_by_family(tmp_path:
     assert len(example.table(found).splitlines()) == 8 and len(example.verdicts(found)) == 3
     kept = json.loads(example.RESULTS.read_text())
     assert kept["rhat"] < 1.01 and "disagree" not in example.verdicts(kept).values()
+
+
+def test_the_score_function_is_unbiased_and_concrete_is_not() -> None:
+    found = _example("gradients_through_discrete_sites").main(num_draws=150)
+    for name, (bias, std_error, noise) in found.items():
+        if name.startswith("score function"):
+            assert bias < 4 * std_error, name
+            assert noise > found["Concrete, temperature 1.0"][2]
+    bias, std_error, _ = found["Concrete, temperature 1.0"]
+    assert bias > 4 * std_error

@@ -152,6 +152,16 @@ def test_every_kind_of_site_is_exported(kind, tmp_path):
     found.to_netcdf(str(tmp_path / "case.nc"))
 
 
+def test_densities_of_global_sites_stand_apart():
+    case = CASES["global"]
+    story = case.story()
+    batch = rows_of_case(case, story, 5)
+    guide = guides.build("mean_field", story, batch, hidden=(8,))
+    stats = to_arviz(story, guide, batch, num_samples=8, num_chains=2)["sample_stats"]
+    assert stats["log_p"].dims == ("chain", "draw", "row")
+    assert stats["log_p_global"].dims == stats["log_q_global"].dims == ("chain", "draw")
+
+
 def test_missing_entries_stay_missing(story, rows):
     x = rows["x"].clone()
     x[0, 1] = torch.nan

@@ -63,14 +63,14 @@ class GuideBase(PyroModule, metaclass=_AbstractModule):
         discrete: Draws the discrete sites; None leaves them out, to be summed over.
         shared: The part of the guide outside the plate.
         row_dim: Batch dimension (negative) of the plate.
-        runs: The story, of a guide that runs it on the way to its draws.
+        stories: The story, of a guide that runs it on the way to its draws.
     """
 
     place: Place
     discrete: DiscretePlace | None
     shared: GlobalPart
     row_dim: int
-    runs: tuple[nn.Module, ...] = ()
+    stories: tuple[nn.Module, ...] = ()
 
     @abstractmethod
     def parameters_of(self, batch: Batch) -> TensorDict:

@@ -47,7 +47,7 @@ class Ladder(Guide):
     """
 
     def __init__(self, story: nn.Module, data: Any, **options: Any) -> None:
-        self.runs = (story,)  # in a tuple: the story is no part of the guide
+        self.stories = (story,)  # in a tuple: the story is no part of the guide
         super().__init__(story, data, **options)
 
     def check_sites(self, sites: Sites) -> None:
@@ -57,18 +57,18 @@ class Ladder(Guide):
                 "expected at least two latent sites for ladder, all continuous and inside the plate 'data', got "
                 f"{sorted(sites.latent)}; use structured or mean_field"
             )
-        if hasattr(self.runs[0], "run_conditioned"):
+        if hasattr(self.stories[0], "run_conditioned"):
             raise ValueError(
                 "expected a story that generates its rows for ladder, got an adopted model"
             )
-        _refuse_inputs(self.runs[0], sites)
+        _refuse_inputs(self.stories[0], sites)
 
     def parameter_shapes(self, dim: int) -> Mapping[str, tuple[int, ...]]:
         return {"loc": (dim,), "raw_scale": (dim,)}
 
     def family(self, parameters: TensorDict, transport: Any) -> "TopDown":
         scale = positive(parameters["raw_scale"])
-        return TopDown(self.runs[0], self.flat, self.row_dim, parameters["loc"], scale)
+        return TopDown(self.stories[0], self.flat, self.row_dim, parameters["loc"], scale)
 
 
 def _refuse_inputs(story: nn.Module, sites: Sites) -> None:

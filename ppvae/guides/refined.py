@@ -131,15 +131,15 @@ class SemiAmortized(Guide):
                 f"expected a family of continuous sites, got {type(start).__name__}, whose sites are drawn from logits"
             )
         GuideBase.__init__(self, name=name)
-        self.runs = (story,)  # in a tuple: the story is no part of the guide
+        self.stories = (story,)  # in a tuple: the story is no part of the guide
         # In a plain list: Pyro lets no module that has run become part of another PyroModule.
         self.start = nn.ModuleList([start])
         for part in ("place", "discrete", "row_dim", "shapes", "sizes", "shared", "transport"):
             self.__dict__[part] = getattr(start, part)
         self.num_steps, self.num_particles = num_steps, num_particles
         self.backprop, self.seed = backprop, seed
-        # State, rows (held, so that no other's can stand in their place), and the answer.
-        self._kept: tuple[Any, TensorDict, TensorDict] = (None, {}, {})
+        # Settings, weights and rows of the last answer (copies: fused optimisers change weights unseen), and the answer.
+        self._kept: tuple[Any, list[Tensor], TensorDict] = (None, [], {})
         log_step = torch.full((len(start.shapes),), step_size).log()
         self.log_step = nn.Parameter(log_step.to(start.to_parameters.bias))
         self.train(start.training)
@@ -160,23 +160,17 @@ class SemiAmortized(Guide):
         batch = as_batch(batch)
         if self.training or torch.is_grad_enabled():
             return self._refined(batch)
-        state = self._state(batch)
-        if self._kept[0] != state:
-            self._kept = state, batch, self._refined(batch)
-        return dict(self._kept[2])
-
-    def _state(self, batch: TensorDict) -> tuple[Any, ...]:
-        """What the answer depends on: it changes whenever a weight or a row does."""
-        modules = (self, *self.runs)
-        tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
-        marks = tuple(
-            (t.data_ptr(), t.dtype, t.shape, t.stride(), t._version)
-            for t in (*tensors, *batch.values())
-        )
-        return marks, tuple(batch), self.num_steps, self.num_particles, self.seed
+        settings = (tuple(batch), self.num_steps, self.num_particles, self.seed)
+        modules = (self, *self.stories)
+        depends = [t for m in modules for t in (*m.parameters(), *m.buffers())] + [*batch.values()]
+        before, then, found = self._kept
+        if before != settings or not all(map(_same, then, depends)):
+            found = self._refined(batch)
+            self._kept = settings, [t.detach().clone() for t in depends], found
+        return dict(found)
 
     def _refined(self, batch: TensorDict) -> TensorDict:
-        story = self.runs[0]
+        story = self.stories[0]
         start, sizes = self.inner.parameters_of(batch), self.log_step.exp()
         with seeded(self.seed, story), apart(), evaluating(story), pyro.validation_enabled(False):
             return self._climb(LogJoint(story, batch), start, sizes)
@@ -237,3 +231,8 @@ class SemiAmortized(Guide):
             return {}
         loc, scale = self.shared.loc.detach(), self.shared.log_scale.detach().exp()
         return flat.unpack(loc + scale * torch.randn(len(like), flat.dim).to(like))[0]
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Equal in value, type and place; `torch.equal` alone would not do for two types or places."""
+    return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)

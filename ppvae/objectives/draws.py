@@ -201,7 +201,7 @@ def _held(guide: nn.Module) -> Iterator[None]:
 
     Nor do they reach those of a story that the guide itself runs on the way to its draws.
     """
-    modules = (guide, *getattr(guide, "runs", ()))
+    modules = (guide, *getattr(guide, "stories", ()))
     free = [p for module in modules for p in module.parameters() if p.requires_grad]
     try:
         for parameter in free:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from .style import BLUE, MARKERS, PALETTE, bare
 
@@ -43,6 +44,9 @@ def estimator_dots(
         marker, color = MARKERS[index % len(MARKERS)], PALETTE[index % len(PALETTE)]
         dots.plot(x, y, linestyle="none", marker=marker, color=color, markersize=8, label=group)
     dots.set_xscale("log")
+    dots.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    dots.xaxis.set_major_formatter("{x:g}")
+    dots.xaxis.set_minor_formatter(NullFormatter())
     dots.set_yticks(range(len(snr)), list(snr))
     dots.set_ylim(len(snr) - 0.5, -0.5)
     dots.grid(axis="y", alpha=0.3)

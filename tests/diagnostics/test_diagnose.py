@@ -1,6 +1,7 @@
 r"""The whole diagnosis: verdicts of right and wrong guides, the table, the figure page, the command."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,12 +9,13 @@ import torch
 from diagnostics.wrong import PriorGuide
 from exact import ScaledPosterior, linear_gaussian, rows_of
 from matplotlib.figure import Figure
+from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from stories import CASES
 from stories import rows_of as rows_of_case
 
 from ppvae import guides as families
 from ppvae.cli import main
-from ppvae.diagnostics import Finding, diagnose
+from ppvae.diagnostics import Finding, diagnose, distance_to_reference, reference_posterior
 
 SIZE = {"num_particles": 500, "num_simulations": 500, "num_replicates": 40}
 
@@ -88,10 +90,34 @@ def test_what_cannot_be_measured_is_told_with_its_reason(kind):
     small = {"num_particles": 50, "num_simulations": 20, "num_replicates": 5}
     found = diagnose(story, guide, batch, **small)
     assert "I(x; z)" in found.reasons and found.posterior is not None
-    assert (found.sbc is None) == (kind == "global")
+    assert (found.sbc is None) == (kind == "global") == (found.loo is not None)
+    assert ("leave-one-out" in str(found)) == (kind == "global")
     line = next(f for f in found.findings if f.name == "I(x; z)")
     assert math.isnan(line.value) and line.verdict == "none" and line.threshold == "not measured"
     found.figure().canvas.draw()
+
+
+@pytest.mark.parametrize("family", ["structured", "mixture", "nsf", "sylvester", "semi_amortized"])
+def test_every_line_is_measured_whatever_the_family(family):
+    case = CASES["hierarchical"]
+    story = case.story()
+    batch = rows_of_case(case, story, 6)
+    guide = families.build(family, story, batch, hidden=(8,))
+    small = {"num_particles": 30, "num_simulations": 10, "num_replicates": 3}
+    assert not diagnose(story, guide, batch, **small).reasons
+
+
+def test_rows_are_held_against_their_class_and_the_chains_have_a_panel(story, rows):
+    small = {"num_particles": 50, "num_simulations": 20, "num_replicates": 5}
+    found = diagnose(story, ScaledPosterior(story), {"x": rows["x"][:30]}, **small)
+    reference = reference_posterior(story, rows, rows=range(2), num_warmup=20, num_samples=20)
+    apart = distance_to_reference(
+        ScaledPosterior(story), reference, classifier=QuadraticDiscriminantAnalysis()
+    )
+    figure = replace(found, distance=apart).figure(torch.arange(30) % 3, "class")
+    titles = [a.get_title() for a in figure.axes]
+    assert titles[0] == "Which rows fail, by class" and "Off the reference chains" in titles
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["0", "1", "2"]
 
 
 def test_bad_data_are_an_error_and_no_reason(story):
@@ -113,6 +139,10 @@ def test_the_command_prints_the_table_and_saves_the_page(tmp_path, monkeypatch, 
     tiny = ["--epochs", "1", "--rows", "6", "--particles", "50", "--simulations", "20"]
     quiet = ["--device", "cpu", "--no-progress", "--figure", "out/page.png"]
     assert main([*typed, *tiny, *quiet]) == 0
-    assert "k-hat" in capsys.readouterr().out and (tmp_path / "out" / "page.png").stat().st_size
+    out = capsys.readouterr().out
+    assert "k-hat" in out and "lines without a verdict inform" in out
+    assert (tmp_path / "out" / "page.png").stat().st_size
+    assert main([*typed, *tiny, "--against", "class"]) == 2
+    assert "expected one number a row" in capsys.readouterr().err
     assert main([*typed, "--figure", "page.txt"]) == 2
     assert "expected --figure to end in .png" in capsys.readouterr().err

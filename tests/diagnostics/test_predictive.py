@@ -8,7 +8,11 @@ from stories import CASES
 from stories import rows_of as rows_of_case
 
 from ppvae import guides as families
-from ppvae.diagnostics import posterior_predictive_check, prior_predictive_check
+from ppvae.diagnostics import (
+    PredictiveCheck,
+    posterior_predictive_check,
+    prior_predictive_check,
+)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +75,24 @@ def test_a_statistic_may_have_many_numbers_and_is_corrected_for_them(story, rows
     moved = rows["x"].detach().clone()
     moved[:, 3] += 2.0
     assert prior_predictive_check(story, {"x": moved}, statistics=by_sensor).verdict == "fail"
+
+
+def test_one_statistic_of_many_that_is_extreme_by_chance_is_a_warning():
+    observed = {f"x: s{i}": torch.tensor(0.5) for i in range(8)}
+    replicated = {name: torch.linspace(0, 1, 200) for name in observed}
+    replicated["x: s3"] = torch.cat([torch.zeros(197), torch.ones(3)])  # 1.5 % above the data
+    found = PredictiveCheck(observed, replicated, "prior")
+    assert found.verdicts["x: s3"] == "warn" == found.verdict
+    alone = PredictiveCheck({"x: s3": observed["x: s3"]}, {"x: s3": replicated["x: s3"]}, "prior")
+    assert alone.verdict == "fail"
+    few = PredictiveCheck({"x: s3": observed["x: s3"]}, {"x: s3": torch.zeros(20)}, "prior")
+    assert few.verdict == "warn"  # none of twenty is no proof of less than 2.5 %
+
+
+def test_a_statistic_that_cannot_differ_has_no_verdict():
+    observed, replicated = {"x: maximum": torch.ones(())}, {"x: maximum": torch.ones(50)}
+    found = PredictiveCheck(observed, replicated, "posterior")
+    assert found.verdict == "none" and "always" in found.findings[0].threshold
 
 
 def test_entries_missing_in_the_data_are_missing_in_the_replicates(story, rows):

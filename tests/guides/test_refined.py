@@ -96,7 +96,7 @@ def test_the_guide_is_a_function_of_the_row_and_leaves_the_generator_alone():
     torch.rand(3)
     again = guide.parameters_of(batch)
     assert all(torch.equal(first[k], again[k]) for k in first)
-    story = guide.runs[0]
+    story = guide.stories[0]
     assert story.training and all(part.training for part in story.modules())
 
 
@@ -118,6 +118,11 @@ def test_the_steps_are_taken_once_for_all_particles_and_anew_after_a_change(monk
             again = guide.parameters_of(batch)["loc"]
             assert not torch.equal(first, again)
             first = again
+    optimiser = torch.optim.Adam(guide.parameters(), 0.1, fused=True)  # marks no weight as changed
+    guide.parameters_of(batch)["loc"].sum().backward()
+    optimiser.step()
+    with torch.no_grad():
+        assert not torch.equal(guide.parameters_of(batch)["loc"], first)
 
 
 def test_steps_go_behind_a_guide_that_pyro_has_trained():
@@ -155,7 +160,7 @@ def test_pyros_particles_do_not_meet_those_of_the_steps(name):
 def test_a_copy_of_story_and_guide_climbs_the_copied_story():
     story, batch, guide = made("hierarchical")
     other, copied = deepcopy((story, guide))
-    assert copied.runs[0] is other
+    assert copied.stories[0] is other
     with torch.no_grad():
         other.decoder.weight.zero_()
     before, after = guide.parameters_of(batch)["loc"], copied.parameters_of(batch)["loc"]
