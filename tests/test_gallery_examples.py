@@ -102,13 +102,15 @@ def test_chorales_become_pieces_and_sound(tmp_path: Path) -> None:
     assert len(wave) == 2 * int(rate * run.SECONDS_A_STEP)
 
 
-def test_one_head_serves_every_step_of_a_chorale() -> None:
+def test_one_head_serves_every_step_of_a_chorale_and_starts_as_that_of_single_steps() -> None:
     run = example("do_chords_remember")
-    head = run.StepHead(3, 4, 2)
-    read = torch.randn(5, 3, 4)
+    start = torch.nn.Linear(4, 4)
+    head = run.StepHead(3, start)
+    read = torch.randn(5, 3, 4 + run.WIDTH)
     flat = head(read.flatten(1))
-    loc = flat[:, :6].reshape(5, 3, 2)
-    torch.testing.assert_close(loc[:, 1], head.linear(read[:, 1])[:, :2])
+    loc, raw_scale = flat[:, :6].reshape(5, 3, 2), flat[:, 6:].reshape(5, 3, 2)
+    expected = start(read[..., :4])
+    torch.testing.assert_close(torch.cat([loc, raw_scale], -1), expected)
 
 
 @pytest.mark.skipif(
