@@ -3,6 +3,7 @@ r"""The library's stories and guides in Pyro's own tools, and what must not happ
 import subprocess
 import sys
 from functools import partial
+from importlib import import_module
 
 import pyro
 import pyro.distributions as dist
@@ -153,7 +154,7 @@ def test_importing_ppvae_changes_no_global_setting():
 @pytest.mark.parametrize("family", CONTINUOUS)
 def test_fit_elbo_and_gaps_leave_the_parameter_store_empty(family, monkeypatch):
     few_steps = partial(optimize_local, max_steps=20)
-    monkeypatch.setattr(sys.modules["ppvae.gaps"], "optimize_local", few_steps)
+    monkeypatch.setattr(import_module("ppvae.gaps"), "optimize_local", few_steps)
     story, batch, guide = made("two_sites", family)
     state = torch.get_rng_state()
     ppvae.fit(story, guide, batch, epochs=2, batch_size=5, progress=False)
