@@ -14,7 +14,7 @@ from ppvae.story import Sites, TensorDict
 
 
 class Categorical(Guide):
-    r"""Independent categoricals, :math:`q(y|x) = \prod_j \pi_j(x)_{y_j}`, beside a mean-field for continuous sites.
+    r"""Independent categoricals, beside a mean-field for continuous sites, :math:`q(y|x) = \prod_j \pi_j(x)_{y_j}`.
 
     Assumes that the entries of the discrete sites are independent of each other, and of the continuous sites, given
     the row. Draws have no pathwise gradient: objectives use the score function. Arguments as for `Guide`.

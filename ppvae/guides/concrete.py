@@ -18,7 +18,7 @@ from ppvae.story import Batch, LinearBernoulli, LinearOneHot, Site, Sites, Tenso
 
 
 class Concrete(Guide):
-    r"""As `Categorical`, with draws relaxed to :math:`y = \mathrm{softmax}((\log\pi + G) / \tau)` while it is trained.
+    r"""As `Categorical`, with draws relaxed while it is trained, :math:`y = \mathrm{softmax}((\log\pi + G) / \tau)`.
 
     :math:`G` is Gumbel noise. Gradients then pass through the draws: of low variance, and biased, the less the lower
     the temperature. In evaluation mode draws are whole, so that every reported ELBO is that of the discrete story. The

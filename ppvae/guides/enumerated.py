@@ -10,7 +10,7 @@ from ppvae.story import Sites, TensorDict
 
 
 class Enumerated(Guide):
-    r"""No approximation: :math:`\log p(x) = \log \sum_z p(x, z)` over every joint value of the latent sites.
+    r"""The exact posterior, summed over every joint value, :math:`\log p(x) = \log \sum_z p(x, z)`.
 
     Assumes that all local latent sites are discrete, with few joint values in a row. The ELBO is then log p(x)
     itself, both gaps are zero, and draws of the latent sites are exact. Nothing is learnt; arguments as for `Guide`.

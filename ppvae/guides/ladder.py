@@ -31,7 +31,8 @@ from ppvae.story.values import parents_of
 
 
 class Ladder(Guide):
-    r"""Top-down inference, :math:`q(z_i | z_{<i}, x) \propto p(z_i | z_{<i}) \, N(z_i; \mu_i(x), \sigma_i(x))`.
+    r"""Top-down inference, the story's priors corrected by the encoder,
+    :math:`q(z_i | z_{<i}, x) \propto p(z_i | z_{<i}) \, N(z_i; \mu_i(x), \sigma_i(x))`.
 
     The guide runs the story itself and multiplies the prior of each site by a Gaussian from the encoder, so that story
     and guide share the networks of the priors. A site whose prior is not Normal is drawn from the encoder's Gaussian

@@ -125,7 +125,8 @@ def optimize_local(
 
     Adam on all rows at once: its steps act on each number apart, so the rows do not touch. When a window of
     steps gains less than `tolerance`, the step size shrinks, and after the last shrink the parameters' average
-    over the last window is taken; for flows, whose steps are noisy, a window that noise hides is doubled first. A row that fresh particles show to be below its start goes back to the start.
+    over the last window is taken; for flows, whose steps are noisy, a window that noise hides is doubled
+    first. A row that fresh particles show to be below its start goes back to the start.
 
     Arguments:
         story: The story.

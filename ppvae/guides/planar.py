@@ -17,7 +17,8 @@ from ppvae.story import TensorDict
 
 
 class Planar(Guide):
-    r"""A Gaussian bent step by step, :math:`v \leftarrow v + a_t \tanh(w_t^T v + b_t)`, :math:`u = \mu + \sigma v`.
+    r"""A Gaussian bent along one direction after the other, :math:`v \leftarrow v + a_t \tanh(w_t^T v + b_t)`,
+    :math:`u = \mu + \sigma v`.
 
     Each step squeezes or stretches the space along one direction `w`, so that many are needed in many dimensions. The
     steps start as the identity; the inverse solves one equation of one number a step. Other arguments as for `Guide`.

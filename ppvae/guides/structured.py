@@ -21,7 +21,7 @@ ORDERS = ("story", "reverse")
 
 
 class Structured(Guide):
-    r"""Gaussians site after site, :math:`q(u|x) = \prod_i N(u_i; \mu_i(x, u_{<i}), \sigma_i(x, u_{<i}))`.
+    r"""Gaussians site after site, each given the row and those before, :math:`q(u|x) = \prod_i N(u_i; \mu_i(x, u_{<i}), \sigma_i(x, u_{<i}))`.
 
     Assumes that the numbers within a site are independent given the row and the sites before it; between sites any
     dependence of location and scale goes. Other arguments as for `Guide`.

@@ -18,7 +18,8 @@ from ppvae.story import TensorDict
 
 
 class Sylvester(Guide):
-    r"""A Gaussian bent step by step, :math:`v \leftarrow v + Q R \tanh(\tilde R Q^T v + b)`, :math:`u = \mu + \sigma v`.
+    r"""A Gaussian bent along several directions at once, step by step,
+    :math:`v \leftarrow v + Q R \tanh(\tilde R Q^T v + b)`, :math:`u = \mu + \sigma v`.
 
     `Q` has M orthonormal columns, a product of M reflections; `R` and :math:`\tilde R` are upper triangular with
     diagonals in (−1, 1), so that every step can be undone, one number after the other. The steps start as the identity.

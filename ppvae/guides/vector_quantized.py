@@ -19,7 +19,7 @@ UNUSED_BELOW = 0.01
 
 
 class VectorQuantized(Guide):
-    r"""One code for each entry, :math:`k = \arg\min_k \lVert e_k - h(x) \rVert`, with certainty.
+    r"""The nearest code for each entry, with certainty, :math:`k = \arg\min_k \lVert e_k - h(x) \rVert`.
 
     The story draws a site of one-hot codes and looks them up in its codebook, `code @ self.codebook`. In training the
     decoder's gradient passes straight through to `h`, and the loss grows by the commitment

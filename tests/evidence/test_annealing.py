@@ -58,8 +58,10 @@ def test_without_resampling_the_error_is_that_of_the_delta_method():
     torch.testing.assert_close(chains.log_mean().std_error, expected.std_error)
 
 
-@pytest.mark.parametrize("latent_dim", [2, 10])
-@pytest.mark.parametrize("start", ["guide", "prior"])
+@pytest.mark.parametrize(
+    ("latent_dim", "start"),
+    [(2, "guide"), (10, "guide"), (50, "guide"), (2, "prior"), (10, "prior")],
+)
 def test_bounds_from_both_directions_stand_on_either_side_of_the_evidence(latent_dim, start):
     story = exact.linear_gaussian(latent_dim + 5, latent_dim)
     guide = ppvae.guides.build("mean_field", story, exact.rows_of(story, 20))
