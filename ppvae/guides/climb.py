@@ -21,6 +21,7 @@ DECAY = 0.3
 LR_ROWS = 0.03
 LR_NETWORKS = 0.005
 PARTICLES, FLOW_PARTICLES = 8, 32
+NUM_ERRORS = 3.0  # between a row's windows, in standard errors, that noise does not explain
 
 
 def climb(
@@ -49,8 +50,9 @@ def climb(
                 parameter.grad = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
             optimiser.step()
             step += 1
-            dry = progress.is_dry(float(elbo.detach().mean()))
+            dry = progress.is_dry(elbo.detach(), step >= share * max_steps)
         converged &= dry
+        progress.rescue()
         for group in optimiser.param_groups:
             group["lr"] *= DECAY
     progress.settle()
@@ -61,7 +63,7 @@ class Progress:
     """Sees whether steps of one size still gain, window by window, and doubles the window where noise hides it.
 
     Arguments:
-        parameters: What is climbed with; their average over the last window is the answer.
+        parameters: What is climbed with, `(B, *)` each.
         tolerance: Gain of a window, in nats per row, below which there is none.
         max_length: The longest window.
     """
@@ -70,20 +72,28 @@ class Progress:
         self.parameters, self.tolerance, self.max_length = parameters, tolerance, max_length
         self.length, self.closed = WINDOW, True
         self.before = Estimate(torch.tensor(-math.inf), torch.tensor(0.0))
+        self.best: Estimate | None = None
 
-    def is_dry(self, elbo: float) -> bool:
-        """Take in the mean ELBO of one step, in nats per row; whether a window has closed without gain."""
+    def is_dry(self, elbo: Tensor, last: bool) -> bool:
+        """Take in the ELBO of each row at one step, `(B,)`, in nats; whether a window has closed without gain.
+
+        Arguments:
+            elbo: The ELBO.
+            last: Close the window whatever its length.
+        """
         if self.closed:
-            self.elbos: list[float] = []
+            self.elbos: list[Tensor] = []
             self.sums = [torch.zeros_like(p) for p in self.parameters]
         self.elbos.append(elbo)
         for total, parameter in zip(self.sums, self.parameters, strict=True):
             total.add_(parameter.detach())
-        self.closed = len(self.elbos) == self.length
+        self.closed = last or len(self.elbos) == self.length
         return self.closed and self._closes_dry()
 
     def _closes_dry(self) -> bool:
-        now = Estimate.of_draws(torch.tensor(self.elbos))
+        elbos = torch.stack(self.elbos)
+        self._keep_best(Estimate.of_draws(elbos))
+        now = Estimate.of_draws(elbos.mean(1))
         gain = float(now.value - self.before.value)
         noise = math.hypot(float(now.std_error), float(self.before.std_error))
         hidden = gain < noise and noise > self.tolerance and self.length < self.max_length
@@ -91,11 +101,37 @@ class Progress:
         self.length *= 1 + hidden
         return gain < self.tolerance and not hidden
 
+    def _keep_best(self, now: Estimate) -> None:
+        """The best window of each row so far, and the parameters' average over it."""
+        self.now = Estimate(now.value.nan_to_num(-math.inf), now.std_error)
+        averages = [total / len(self.elbos) for total in self.sums]
+        if self.best is None:
+            self.best, self.kept = self.now, averages
+            return
+        better = self.now.value > self.best.value
+        self.best = Estimate(
+            torch.where(better, self.now.value, self.best.value),
+            torch.where(better, self.now.std_error, self.best.std_error),
+        )
+        for kept, average in zip(self.kept, averages, strict=True):
+            kept[better] = average[better]
+
+    def rescue(self) -> None:
+        """Put rows that fell clearly below their best window, as few particles let them, back to it."""
+        if self.best is None:
+            return
+        noise = torch.hypot(self.now.std_error, self.best.std_error)
+        lost = ~(self.now.value >= self.best.value - NUM_ERRORS * noise)
+        with torch.no_grad():
+            for parameter, kept in zip(self.parameters, self.kept, strict=True):
+                parameter[lost] = kept[lost]
+
     def settle(self) -> None:
-        """Put the average over the last window in the parameters' place."""
+        """Put the average over the last window in the parameters' place, and rescue."""
         with torch.no_grad():
             for total, parameter in zip(self.sums, self.parameters, strict=True):
                 parameter.copy_(total / len(self.elbos))
+        self.rescue()
 
 
 def _elbo(log_joint: LogJoint, local: Any, num_particles: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch import nn
 
 from ppvae import guides
 from ppvae.guides import localize, optimize_local
+from ppvae.guides.climb import WINDOW, Progress
 from ppvae.guides.flows import AutoregressiveTransport, RowNetworks
 from ppvae.weights import score
 
@@ -177,3 +178,19 @@ def test_a_guide_with_inner_plates_is_named():
     assert score(story, Inner(), batch, 3).log_weights.shape == (3, NUM_ROWS)
     with pytest.raises(ValueError, match=r"site 'w'.*inner plates.*ppvae.guides"):
         localize(Inner(), batch, story)
+
+
+def test_a_row_that_falls_below_its_best_window_goes_back_to_it():
+    place = torch.zeros(2, 1)
+    progress = Progress([place], tolerance=0.01, max_length=WINDOW)
+    noise = torch.randn(2 * WINDOW, 2, generator=torch.Generator().manual_seed(0))
+    for step, eps in enumerate(noise):
+        late = step >= WINDOW
+        place.fill_(1.0 + late)
+        progress.is_dry(torch.tensor([0.0, -50.0 if late else 0.0]) + eps, last=False)
+    progress.settle()
+    assert place.flatten().tolist() == [2.0, 1.0]
+    progress.is_dry(torch.tensor([0.0, torch.nan]), last=True)
+    place.fill_(torch.nan)
+    progress.rescue()
+    assert float(place[1]) == 1.0
