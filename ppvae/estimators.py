@@ -169,6 +169,7 @@ def estimator_bench(
 
     def made(objective: str | Objective) -> Objective:
         if isinstance(objective, Objective):
+            _refuse_other_bound(objective, num_particles)
             return objective
         return losses.build(objective, story, guide, batch, num_particles=num_particles)
 
@@ -198,6 +199,17 @@ def estimator_bench(
             target = _target(objective)
             found += _rows(label, target, measured, references[target])
     return EstimatorBench(found, len(next(iter(batch.values()))), num_particles, num_repeats)
+
+
+def _refuse_other_bound(objective: Objective, num_particles: int) -> None:
+    """All estimators of a bound are held against one reference: the bound itself, with as many particles."""
+    if objective.is_bound_on == "iwelbo" and objective.num_particles != num_particles:
+        raise ValueError(
+            f"expected {objective.name} with the bench's num_particles={num_particles}, got {objective.num_particles}; its "
+            "bound is another one"
+        )
+    if not objective.tempering.is_plain:
+        raise ValueError(f"expected {objective.name} with beta=1, got {objective.beta}")
 
 
 def _target(objective: Objective) -> str:

@@ -158,3 +158,13 @@ def test_the_command_prints_the_table_and_writes_both_files(tmp_path, monkeypatc
     ):
         assert main(["estimators", "factor_analysis", "--data", "numbers.pt", *wrong]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_another_bound_is_not_held_against_the_benchs(pair):
+    story, guide, rows = pair[:3]
+    built = ppvae.objectives.build("iwae", story, guide, rows, num_particles=5)
+    with pytest.raises(ValueError, match="num_particles=2, got 5"):
+        ppvae.estimator_bench(story, guide, rows, objectives={"five": built}, num_particles=2)
+    pressed = ppvae.objectives.build("stl", story, guide, rows, beta=4.0)
+    with pytest.raises(ValueError, match="stl with beta=1, got 4.0"):
+        ppvae.estimator_bench(story, guide, rows, objectives={"four": pressed}, num_particles=2)

@@ -38,7 +38,8 @@ class Distance:
         log_scale_error: Log ratio of the standard deviations, guide over reference, `(B, d)`; below 0 too narrow.
         sliced_wasserstein: `(B,)`: root mean square distance that the guide's draws must move along random
             directions, in standard deviations of the reference.
-        floor: The same between two halves of the reference, `(B,)`: what sampling alone gives.
+        floor: The same between two halves of the reference, `(B,)`: what sampling alone gives, somewhat more as they are
+            halves.
         accuracy: Cross-validated accuracy of a classifier that tells guide from reference, `(B,)`; 0.5 if it cannot.
     """
 

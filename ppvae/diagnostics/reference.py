@@ -123,8 +123,8 @@ def reference_posterior(
 
     Source:
         R. M. Neal (2011). MCMC using Hamiltonian dynamics.
-        A. Vehtari, A. Gelman, D. Simpson, B. Carpenter, P.-C. Bürkner (2021). Rank-normalization, folding, and
-        localization: an improved R-hat for assessing convergence of MCMC.
+        A. Gelman, D. B. Rubin (1992). Inference from iterative simulation using multiple sequences (R-hat, of split
+        chains, without ranks).
     """
     if num_chains < 2 or num_samples < MIN_SAMPLES or num_warmup < 0:
         raise ValueError(
@@ -144,7 +144,8 @@ def reference_posterior(
         check_pair(story, guide, batch)
     step = max(1, CHUNK_NUMBERS // (numbers_per_row(batch) * num_chains))
     parts = []
-    with measuring(seed, story), torch.no_grad():
+    modules = (story,) if guide is None else (story, guide)
+    with measuring(seed, *modules), torch.no_grad():
         for first in range(0, num_rows_of(batch), step):
             some = {k: v[first : first + step] for k, v in batch.items()}
             start = _start(story, guide, some, sites, num_chains)

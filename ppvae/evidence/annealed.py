@@ -69,6 +69,8 @@ class Chains:
     def log_mean(self) -> Estimate:
         """log of the mean weight, `(B,)`, in nats; without resampling the error is that of the delta method.
 
+        With resampling it can come out below zero: then it is unknown, NaN.
+
         Source:
             A. Lee, N. Whiteley (2018). Variance estimation in the particle filter.
         """
@@ -78,7 +80,8 @@ class Chains:
             return Estimate(value, torch.full_like(value, torch.nan))
         growth = (num / (num - 1)) ** (1 + self.num_resampled)
         spread = 1 - growth * (1 - self._shares().square().sum(0))
-        return Estimate(value, spread.clamp(min=0).sqrt())
+        unknown = (spread < 0) & (self.num_resampled > 0)
+        return Estimate(value, spread.clamp(min=0).sqrt().masked_fill(unknown, torch.nan))
 
     def _shares(self) -> Tensor:
         """Share of the weight that descends from each chain of the start, `(C, B)`."""

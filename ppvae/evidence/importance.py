@@ -36,9 +36,9 @@ class RunningWeights:
     def add(self, log_w: Tensor) -> None:
         """Take in log weights, `(S, B)`, in nats."""
         log_w = log_w.detach().to("cpu", torch.float64)
-        groups = len(self.counts)
-        for g in range(min(groups, len(log_w))):
-            dealt = log_w[g::groups]
+        groups, first = len(self.counts), int(self.counts.sum())
+        for i in range(min(groups, len(log_w))):
+            g, dealt = (first + i) % groups, log_w[i::groups]
             self.log_sums[g] = torch.logaddexp(self.log_sums[g], dealt.logsumexp(0))
             self.counts[g] += len(dealt)
         self.log_square = torch.logaddexp(self.log_square, (2 * log_w).logsumexp(0))

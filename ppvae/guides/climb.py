@@ -36,6 +36,10 @@ def climb(
     noisy = _is_noisy(local)
     if num_particles is None:
         num_particles = FLOW_PARTICLES if noisy else PARTICLES
+    if num_particles < 2 and getattr(local, "discrete", None) is not None:
+        raise ValueError(
+            f"expected at least 2 particles where discrete sites are drawn, each held against the others; got {num_particles}"
+        )
     rows, networks = list(local.rows.values()), list(local.networks.values())
     groups = [{"params": rows, "lr": LR_ROWS}, {"params": networks, "lr": LR_NETWORKS}]
     optimiser = torch.optim.Adam([g for g in groups if g["params"]])

@@ -33,8 +33,9 @@ class LocalFit:
 
     Arguments:
         num_steps: Optimiser steps taken, the same for all rows.
-        gain: L[q*] − L[start] of each row, from particles that the search did not see, `(B,)`, in nats.
-        converged: Whether the gain in the last window was below the tolerance before the steps ran out.
+        gain: L[q*] − L[start] of each row, `(B,)`, in nats, from particles that the search did not see; they decide which
+            rows go back to the start, whose gain is 0.
+        converged: Whether every step size stopped gaining before its share of the steps was taken.
     """
 
     num_steps: int
@@ -140,8 +141,10 @@ def optimize_local(
         Steps, gains and whether the search converged.
 
     Raises:
-        ValueError: If the story has global latent sites: its rows are not independent.
+        ValueError: If the story has global latent sites: its rows are not independent; or there is no step.
     """
+    if max_steps < 1:
+        raise ValueError(f"expected max_steps of at least 1 in a search for q*, got {max_steps}")
     refuse_global(sites_of(story, local.batch), "a search for q*")
     start = {k: p.detach().clone() for k, p in local.named_parameters()}
     check_seed = 1 if seed is None else seed + 1

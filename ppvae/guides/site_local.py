@@ -28,7 +28,7 @@ class SiteLocal(PyroModule):
         sites: The story's sites.
 
     Raises:
-        ValueError: If a site's parameters depend on another site's draw.
+        ValueError: If a site's parameters depend on another site's draw, or the guide draws discrete sites.
     """
 
     is_local = True
@@ -42,6 +42,12 @@ class SiteLocal(PyroModule):
         self.networks = nn.ParameterDict()
         self.shells: dict[str, tuple[Any, int, tuple[str, ...]]] = {}
         first, second = (_traced(guide, batch, seed) for seed in (0, 1))
+        discrete = sorted(set(sites.local_discrete) & set(first))
+        if discrete:
+            raise ValueError(
+                f"expected a guide that draws continuous sites alone, or one of ppvae.guides, for a search for q*; got one "
+                f"that draws the discrete {discrete}"
+            )
         for name in self.flat.sites:
             self._free(name, first[name]["fn"], second[name]["fn"])
 

@@ -30,7 +30,8 @@ class VectorQuantized(Guide):
 
     Arguments:
         codebook: Name of the story's attribute that holds the entries, `(K, D)`.
-        commitment: Weight :math:`\beta` of the commitment, per squared unit of the codebook, in nats.
+        commitment: Weight :math:`\beta` of the commitment, per squared unit of the codebook, in nats; `kl_warmup` and an objective's `beta`
+            scale it as well.
         decay: Weight of the past in the moving average of a training step.
 
     Raises:

@@ -22,7 +22,8 @@ FIRST_STEP_SIZE = 0.3
 class MonteCarloEM(Objective):
     r"""Expectation-maximisation with posterior draws of Hamiltonian Monte Carlo, :math:`\log p(x, z) + \log q(z|x)`.
 
-    The E-step runs chains of Hamiltonian Monte Carlo from the guide's own draws, in coordinates where the guide is a standard normal;
+    The E-step runs chains of Hamiltonian Monte Carlo from draws of the guide (of the Gaussian with its moments, if it is
+    none itself), in coordinates where that is a standard normal;
     the M-step moves the story, and the guide follows the chains. Costs `num_moves * num_leapfrog` gradients of the
     story a step. Other arguments as for `Objective`, with `beta` 1; the particles are the chains of a row.
 

@@ -45,7 +45,10 @@ class VIMCO(Objective):
 def without_each(log_w: Tensor) -> Tensor:
     """The bound with each particle's weight in turn replaced by the geometric mean of the others', `(K, B)`, in nats."""
     num = len(log_w)
-    others = (log_w.sum(0) - log_w) / (num - 1)
+    zero = torch.zeros_like(log_w[:1])
+    earlier = torch.cat([zero, log_w.cumsum(0)[:-1]])
+    later = torch.cat([zero, log_w.flip(0).cumsum(0)[:-1]]).flip(0)
+    others = (earlier + later) / (num - 1)  # not by subtraction: a weight may be 0
     nothing = torch.full_like(log_w[:1], -torch.inf)
     before = torch.cat([nothing, log_w.logcumsumexp(0)[:-1]])
     after = torch.cat([nothing, log_w.flip(0).logcumsumexp(0)[:-1]]).flip(0)

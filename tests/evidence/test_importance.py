@@ -112,3 +112,15 @@ def test_a_stopped_measurement_goes_on_to_the_same_numbers(method, tmp_path, mon
     file.write_bytes(b"no tensors")
     with pytest.raises(ValueError, match="expected a checkpoint"):
         ppvae.log_evidence(story, rows, checkpoint=file, **options)
+
+
+def test_the_jackknife_deals_particles_alike_however_they_come():
+    log_w = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)).double()
+    found = []
+    for size in (1, 7, 10, 131, 200):
+        running = RunningWeights(3, 100)
+        for piece in log_w.split(size):
+            running.add(piece)
+        found.append(running.estimate("jackknife").std_error)
+    for one in found:
+        torch.testing.assert_close(one, found[-1])

@@ -7,8 +7,10 @@ import torch
 from families import CONTINUOUS, pairs
 from pyro.nn import PyroModule
 from stories import CASES, rows_of
+from test_summing import GaussianMixture
 from torch import nn
 
+import ppvae
 from ppvae import guides
 from ppvae.guides import localize, optimize_local
 from ppvae.guides.climb import WINDOW, Progress
@@ -194,3 +196,26 @@ def test_a_row_that_falls_below_its_best_window_goes_back_to_it():
     place.fill_(torch.nan)
     progress.rescue()
     assert float(place[1]) == 1.0
+
+
+def test_a_foreign_guide_that_draws_discrete_sites_has_no_local_version():
+    class Drawing(PyroModule):
+        def forward(self, batch):
+            with pyro.plate("data", len(batch["x"])):
+                pyro.sample("k", dist.Categorical(torch.ones(3).double()))
+
+    story = GaussianMixture().double()
+    x = ppvae.simulate(story, 4, seed=0)["x"]
+    with pytest.raises(ValueError, match=r"draws the discrete \['k'\]"):
+        localize(Drawing(), {"x": x}, story)
+
+
+def test_a_search_without_a_step_or_particles_to_compare_is_refused():
+    story, batch, guide = made("two_sites", "mean_field")
+    with pytest.raises(ValueError, match="max_steps of at least 1"):
+        guide.local(batch).optimize(story, max_steps=0)
+    mixture = GaussianMixture().double()
+    x = {"x": ppvae.simulate(mixture, 4, seed=0)["x"]}
+    drawn = guides.build("categorical", mixture, x, hidden=(4,)).local(x)
+    with pytest.raises(ValueError, match="at least 2 particles"):
+        drawn.optimize(mixture, num_particles=1)

@@ -15,6 +15,7 @@ from torch import nn
 import ppvae
 from ppvae import objectives
 from ppvae.evidence import log_mean_exp
+from ppvae.objectives.vimco import without_each
 from ppvae.story import evaluating, local_params, measuring, observe, scale_rows
 from ppvae.weights import score
 
@@ -215,3 +216,14 @@ def test_a_particle_with_a_centre_of_its_own_would_not_do_either(centred):
     assert sum(apart) / 20 > sum(shared) / 20 + 10
     assert sum(shared) / 20 < log_p
     assert math.isfinite(sum(apart))
+
+
+def test_a_weight_of_zero_leaves_the_signal_of_the_other_particles_finite():
+    log_w = torch.tensor([[0.0], [-math.inf], [1.0]]).double()
+    found = without_each(log_w).flatten()
+    # With another weight of zero the geometric mean is zero too, and only the others count.
+    assert float(found[0]) == pytest.approx(1.0 - math.log(3))
+    assert float(found[1]) == pytest.approx(
+        float(torch.tensor([0.0, 1.0, 0.5]).logsumexp(0)) - math.log(3)
+    )
+    assert float(found[2]) == pytest.approx(-math.log(3))
