@@ -44,8 +44,8 @@ class Decoder(StrEnum):
 Story = Annotated[
     str,
     Argument(
-        help="A story of the gallery, a file (my_story.py, my_story.py:ClassName), or, where there is --weights, the "
-        "folder of a run: it stands for the story, data, guide and weights of ppvae fit."
+        help="A story of the gallery, a file (my_story.py, my_story.py:ClassName), or, to measure what "
+        "is trained, the folder of a run: it stands for the story, data, guide and weights of ppvae fit."
     ),
 ]
 Data = Annotated[
@@ -83,7 +83,14 @@ Guides = Annotated[
 DecoderChoice = Annotated[
     Decoder, Option("--decoder", help="One trained story for all guides, or one each.")
 ]
-Objective = Annotated[str, Option("--objective", help="Training loss; see ppvae list objectives.")]
+Objective = Annotated[
+    str,
+    Option(
+        "--objective",
+        metavar="NAME[:OPTION=VALUE]",
+        help="Training loss, with options if any; see ppvae list objectives.",
+    ),
+]
 ObjectiveSet = Annotated[
     list[str] | None,
     Option(

@@ -79,7 +79,7 @@ def compare(
     )  # fmt: skip
     check_request(setup.story, evidence, particles, batch_for(setup.story, setup.test, 2))
     training: dict[str, Any] = {
-        "objective": objective, "objective_options": parts.parse_options(objective_options),
+        **parts.parse_loss(objective, objective_options),
         "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "seed": seed,
         "patience": patience, "device": device,
     }  # fmt: skip
@@ -154,8 +154,7 @@ def fit(
     )
     try:
         history = ppvae.fit(
-            setup.story, built, setup.train, val=setup.val, objective=objective,
-            objective_options=parts.parse_options(objective_options), epochs=epochs,
+            setup.story, built, setup.train, val=setup.val, **parts.parse_loss(objective, objective_options), epochs=epochs,
             batch_size=batch_size, optimizer=optimizer, lr=lr, num_particles=particles,
             kl_warmup=kl_warmup, patience=patience, seed=seed, device=device, precision=precision, run_dir=path,
             resume=resume, config={"setup": told}, progress=_shows_progress(no_progress),

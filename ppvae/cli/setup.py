@@ -5,6 +5,7 @@ __all__ = [
     "Setup",
     "column",
     "console",
+    "parse_loss",
     "parse_named",
     "parse_options",
     "prepare",
@@ -145,6 +146,12 @@ def parse_options(pairs: Sequence[str] | None) -> dict[str, Any]:
         except json.JSONDecodeError:
             options[name] = text
     return options
+
+
+def parse_loss(text: str, pairs: Sequence[str] | None) -> dict[str, Any]:
+    """An objective as `NAME:OPTION=VALUE`, and further options, as the arguments of `fit`."""
+    name, options = parse_named(text)
+    return {"objective": name, "objective_options": {**options, **parse_options(pairs)}}
 
 
 def parse_named(text: str) -> tuple[str, dict[str, Any]]:

@@ -28,6 +28,7 @@ from ppvae.story import (
     Sites,
     TensorDict,
     as_batch,
+    entries_of,
     has_missing,
     one_tensor_of,
     sites_of,
@@ -135,6 +136,12 @@ class Guide(GuideBase):
     def check_sites(self, sites: Sites) -> None:
         """Refuse a story that the family does not suit; by default one without a continuous latent site."""
         if not sites.local_continuous:
+            for name, site in sites.local_discrete.items():
+                if entries_of(site) is None:
+                    raise ValueError(
+                        f"site '{name}': expected a discrete site with finitely many values, got the support {site.support}, for "
+                        "which ppvae has no guide; truncate it, or write a Pyro guide"
+                    )
             raise ValueError(
                 f"expected a continuous latent site for {type(self).__name__}, got only the discrete "
                 f"{sorted(sites.latent)}; use enumerated (few joint values), categorical or concrete"
