@@ -1,6 +1,15 @@
 r"""Whole files: written at once or not at all, and read without running code from them."""
 
-__all__ = ["check_fits", "check_plain", "read_tensors", "to_json", "write_bytes", "write_tensors"]
+__all__ = [
+    "check_fits",
+    "check_plain",
+    "read_tensors",
+    "sync_folder",
+    "to_json",
+    "write_bytes",
+    "write_state",
+    "write_tensors",
+]
 
 import json
 import os
@@ -27,7 +36,30 @@ def write_tensors(file: Path, module: nn.Module) -> None:
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=file.parent) as place:
         written = Path(place) / file.name
         save_file(tensors, written)
+        _sync(written)
         os.replace(written, file)
+
+
+def write_state(file: Path, state: Mapping[str, Any]) -> None:
+    """Write what `check_plain` lets pass; it is on disk when this returns."""
+    with file.open("wb") as stream:
+        torch.save(dict(state), stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring new names in a folder to disk, where the system offers that."""
+    if os.name == "posix":
+        _sync(folder)
+
+
+def _sync(place: Path) -> None:
+    handle = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

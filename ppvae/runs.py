@@ -2,7 +2,7 @@ r"""The run folder: what one training leaves on disk, written so that a crash ne
 there.
 
 `config.json` says what was run, `metrics.jsonl` grows by a line an epoch, `checkpoints/` holds the
-last two states, `figures/` the pictures. Weights are safetensors and the rest of a state loads with
+last two states, also from the middle of an epoch, `figures/` the pictures. Weights are safetensors and the rest of a state loads with
 `weights_only=True`: reading a folder runs no code from it.
 """
 
@@ -23,18 +23,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from ppvae.disk import (
     check_fits,
     check_plain,
     read_tensors,
+    sync_folder,
     to_json,
     write_bytes,
+    write_state,
     write_tensors,
 )
+from ppvae.lock import LOCK
 
 KEPT_CHECKPOINTS = 2
+CHECKPOINT = re.compile(r"epoch_(\d+)(?:_batch_(\d+))?")
 UNREADABLE = (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError)
 
 
@@ -70,7 +75,8 @@ class RunFolder:
         path = Path(path).expanduser()
         if path.exists() and not path.is_dir():
             raise ValueError(f"expected a folder for the run, got the file {path}")
-        held = sorted(p.name for p in path.iterdir()) if path.exists() else []
+        names = (p.name for p in path.iterdir()) if path.exists() else ()
+        held = sorted(name for name in names if name != LOCK)
         if held and resume:
             return cls(path, _read_config(path))
         if held:
@@ -120,21 +126,29 @@ class RunFolder:
         write_bytes(self.path / "metrics.jsonl", "".join(lines).encode())
 
     def save_checkpoint(
-        self, epoch: int, modules: Mapping[str, nn.Module], state: Mapping[str, Any]
+        self,
+        epoch: int,
+        modules: Mapping[str, nn.Module],
+        state: Mapping[str, Any],
+        batches: int = 0,
     ) -> Path:
-        """Keep the state after an epoch; the last two checkpoints stay.
+        """Keep the state after an epoch, or in the middle of the next; the last two checkpoints stay.
+
+        It is on disk, whole, before an older one goes.
 
         Arguments:
             epoch: Number of epochs done.
             modules: Name -> module whose parameters and buffers are kept.
             state: Everything else (optimiser, generators, best value): tensors, numbers, strings,
                 None, and dicts, lists and tuples of them.
+            batches: Batches done of the next epoch.
 
         Returns:
             The checkpoint's folder.
 
         Raises:
             ValueError: If `state` holds anything else, named by its place.
+            OSError: If it cannot be written, as on a full disk; older checkpoints are then as they were.
         """
         check_plain(dict(state), "state")
         place = self.path / "checkpoints"
@@ -142,15 +156,25 @@ class RunFolder:
         for stale in place.glob(".writing-*"):
             shutil.rmtree(stale)
         written = Path(tempfile.mkdtemp(prefix=".writing-", dir=place))
-        for name, module in modules.items():
-            write_tensors(written / f"{name}.safetensors", module)
-        torch.save({**state, "epoch": epoch}, written / "state.pt")
-        final = place / f"epoch_{epoch:06d}"
+        try:
+            for name, module in modules.items():
+                write_tensors(written / f"{name}.safetensors", module)
+            write_state(written / "state.pt", {**state, "epoch": epoch, "batches": batches})
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(written, ignore_errors=True)
+            raise OSError(
+                f"expected to write a checkpoint of {self.path}, got: {error}; the one before is kept: make room and "
+                "go on from it with resume=True (--resume)"
+            ) from error
+        final = place / (f"epoch_{epoch:06d}" + (f"_batch_{batches:06d}" if batches else ""))
         if final.exists():
             shutil.rmtree(final)
         os.replace(written, final)
-        for old in self._checkpoints()[KEPT_CHECKPOINTS:]:
-            shutil.rmtree(old)
+        sync_folder(place)
+        kept = self._checkpoints()
+        newer = kept.index(final)  # they could not be read when the run went on from an older one
+        for other in kept[:newer] + kept[newer + KEPT_CHECKPOINTS :]:
+            shutil.rmtree(other)
         return final
 
     def load_checkpoint(self, modules: Mapping[str, nn.Module]) -> dict[str, Any] | None:
@@ -193,7 +217,8 @@ class RunFolder:
         """Finished checkpoints, newest first."""
         place = self.path / "checkpoints"
         found = place.iterdir() if place.exists() else []
-        return sorted((p for p in found if re.fullmatch(r"epoch_\d{6,}", p.name)), reverse=True)
+        places = {p: match for p in found if (match := CHECKPOINT.fullmatch(p.name))}
+        return sorted(places, key=lambda p: [int(n or 0) for n in places[p].groups()], reverse=True)
 
 
 def save(path: str | os.PathLike[str], story: nn.Module, guide: nn.Module | None = None) -> None:
