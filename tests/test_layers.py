@@ -14,7 +14,7 @@ FLOORS = (
     {"weights", "predict"},
     {"guides"},
     {"objectives", "evidence", "diagnostics", "export"},
-    {"runs", "gaps", "trainer", "keeping", "gradients", "estimators"},
+    {"runs", "gaps", "trainer", "blame", "keeping", "gradients", "estimators"},
     {"fit"},
     {"league"},
     {"compare"},
