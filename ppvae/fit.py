@@ -3,7 +3,7 @@ r"""The training loop: one torch optimiser over story and guide, rows in memory,
 __all__ = ["Callback", "History", "check_options", "fit", "resolve_device"]
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ppvae import objectives
+from ppvae.callbacks import Callback, Callbacks, EpochCallback
 from ppvae.data import Rows, as_rows
 from ppvae.interrupts import Interrupts
 from ppvae.keeping import Keeper, same_settings
@@ -23,8 +24,6 @@ from ppvae.runs import RunFolder
 from ppvae.story import check_data, local_params, one_tensor_of, seeded
 from ppvae.trainer import OPTIMIZERS, SCHEDULES, History, Record, Trainer
 from ppvae.weights import summed_sites
-
-Callback = Callable[[Record], None]
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
@@ -54,7 +53,7 @@ def fit(
     clip_norm: float | None = None,
     max_skips: int = 0,
     config: Mapping[str, Any] | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback | EpochCallback] = (),
     progress: bool = True,
 ) -> History:
     """Train story and guide together by stochastic gradient ascent on the ELBO (AEVB).
@@ -89,7 +88,7 @@ def fit(
         clip_norm: Largest norm of the gradient of all parameters; a longer one is shortened to it. None never is.
         max_skips: Steps, over the whole run, that may be left out because their loss or gradient is not finite.
         config: What else `config.json` in `run_dir` is to say, anything that JSON holds.
-        callbacks: Called with each epoch's record.
+        callbacks: Functions of each epoch's record, or objects with the hooks of `Callback`.
         progress: Show a progress bar on a terminal.
 
     Returns:
@@ -134,6 +133,9 @@ def fit(
         "optimizer": optimizer, "lr": lr, "schedule": schedule, "seed": seed, "kl_warmup": kl_warmup, "patience": patience,
         "clip_norm": clip_norm, "precision": str(one_tensor_of(story).dtype), "rows": len(rows), "data": rows.name,
     }  # fmt: skip
+    hooks = Callbacks(callbacks)
+    if hooks.parts:
+        trainer.on_step_end = hooks.on_step_end
     with ExitStack() as stack:
         for part in (local_params(story, guide, loss_of), pyro.validation_enabled(False)):
             stack.enter_context(part)
@@ -157,10 +159,10 @@ def fit(
             stage(_in_words(record))
             if keeper is not None:
                 keeper.after_epoch(record)
-            for callback in callbacks:
-                callback(record)
+            hooks.on_epoch_end(record)
     story.eval()
     guide.eval()
+    hooks.on_train_end(trainer.history)
     return trainer.history
 
 

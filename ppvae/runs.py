@@ -32,15 +32,21 @@ from ppvae.disk import (
     read_tensors,
     sync_folder,
     to_json,
+    warn_if_changed,
     write_bytes,
     write_state,
     write_tensors,
 )
 from ppvae.lock import LOCK
+from ppvae.source import source_hash
 
 KEPT_CHECKPOINTS = 2
 CHECKPOINT = re.compile(r"epoch_(\d+)(?:_batch_(\d+))?")
-UNREADABLE = (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError)
+# What the restricted unpickler raises on damaged bytes as well as on refused content.
+UNREADABLE = (
+    *(OSError, EOFError, RuntimeError, LookupError, ValueError, TypeError, AttributeError),
+    *(AssertionError, MemoryError, OverflowError, SyntaxError, pickle.UnpicklingError),
+)
 
 
 class RunFolder:
@@ -110,12 +116,14 @@ class RunFolder:
     def metrics(self) -> list[dict[str, Any]]:
         """The records so far; a last line that a crash cut short is left out with a warning."""
         file = self.path / "metrics.jsonl"
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        lines = (
+            file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
+        )
         records = []
         for number, line in enumerate(lines, 1):
             try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
+                records.append(dict(json.loads(line)))
+            except (ValueError, TypeError, RecursionError):
                 warnings.warn(f"{file}: line {number} is cut short and left out", stacklevel=2)
         return records
 
@@ -158,7 +166,7 @@ class RunFolder:
         written = Path(tempfile.mkdtemp(prefix=".writing-", dir=place))
         try:
             for name, module in modules.items():
-                write_tensors(written / f"{name}.safetensors", module)
+                write_tensors(written / f"{name}.safetensors", module, source_hash(module))
             write_state(written / "state.pt", {**state, "epoch": epoch, "batches": batches})
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(written, ignore_errors=True)
@@ -194,6 +202,7 @@ class RunFolder:
             try:
                 weights = {name: read_tensors(folder / f"{name}.safetensors") for name in modules}
                 state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+                state = {"epoch": int(state["epoch"]), **state}
             except UNREADABLE as error:
                 warnings.warn(
                     f"checkpoint {folder} cannot be read ({type(error).__name__}: {error}); "
@@ -204,6 +213,7 @@ class RunFolder:
             for name, module in modules.items():
                 check_fits(weights[name], module, folder / f"{name}.safetensors")
             for name, module in modules.items():
+                warn_if_changed(folder / f"{name}.safetensors", module, source_hash(module))
                 module.load_state_dict(weights[name])
             return dict(state)
         if checkpoints:
@@ -233,11 +243,13 @@ def save(path: str | os.PathLike[str], story: nn.Module, guide: nn.Module | None
     folder.mkdir(parents=True, exist_ok=True)
     for name, module in (("story", story), ("guide", guide)):
         if module is not None:
-            write_tensors(folder / f"{name}.safetensors", module)
+            write_tensors(folder / f"{name}.safetensors", module, source_hash(module))
 
 
 def load(path: str | os.PathLike[str], story: nn.Module, guide: nn.Module | None = None) -> None:
     """Read weights that `save` wrote into a story, and into its guide, and leave both in evaluation mode.
+
+    A warning says where the source of either has changed since.
 
     Arguments:
         path: The folder.
@@ -254,6 +266,7 @@ def load(path: str | os.PathLike[str], story: nn.Module, guide: nn.Module | None
     for name, module in pairs:
         check_fits(weights[name], module, folder / f"{name}.safetensors")
     for name, module in pairs:
+        warn_if_changed(folder / f"{name}.safetensors", module, source_hash(module))
         module.load_state_dict(weights[name])
         module.eval()
 
@@ -262,7 +275,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     file = path / "config.json"
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"expected the config of a run in {file}, got: {error}") from error
 
 

@@ -89,6 +89,7 @@ class Trainer:
         self.clip_norm = math.inf if clip_norm is None else clip_norm
         self.max_skips = max_skips
         self.after_step: Callable[[], None] = lambda: None
+        self.on_step_end: Callable[[int, int, float], None] | None = None
         self.generator = torch.Generator()
         self._begin()
         self.history = History()
@@ -139,17 +140,19 @@ class Trainer:
         for batch in islice(drawn, self.batches_done, None):
             done = (epoch - 1 + self.batches_done / batches) / epochs
             self.optimiser.param_groups[0]["lr"] = self.lr * self.schedule(done)
-            self._step(
+            loss = self._step(
                 batch, kl_weight, f"epoch {epoch}, step {self.batches_done + 1} of {batches}"
             )
             self.batches_done += 1
             self.elapsed = time.perf_counter() - start
             self.after_step()
+            if self.on_step_end is not None:
+                self.on_step_end(epoch, self.batches_done, float(loss))
         record = self._record(epoch, kl_weight, time.perf_counter() - start)
         self._begin()
         return record
 
-    def _step(self, batch: TensorDict, kl_weight: float, when: str) -> None:
+    def _step(self, batch: TensorDict, kl_weight: float, when: str) -> Tensor:
         """One step of the optimiser; none where the loss or its gradient is not finite."""
         kept = [b.clone() for b in self.loss_of.buffers()] if self.max_skips else []
         loss = self.loss_of(batch, kl_weight)
@@ -161,12 +164,13 @@ class Trainer:
             self.losses.append(loss.detach())
             self.counts.append(num_rows_of(batch))
             self.norms.append(norm)
-            return
+            return loss.detach()
         for buffer, before in zip(self.loss_of.buffers(), kept, strict=False):
             buffer.copy_(before)
         self.skipped += 1
         if self.skipped + sum(r.get("skipped", 0) for r in self.history.records) > self.max_skips:
             blame(self.loss_of, self.rows, when, bool(torch.isfinite(loss)))
+        return loss.detach()
 
     def _record(self, epoch: int, kl_weight: float, seconds: float) -> Record:
         if not self.losses:

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
     {"story", "nets", "data", "estimate", "plots", "disk", "progress", "options", "chunks"}
-    | {"lock", "interrupts"},
+    | {"lock", "interrupts", "source", "callbacks"},
     {"weights", "predict"},
     {"guides"},
     {"objectives", "evidence", "diagnostics", "export"},

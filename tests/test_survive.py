@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import ppvae
+from ppvae.callbacks import Callback
 from ppvae.cli import main
+from ppvae.gallery import story_class
 from ppvae.lock import locked
 from ppvae.runs import RunFolder
 from ppvae.trainer import Trainer
@@ -75,10 +78,10 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, kill: int, action: Any) -> None:
     """Act before the step of that number, counted over the epochs."""
     plain, count = Trainer._step, iter(range(10**6))
 
-    def step(self: Trainer, *args: Any) -> None:
+    def step(self: Trainer, *args: Any) -> torch.Tensor:
         if next(count) == kill:
             action()
-        plain(self, *args)
+        return plain(self, *args)
 
     monkeypatch.setattr(Trainer, "_step", step)
 
@@ -109,7 +112,7 @@ plain = here.Trainer._step
 def step(self, *args):
     if next(count) == 6:
         os.kill(os.getpid(), signal.SIGKILL)
-    plain(self, *args)
+    return plain(self, *args)
 here.Trainer._step = step
 here.train(Path(sys.argv[1]))
 """
@@ -250,3 +253,35 @@ def test_clipping_bounds_a_step_and_the_norm_before_it_is_told() -> None:
     moved = sum(float((v - start[k]).square().sum()) for k, v in weights.items()) ** 0.5
     assert moved == pytest.approx(1e-3, rel=0.01)
     assert records[0]["gradient_norm"] > 1e-2
+
+
+def test_hooks_are_called_in_order_and_a_function_hears_of_epochs() -> None:
+    heard: list[Any] = []
+
+    class Hears(Callback):
+        def on_step_end(self, epoch: int, step: int, loss: float) -> None:
+            heard.append((epoch, step))
+
+        def on_train_end(self, history: Any) -> None:
+            heard.append(len(history.records))
+
+    train(epochs=2, batch_size=20, callbacks=[Hears(), lambda record: heard.append("epoch")])
+    assert heard == [(1, 1), (1, 2), "epoch", (2, 1), (2, 2), "epoch", 2]
+    with pytest.raises(ValueError, match="expected callbacks .* got int"):
+        train(callbacks=[3])
+
+
+STORY = "from torch import nn\nclass Changing(nn.Linear):\n    def forward(self, x):\n        return {}\n"
+
+
+def test_a_changed_source_is_told_and_a_changed_comment_is_not(tmp_path) -> None:
+    def made(name: str, body: str) -> nn.Module:
+        (tmp_path / f"{name}.py").write_text(STORY.format(body))
+        return story_class(str(tmp_path / f"{name}.py"))(2, 2)
+
+    ppvae.save(tmp_path, made("one", "x"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ppvae.load(tmp_path, made("two", "x  # the same"))
+    with pytest.warns(UserWarning, match="source of Changing has changed since"):
+        ppvae.load(tmp_path, made("three", "-x"))
