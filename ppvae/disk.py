@@ -1,24 +1,36 @@
 r"""Whole files: written at once or not at all, and read without running code from them."""
 
-__all__ = ["check_fits", "check_plain", "read_tensors", "to_json", "write_bytes", "write_tensors"]
+__all__ = [
+    "check_fits",
+    "check_plain",
+    "read_tensors",
+    "sync_folder",
+    "to_json",
+    "warn_if_changed",
+    "write_bytes",
+    "write_state",
+    "write_tensors",
+]
 
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+SOURCE = "source"  # under which a file of weights keeps the mark of its program
 PLAIN = (bool, int, float, str, type(None))  # exactly these: a NumPy number is no plain one
 
 
-def write_tensors(file: Path, module: nn.Module) -> None:
-    """Write a module's parameters and buffers as a safetensors file."""
+def write_tensors(file: Path, module: nn.Module, source: str = "") -> None:
+    """Write a module's parameters and buffers as a safetensors file, with the mark of its `source` if one is given."""
     # cloned, because safetensors refuses tensors that share memory (tied weights, views)
     tensors = {
         name: value.detach().clone(memory_format=torch.contiguous_format)
@@ -26,8 +38,31 @@ def write_tensors(file: Path, module: nn.Module) -> None:
     }
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=file.parent) as place:
         written = Path(place) / file.name
-        save_file(tensors, written)
+        save_file(tensors, written, metadata={SOURCE: source})
+        _sync(written)
         os.replace(written, file)
+
+
+def write_state(file: Path, state: Mapping[str, Any]) -> None:
+    """Write what `check_plain` lets pass; it is on disk when this returns."""
+    with file.open("wb") as stream:
+        torch.save(dict(state), stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring new names in a folder to disk, where the system offers that."""
+    if os.name == "posix":
+        _sync(folder)
+
+
+def _sync(place: Path) -> None:
+    handle = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -42,6 +77,18 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         return dict(load_file(file))
     except (OSError, SafetensorError) as error:
         raise ValueError(f"expected a safetensors file, got {file}: {error}") from error
+
+
+def warn_if_changed(file: Path, module: nn.Module, now: str) -> None:
+    """Warn where a module's program, whose mark is `now`, is not the one whose weights `file` holds."""
+    with safe_open(file, "pt") as content:
+        was = (content.metadata() or {}).get(SOURCE)
+    if was and now and was != now:
+        warnings.warn(
+            f"the source of {type(module).__name__} has changed since {file} was written: its weights fit by shape, "
+            "but may mean something else; go back to the old source, or train anew",
+            stacklevel=3,
+        )
 
 
 def check_fits(weights: dict[str, Tensor], module: nn.Module, file: Path) -> None:

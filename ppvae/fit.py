@@ -3,7 +3,8 @@ r"""The training loop: one torch optimiser over story and guide, rows in memory,
 __all__ = ["Callback", "History", "check_options", "fit", "resolve_device"]
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ import torch
 from torch import nn
 
 from ppvae import objectives
+from ppvae.callbacks import Callback, Callbacks, EpochCallback
 from ppvae.data import Rows, as_rows
+from ppvae.interrupts import Interrupts
+from ppvae.keeping import Keeper, same_settings
+from ppvae.lock import locked
 from ppvae.objectives import Objective
 from ppvae.progress import stages
 from ppvae.runs import RunFolder
 from ppvae.story import check_data, local_params, one_tensor_of, seeded
 from ppvae.trainer import OPTIMIZERS, SCHEDULES, History, Record, Trainer
 from ppvae.weights import summed_sites
-
-Callback = Callable[[Record], None]
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
@@ -46,8 +49,11 @@ def fit(
     precision: str = "auto",
     run_dir: str | Path | None = None,
     resume: bool = False,
+    checkpoint_every: float = 60.0,
+    clip_norm: float | None = None,
+    max_skips: int = 0,
     config: Mapping[str, Any] | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback | EpochCallback] = (),
     progress: bool = True,
 ) -> History:
     """Train story and guide together by stochastic gradient ascent on the ELBO (AEVB).
@@ -77,9 +83,12 @@ def fit(
         device: `auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1`, ...
         precision: `auto` (the story's own), `float32` or `float64`.
         run_dir: Folder for config, metrics and checkpoints; must be empty or absent unless `resume`.
-        resume: Go on from the newest checkpoint in `run_dir`.
+        resume: Go on from the newest checkpoint in `run_dir` that can be read, in the middle of an epoch too.
+        checkpoint_every: Seconds between checkpoints within an epoch, beside the one at its end; 0 keeps every step.
+        clip_norm: Largest norm of the gradient of all parameters; a longer one is shortened to it. None never is.
+        max_skips: Steps, over the whole run, that may be left out because their loss or gradient is not finite.
         config: What else `config.json` in `run_dir` is to say, anything that JSON holds.
-        callbacks: Called with each epoch's record.
+        callbacks: Functions of each epoch's record, or objects with the hooks of `Callback`.
         progress: Show a progress bar on a terminal.
 
     Returns:
@@ -87,13 +96,17 @@ def fit(
 
     Raises:
         ValueError: If story, guide, data or an option do not fit, or the loss stops being finite (which rows and
-            sites is said).
+            sites is said), or another process trains in `run_dir`.
+        KeyboardInterrupt: After Ctrl-C; with a run folder once the step is done and a checkpoint written (a second
+            Ctrl-C does not wait).
+        SystemExit: After SIGTERM, likewise, with exit code 143; only with a run folder.
     """
     named = objective if isinstance(objective, str) else "trace_elbo"
     check_options(
         objective=named, objective_options=objective_options, epochs=epochs, batch_size=batch_size,
         optimizer=optimizer, lr=lr, schedule=schedule, seed=seed, num_particles=num_particles,
         kl_warmup=kl_warmup, patience=patience, val=val, device=device,
+        checkpoint_every=checkpoint_every, clip_norm=clip_norm, max_skips=max_skips,
     )  # fmt: skip
     if resume and (run_dir is None or not Path(run_dir).expanduser().is_dir()):
         raise ValueError(f"expected the folder of a run to go on from, got run_dir={run_dir}")
@@ -112,33 +125,44 @@ def fit(
         SCHEDULES[schedule],
         kl_warmup,
         optimizer,
+        clip_norm,
+        max_skips,
     )
     settings = {
         "objective": loss_of.name, "objective_options": loss_of.options, "epochs": epochs, "batch_size": batch_size,
         "optimizer": optimizer, "lr": lr, "schedule": schedule, "seed": seed, "kl_warmup": kl_warmup, "patience": patience,
-        "precision": str(one_tensor_of(story).dtype), "rows": len(rows), "data": rows.name,
+        "clip_norm": clip_norm, "precision": str(one_tensor_of(story).dtype), "rows": len(rows), "data": rows.name,
     }  # fmt: skip
-    folder = None
-    if run_dir is not None:
-        folder = RunFolder.create(run_dir, {**(config or {}), "fit": settings}, resume=resume)
-        _same_settings(folder.config.get("fit", settings), settings)
-    with local_params(story, guide, loss_of), pyro.validation_enabled(False), seeded(seed, story):
-        trainer.generator.manual_seed(seed)
-        if folder is not None and resume:
-            trainer.restore(folder.load_checkpoint({"story": story, "guide": guide}))
-            folder.drop_metrics_after(len(trainer.history.records))
-        with stages(epochs, progress) as stage:
-            stage("training")
-            for record in trainer.run(epochs, patience):
-                stage(_in_words(record))
-                if folder is not None:
-                    folder.append_metrics(record)
-                    modules = {"story": story, "guide": guide}
-                    folder.save_checkpoint(record["epoch"], modules, trainer.state())
-                for callback in callbacks:
-                    callback(record)
+    hooks = Callbacks(callbacks)
+    if hooks.parts:
+        trainer.on_step_end = hooks.on_step_end
+    with ExitStack() as stack:
+        for part in (local_params(story, guide, loss_of), pyro.validation_enabled(False)):
+            stack.enter_context(part)
+        keeper = None
+        if run_dir is not None:
+            path = Path(run_dir).expanduser()
+            stack.enter_context(locked(path))
+            folder = RunFolder.create(path, {**(config or {}), "fit": settings}, resume=resume)
+            same_settings(folder.config.get("fit", settings), settings)
+            held = stack.enter_context(Interrupts())
+            modules = {"story": story, "guide": guide}
+            keeper = Keeper(folder, modules, trainer, checkpoint_every, held)
+            trainer.after_step = keeper.after_step
+        stack.enter_context(seeded(seed, story))
+        trainer.seed(seed)
+        if keeper is not None and resume:
+            keeper.take_up()
+        stage = stack.enter_context(stages(epochs, progress))
+        stage("training")
+        for record in trainer.run(epochs, patience):
+            stage(_in_words(record))
+            if keeper is not None:
+                keeper.after_epoch(record)
+            hooks.on_epoch_end(record)
     story.eval()
     guide.eval()
+    hooks.on_train_end(trainer.history)
     return trainer.history
 
 
@@ -157,6 +181,9 @@ def check_options(
     patience: int | None = None,
     val: Any = None,
     device: str = "auto",
+    checkpoint_every: float = 0.0,
+    clip_norm: float | None = None,
+    max_skips: int = 0,
 ) -> None:
     """Refuse training options that cannot work; arguments as in `fit`.
 
@@ -178,6 +205,11 @@ def check_options(
         raise ValueError(f"expected an integer seed, got {seed!r}")
     if kl_warmup < 0:
         raise ValueError(f"expected kl_warmup of at least 0 epochs, got {kl_warmup}")
+    for name, least in {"checkpoint_every": checkpoint_every, "max_skips": max_skips}.items():
+        if not least >= 0:
+            raise ValueError(f"expected {name} of at least 0, got {least}")
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"expected a positive clip_norm, got {clip_norm}")
     if patience is not None and (patience < 1 or val is None):
         raise ValueError(
             f"expected patience of at least 1 together with validation rows, got patience={patience}"
@@ -227,17 +259,6 @@ def _build(
             file=sys.stderr,
         )
     return objectives.build(name, story, guide, rows, **options)
-
-
-def _same_settings(old: Record, new: Record) -> None:
-    """A resumed run must go on as it began."""
-    changed = [k for k, v in new.items() if k != "epochs" and k in old and old[k] != v]
-    if changed:
-        told = ", ".join(f"{k} {old[k]!r} -> {new[k]!r}" for k in changed)
-        raise ValueError(
-            f"expected the settings with which the run began, got {told}; resume with the same ones, or start "
-            "another run folder"
-        )
 
 
 def _prepare(

@@ -2,7 +2,7 @@ r"""The run folder: what one training leaves on disk, written so that a crash ne
 there.
 
 `config.json` says what was run, `metrics.jsonl` grows by a line an epoch, `checkpoints/` holds the
-last two states, `figures/` the pictures. Weights are safetensors and the rest of a state loads with
+last two states, also from the middle of an epoch, `figures/` the pictures. Weights are safetensors and the rest of a state loads with
 `weights_only=True`: reading a folder runs no code from it.
 """
 
@@ -23,19 +23,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from ppvae.disk import (
     check_fits,
     check_plain,
     read_tensors,
+    sync_folder,
     to_json,
+    warn_if_changed,
     write_bytes,
+    write_state,
     write_tensors,
 )
+from ppvae.lock import LOCK
+from ppvae.source import source_hash
 
 KEPT_CHECKPOINTS = 2
-UNREADABLE = (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError)
+CHECKPOINT = re.compile(r"epoch_(\d+)(?:_batch_(\d+))?")
+# What the restricted unpickler raises on damaged bytes as well as on refused content.
+UNREADABLE = (
+    *(OSError, EOFError, RuntimeError, LookupError, ValueError, TypeError, AttributeError),
+    *(AssertionError, MemoryError, OverflowError, SyntaxError, pickle.UnpicklingError),
+)
 
 
 class RunFolder:
@@ -70,7 +81,8 @@ class RunFolder:
         path = Path(path).expanduser()
         if path.exists() and not path.is_dir():
             raise ValueError(f"expected a folder for the run, got the file {path}")
-        held = sorted(p.name for p in path.iterdir()) if path.exists() else []
+        names = (p.name for p in path.iterdir()) if path.exists() else ()
+        held = sorted(name for name in names if name != LOCK)
         if held and resume:
             return cls(path, _read_config(path))
         if held:
@@ -104,12 +116,14 @@ class RunFolder:
     def metrics(self) -> list[dict[str, Any]]:
         """The records so far; a last line that a crash cut short is left out with a warning."""
         file = self.path / "metrics.jsonl"
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        lines = (
+            file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
+        )
         records = []
         for number, line in enumerate(lines, 1):
             try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
+                records.append(dict(json.loads(line)))
+            except (ValueError, TypeError, RecursionError):
                 warnings.warn(f"{file}: line {number} is cut short and left out", stacklevel=2)
         return records
 
@@ -120,21 +134,29 @@ class RunFolder:
         write_bytes(self.path / "metrics.jsonl", "".join(lines).encode())
 
     def save_checkpoint(
-        self, epoch: int, modules: Mapping[str, nn.Module], state: Mapping[str, Any]
+        self,
+        epoch: int,
+        modules: Mapping[str, nn.Module],
+        state: Mapping[str, Any],
+        batches: int = 0,
     ) -> Path:
-        """Keep the state after an epoch; the last two checkpoints stay.
+        """Keep the state after an epoch, or in the middle of the next; the last two checkpoints stay.
+
+        It is on disk, whole, before an older one goes.
 
         Arguments:
             epoch: Number of epochs done.
             modules: Name -> module whose parameters and buffers are kept.
             state: Everything else (optimiser, generators, best value): tensors, numbers, strings,
                 None, and dicts, lists and tuples of them.
+            batches: Batches done of the next epoch.
 
         Returns:
             The checkpoint's folder.
 
         Raises:
             ValueError: If `state` holds anything else, named by its place.
+            OSError: If it cannot be written, as on a full disk; older checkpoints are then as they were.
         """
         check_plain(dict(state), "state")
         place = self.path / "checkpoints"
@@ -142,15 +164,25 @@ class RunFolder:
         for stale in place.glob(".writing-*"):
             shutil.rmtree(stale)
         written = Path(tempfile.mkdtemp(prefix=".writing-", dir=place))
-        for name, module in modules.items():
-            write_tensors(written / f"{name}.safetensors", module)
-        torch.save({**state, "epoch": epoch}, written / "state.pt")
-        final = place / f"epoch_{epoch:06d}"
+        try:
+            for name, module in modules.items():
+                write_tensors(written / f"{name}.safetensors", module, source_hash(module))
+            write_state(written / "state.pt", {**state, "epoch": epoch, "batches": batches})
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(written, ignore_errors=True)
+            raise OSError(
+                f"expected to write a checkpoint of {self.path}, got: {error}; the one before is kept: make room and "
+                "go on from it with resume=True (--resume)"
+            ) from error
+        final = place / (f"epoch_{epoch:06d}" + (f"_batch_{batches:06d}" if batches else ""))
         if final.exists():
             shutil.rmtree(final)
         os.replace(written, final)
-        for old in self._checkpoints()[KEPT_CHECKPOINTS:]:
-            shutil.rmtree(old)
+        sync_folder(place)
+        kept = self._checkpoints()
+        newer = kept.index(final)  # they could not be read when the run went on from an older one
+        for other in kept[:newer] + kept[newer + KEPT_CHECKPOINTS :]:
+            shutil.rmtree(other)
         return final
 
     def load_checkpoint(self, modules: Mapping[str, nn.Module]) -> dict[str, Any] | None:
@@ -170,6 +202,7 @@ class RunFolder:
             try:
                 weights = {name: read_tensors(folder / f"{name}.safetensors") for name in modules}
                 state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+                state = {"epoch": int(state["epoch"]), **state}
             except UNREADABLE as error:
                 warnings.warn(
                     f"checkpoint {folder} cannot be read ({type(error).__name__}: {error}); "
@@ -180,6 +213,7 @@ class RunFolder:
             for name, module in modules.items():
                 check_fits(weights[name], module, folder / f"{name}.safetensors")
             for name, module in modules.items():
+                warn_if_changed(folder / f"{name}.safetensors", module, source_hash(module))
                 module.load_state_dict(weights[name])
             return dict(state)
         if checkpoints:
@@ -193,7 +227,8 @@ class RunFolder:
         """Finished checkpoints, newest first."""
         place = self.path / "checkpoints"
         found = place.iterdir() if place.exists() else []
-        return sorted((p for p in found if re.fullmatch(r"epoch_\d{6,}", p.name)), reverse=True)
+        places = {p: match for p in found if (match := CHECKPOINT.fullmatch(p.name))}
+        return sorted(places, key=lambda p: [int(n or 0) for n in places[p].groups()], reverse=True)
 
 
 def save(path: str | os.PathLike[str], story: nn.Module, guide: nn.Module | None = None) -> None:
@@ -208,11 +243,13 @@ def save(path: str | os.PathLike[str], story: nn.Module, guide: nn.Module | None
     folder.mkdir(parents=True, exist_ok=True)
     for name, module in (("story", story), ("guide", guide)):
         if module is not None:
-            write_tensors(folder / f"{name}.safetensors", module)
+            write_tensors(folder / f"{name}.safetensors", module, source_hash(module))
 
 
 def load(path: str | os.PathLike[str], story: nn.Module, guide: nn.Module | None = None) -> None:
     """Read weights that `save` wrote into a story, and into its guide, and leave both in evaluation mode.
+
+    A warning says where the source of either has changed since.
 
     Arguments:
         path: The folder.
@@ -229,6 +266,7 @@ def load(path: str | os.PathLike[str], story: nn.Module, guide: nn.Module | None
     for name, module in pairs:
         check_fits(weights[name], module, folder / f"{name}.safetensors")
     for name, module in pairs:
+        warn_if_changed(folder / f"{name}.safetensors", module, source_hash(module))
         module.load_state_dict(weights[name])
         module.eval()
 
@@ -237,7 +275,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     file = path / "config.json"
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"expected the config of a run in {file}, got: {error}") from error
 
 

@@ -7,16 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ppvae.blame import blame
 from ppvae.chunks import row_chunks
 from ppvae.data import Rows
 from ppvae.objectives import Objective
-from ppvae.story import LogJoint, measuring, num_rows_of, seeded, sites_of
-from ppvae.weights import batch_for, draw, score
+from ppvae.story import TensorDict, num_rows_of, seeded
+from ppvae.weights import batch_for, score
 
 Record = dict[str, Any]
 
@@ -42,7 +44,8 @@ class History:
 
     Attributes:
         records: Dicts with `epoch` (from 1), `loss` (nats per row, lower is better), `elbo` and `val_elbo` (plain
-            ELBO, nats per row, higher is better; None without validation rows), `seconds`, `rows_per_second`.
+            ELBO, nats per row, higher is better; None without validation rows), `gradient_norm` (mean over
+            the steps, before clipping), `skipped` (steps without a finite loss), `seconds`, `rows_per_second`.
         seconds: Training time in all.
         best_epoch: The epoch whose weights are kept: the best on the validation rows, or the last.
         stopped_early: Whether `patience` ran out.
@@ -73,18 +76,30 @@ class Trainer:
         schedule: Callable[[float], float],
         kl_warmup: int,
         optimizer: str = "adam",
+        clip_norm: float | None = None,
+        max_skips: int = 0,
     ) -> None:
         self.story, self.guide, self.rows, self.val = story, guide, rows, val
         self.loss_of, self.batch_size, self.kl_warmup = loss_of, batch_size, kl_warmup
         self.lr, self.schedule = lr, schedule
-        parameters = [p for p in loss_of.parameters() if p.requires_grad]
-        if not parameters:
+        self.parameters = [p for p in loss_of.parameters() if p.requires_grad]
+        if not self.parameters:
             raise ValueError("expected a parameter to train, got a story and a guide all frozen")
-        self.optimiser = OPTIMIZERS[optimizer](parameters, lr=lr)
+        self.optimiser = OPTIMIZERS[optimizer](self.parameters, lr=lr)
+        self.clip_norm = math.inf if clip_norm is None else clip_norm
+        self.max_skips = max_skips
+        self.after_step: Callable[[], None] = lambda: None
+        self.on_step_end: Callable[[int, int, float], None] | None = None
         self.generator = torch.Generator()
+        self._begin()
         self.history = History()
         self.best_elbo = -float("inf")
         self.best_weights: dict[str, Tensor] | None = None
+
+    def seed(self, seed: int) -> None:
+        """Fix the order of the rows."""
+        self.generator.manual_seed(seed)
+        self._begin()
 
     def run(self, epochs: int, patience: int | None) -> Iterator[Record]:
         """Train epoch by epoch, yielding each record after it."""
@@ -105,28 +120,64 @@ class Trainer:
         self.history.stopped_early = patience is not None and waited >= patience
         return self.history.stopped_early
 
+    def _begin(self) -> None:
+        """Stand before the first batch of an epoch."""
+        self.order = self.generator.get_state()  # the epoch's order of rows, and its redrawn bits
+        self.batches_done = self.skipped = 0
+        self.losses: list[Tensor] = []
+        self.counts: list[int] = []
+        self.norms: list[Tensor] = []
+        self.elapsed = 0.0  # seconds of this epoch, before an interruption
+
     def _epoch(self, epoch: int, epochs: int) -> Record:
-        start = time.perf_counter()
+        start = time.perf_counter() - self.elapsed
         kl_weight = min(1.0, epoch / (self.kl_warmup + 1))
         self.story.train()
         self.guide.train()
-        losses: list[Tensor] = []
-        counts: list[int] = []
-        steps = math.ceil(len(self.rows) / self.batch_size)
-        for batch in self.rows.batches(self.batch_size, generator=self.generator, shuffle=True):
-            loss = self.loss_of(batch, kl_weight)
-            done = (epoch - 1 + len(losses) / steps) / epochs
+        batches = math.ceil(len(self.rows) / self.batch_size)
+        self.generator.set_state(self.order)  # batches that are done are drawn again, and left out
+        drawn = self.rows.batches(self.batch_size, generator=self.generator, shuffle=True)
+        for batch in islice(drawn, self.batches_done, None):
+            done = (epoch - 1 + self.batches_done / batches) / epochs
             self.optimiser.param_groups[0]["lr"] = self.lr * self.schedule(done)
-            self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            if not torch.isfinite(loss):
-                _blame(self.story, self.guide, self.rows, epoch)
+            loss = self._step(
+                batch, kl_weight, f"epoch {epoch}, step {self.batches_done + 1} of {batches}"
+            )
+            self.batches_done += 1
+            self.elapsed = time.perf_counter() - start
+            self.after_step()
+            if self.on_step_end is not None:
+                self.on_step_end(epoch, self.batches_done, float(loss))
+        record = self._record(epoch, kl_weight, time.perf_counter() - start)
+        self._begin()
+        return record
+
+    def _step(self, batch: TensorDict, kl_weight: float, when: str) -> Tensor:
+        """One step of the optimiser; none where the loss or its gradient is not finite."""
+        kept = [b.clone() for b in self.loss_of.buffers()] if self.max_skips else []
+        loss = self.loss_of(batch, kl_weight)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        if torch.isfinite(loss + norm):
             self.optimiser.step()
-            losses.append(loss.detach())
-            counts.append(num_rows_of(batch))
-        share = torch.tensor(counts).to(losses[0]) / len(self.rows)
-        mean_loss = float((torch.stack(losses) * share).sum())
-        seconds = time.perf_counter() - start
+            self.losses.append(loss.detach())
+            self.counts.append(num_rows_of(batch))
+            self.norms.append(norm)
+            return loss.detach()
+        for buffer, before in zip(self.loss_of.buffers(), kept, strict=False):
+            buffer.copy_(before)
+        self.skipped += 1
+        if self.skipped + sum(r.get("skipped", 0) for r in self.history.records) > self.max_skips:
+            blame(self.loss_of, self.rows, when, bool(torch.isfinite(loss)))
+        return loss.detach()
+
+    def _record(self, epoch: int, kl_weight: float, seconds: float) -> Record:
+        if not self.losses:
+            blame(self.loss_of, self.rows, f"every step of epoch {epoch}", False)
+        counts = torch.tensor(self.counts)
+        share = counts.to(self.losses[0]) / int(counts.sum())
+        mean_loss = float((torch.stack(self.losses) * share).sum())
         plain = (
             -mean_loss
             if kl_weight == 1.0 and self.loss_of.is_elbo
@@ -137,6 +188,8 @@ class Trainer:
             "loss": mean_loss,
             "elbo": plain,
             "val_elbo": None if self.val is None else self._elbo(self.val),
+            "gradient_norm": float(torch.stack(self.norms).mean()),
+            "skipped": self.skipped,
             "seconds": seconds,
             "rows_per_second": len(self.rows) / seconds,
         }
@@ -176,8 +229,17 @@ class Trainer:
             "best_elbo": self.best_elbo,
             "best_weights": self.best_weights,
             "objective": self.loss_of.own_state(),
-            "order": self.generator.get_state(),
+            "order": self.order,
             "noise": torch.get_rng_state(),
+            "device_noise": torch.cuda.get_rng_state(self.rows.device) if self._on_cuda else None,
+            "under_way": {
+                "batches": self.batches_done,
+                "losses": self.losses,
+                "counts": self.counts,
+                "norms": self.norms,
+                "skipped": self.skipped,
+                "elapsed": self.elapsed,
+            },
         }
 
     def restore(self, state: dict[str, Any] | None) -> None:
@@ -189,26 +251,21 @@ class Trainer:
         self.best_elbo, self.best_weights = state["best_elbo"], state["best_weights"]
         self.loss_of.load_state_dict(state.get("objective", {}), strict=False)
         self.generator.set_state(state["order"])
+        self._begin()
+        if "under_way" in state:  # folders of earlier versions hold ends of epochs only
+            self._take_up(state["under_way"])
         torch.set_rng_state(state["noise"])
+        if self._on_cuda and state.get("device_noise") is not None:
+            torch.cuda.set_rng_state(state["device_noise"], self.rows.device)
 
+    def _take_up(self, state: dict[str, Any]) -> None:
+        """Stand in the middle of an epoch."""
+        where = self.rows.device
+        self.batches_done, self.counts = state["batches"], state["counts"]
+        self.losses = [loss.to(where) for loss in state["losses"]]
+        self.norms = [norm.to(where) for norm in state["norms"]]
+        self.skipped, self.elapsed = state["skipped"], state["elapsed"]
 
-def _blame(story: nn.Module, guide: nn.Module, rows: Rows, epoch: int) -> None:
-    """Say at which sites and rows the loss stopped being finite, from one pass over all rows."""
-    found: dict[str, list[int]] = {}
-    batch, start = batch_for(story, rows), 0
-    sites = sites_of(story, batch)
-    for piece in row_chunks(batch):
-        with torch.no_grad(), measuring(0, story, guide):
-            drawn = draw(guide, piece, 1, sites)
-            scored = LogJoint(story, piece, sites).by_site(drawn.values)
-        for who, parts in (("story", scored), ("guide", drawn.by_site)):
-            for site, log_prob in parts.items():
-                bad = (~torch.isfinite(log_prob[0])).nonzero().flatten()
-                found.setdefault(f"the {who}'s site '{site}'", []).extend((start + bad).tolist())
-        start += num_rows_of(piece)
-    culprits = [f"{name} in rows {bad[:5]}" for name, bad in found.items() if bad]
-    raise ValueError(
-        f"expected a finite loss, got NaN or infinity in epoch {epoch}"
-        + (f": the density of {'; of '.join(culprits)}" if culprits else "")
-        + "; try a smaller lr, rescaled data, or a likelihood whose scale is bounded below"
-    )
+    @property
+    def _on_cuda(self) -> bool:
+        return self.rows.device.type == "cuda"

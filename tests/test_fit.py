@@ -190,7 +190,8 @@ def test_nan_loss_names_epoch_and_rows() -> None:
     with (
         pyro.validation_enabled(False),
         pytest.raises(
-            ValueError, match=r"epoch 1: the density of the story's site 'x' in rows \[0, 1"
+            ValueError,
+            match=r"epoch 1, step 1 of 1: the density of the story's site 'x' in rows \[0, 1",
         ),
     ):
         ppvae.fit(story, guide, x, epochs=1, progress=False)

@@ -9,11 +9,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
-    {"story", "nets", "data", "estimate", "plots", "disk", "progress", "options", "chunks"},
+    {"story", "nets", "data", "estimate", "plots", "disk", "progress", "options", "chunks"}
+    | {"lock", "interrupts", "source", "callbacks"},
     {"weights", "predict"},
     {"guides"},
     {"objectives", "evidence", "diagnostics", "export"},
-    {"runs", "gaps", "trainer", "gradients", "estimators"},
+    {"runs", "gaps", "trainer", "blame", "keeping", "gradients", "estimators"},
     {"fit"},
     {"league"},
     {"compare"},

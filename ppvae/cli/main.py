@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What was typed after `ppvae`; None takes it from the process.
 
     Returns:
-        The exit code: 0, 2 for bad input, 130 after Ctrl-C, 1 for any other error.
+        The exit code: 0, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM in training, 1 for any other error.
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in typed
@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", INTERRUPTED)
+    except SystemExit as end:
+        return _say("terminated", end.code if isinstance(end.code, int) else OTHER_ERROR)
     except COMMAND_LINE_ERROR as error:
         message = getattr(error, "format_message", error.__str__)()
         return _say(message or "expected a command; see ppvae --help", BAD_INPUT)

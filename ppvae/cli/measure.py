@@ -131,6 +131,15 @@ def fit(
     resume: Annotated[
         bool, Option("--resume", help="Go on from the checkpoint in --run-dir.")
     ] = False,
+    checkpoint_every: Annotated[
+        float, Option("--checkpoint-every", min=0, help="Seconds between checkpoints in an epoch.")
+    ] = 60.0,
+    clip_norm: Annotated[
+        float | None, Option("--clip-norm", help="Largest norm of the gradient.")
+    ] = None,
+    max_skips: Annotated[
+        int, Option("--max-skips", min=0, help="Steps that may lack a finite loss.")
+    ] = 0,
     data_root: DataRoot = None,
     binarize: Binarize = None,
     options: Set = None,
@@ -157,9 +166,10 @@ def fit(
             setup.story, built, setup.train, val=setup.val, **parts.parse_loss(objective, objective_options), epochs=epochs,
             batch_size=batch_size, optimizer=optimizer, lr=lr, num_particles=particles,
             kl_warmup=kl_warmup, patience=patience, seed=seed, device=device, precision=precision, run_dir=path,
-            resume=resume, config={"setup": told}, progress=_shows_progress(no_progress),
+            resume=resume, checkpoint_every=checkpoint_every, clip_norm=clip_norm, max_skips=max_skips,
+            config={"setup": told}, progress=_shows_progress(no_progress),
         )  # fmt: skip
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         print(f"the last checkpoint is kept: go on with --resume --run-dir {path}", file=sys.stderr)
         raise
     ppvae.save(path, setup.story, built)

@@ -1,0 +1,55 @@
+r"""Who is at fault where a loss is not finite."""
+
+__all__ = ["blame"]
+
+from typing import NoReturn
+
+import torch
+
+from ppvae.chunks import row_chunks
+from ppvae.data import Rows
+from ppvae.objectives import Objective
+from ppvae.story import LogJoint, measuring, num_rows_of, sites_of
+from ppvae.weights import batch_for, draw
+
+
+def blame(loss_of: Objective, rows: Rows, when: str, loss_is_finite: bool) -> NoReturn:
+    """Say at which sites and rows the loss stopped being finite, from one pass over all rows.
+
+    Arguments:
+        loss_of: The objective, as it was when that came; its gradient too.
+        rows: The training rows.
+        when: Which step.
+        loss_is_finite: Whether only the gradient is not.
+
+    Raises:
+        ValueError: Always.
+    """
+    story, guide = loss_of.story, loss_of.guide
+    found: dict[str, list[int]] = {}
+    batch, start = batch_for(story, rows), 0
+    sites = sites_of(story, batch)
+    for piece in row_chunks(batch):
+        with torch.no_grad(), measuring(0, story, guide):
+            drawn = draw(guide, piece, 1, sites)
+            scored = LogJoint(story, piece, sites).by_site(drawn.values)
+        for who, parts in (("story", scored), ("guide", drawn.by_site)):
+            for site, log_prob in parts.items():
+                bad = (~torch.isfinite(log_prob[0])).nonzero().flatten()
+                found.setdefault(f"the {who}'s site '{site}'", []).extend((start + bad).tolist())
+        start += num_rows_of(piece)
+    culprits = [f"the density of {name} in rows {bad[:5]}" for name, bad in found.items() if bad]
+    what = "gradient" if loss_is_finite else "loss"
+    if loss_is_finite:
+        steep = [
+            n
+            for n, p in loss_of.named_parameters()
+            if p.grad is not None and not p.grad.isfinite().all()
+        ]
+        culprits.append(f"parameters {steep[:3]}")
+    raise ValueError(
+        f"expected a finite {what}, got NaN or infinity in {when}"
+        + (f": {'; '.join(culprits)}" if culprits else "")
+        + "; try a smaller lr, rescaled data, or a likelihood whose scale is bounded below (the parameters are "
+        "as they were before that step)"
+    )

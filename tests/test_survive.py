@@ -1,0 +1,287 @@
+r"""Training survives: locks, signals, kills, full disks and losses that are not finite."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.nn import PyroModule
+from torch import nn
+
+import ppvae
+from ppvae.callbacks import Callback
+from ppvae.cli import main
+from ppvae.gallery import story_class
+from ppvae.lock import locked
+from ppvae.runs import RunFolder
+from ppvae.trainer import Trainer
+
+EPOCHS, STEPS = 3, 4
+
+
+class Coins(PyroModule):
+    """Two causes move three numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder = ppvae.nets.MLP(2, 3, hidden=(8,))
+
+    def forward(self, n: int) -> None:
+        with pyro.plate("data", n):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1))
+
+
+def train(run: Path | None = None, **options: Any) -> tuple[dict[str, torch.Tensor], list[Any]]:
+    """Weights and records of a small run over rows that are redrawn at each step."""
+    torch.manual_seed(0)
+    rows = ppvae.data.Rows({"x": torch.rand(40, 3)}, dynamic=frozenset({"x"}))
+    story = options.pop("story", None) or Coins()
+    guide = ppvae.guides.build("mean_field", Coins(), rows, hidden=(8,))
+    given = {
+        "val": rows.head(10).frozen(0),
+        "epochs": EPOCHS,
+        "batch_size": 10,
+        "lr": 0.01,
+        "checkpoint_every": 0,
+    }
+    history = ppvae.fit(story, guide, rows, progress=False, run_dir=run, **{**given, **options})
+    weights = {**story.state_dict(), **{f"guide.{k}": v for k, v in guide.state_dict().items()}}
+    return weights, timeless(history.records)
+
+
+def timeless(records: list[Any]) -> list[Any]:
+    clock = ("seconds", "rows_per_second")
+    return [{k: v for k, v in record.items() if k not in clock} for record in records]
+
+
+def same(one: Any, two: Any) -> bool:
+    weights = one[0].keys() == two[0].keys()
+    return weights and all(torch.equal(one[0][k], two[0][k]) for k in one[0]) and one[1] == two[1]
+
+
+class KilledError(Exception):
+    pass
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, kill: int, action: Any) -> None:
+    """Act before the step of that number, counted over the epochs."""
+    plain, count = Trainer._step, iter(range(10**6))
+
+    def step(self: Trainer, *args: Any) -> torch.Tensor:
+        if next(count) == kill:
+            action()
+        return plain(self, *args)
+
+    monkeypatch.setattr(Trainer, "_step", step)
+
+
+def killed() -> None:
+    raise KilledError
+
+
+@pytest.mark.parametrize("kill", [1, 3, 6, 8, 11])
+def test_a_run_stopped_anywhere_goes_on_bit_for_bit(tmp_path, monkeypatch, kill):
+    whole = train()
+    with monkeypatch.context() as patch:
+        stop_at(patch, kill, killed)
+        with pytest.raises(KilledError):
+            train(tmp_path / "run")
+    assert same(whole, train(tmp_path / "run", resume=True))
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert timeless([json.loads(line) for line in lines]) == whole[1]
+
+
+KILL = """
+import os, signal, sys
+from pathlib import Path
+import torch, test_survive as here
+torch.set_num_threads(1)
+count = iter(range(10**6))
+plain = here.Trainer._step
+def step(self, *args):
+    if next(count) == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(self, *args)
+here.Trainer._step = step
+here.train(Path(sys.argv[1]))
+"""
+
+
+def test_a_killed_process_goes_on_bit_for_bit_and_leaves_no_lock(tmp_path):
+    root = Path(__file__).resolve().parent
+    path = os.pathsep.join([str(root.parent), str(root)])
+    done = subprocess.run(
+        [sys.executable, "-c", KILL, str(tmp_path / "run")], env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.returncode == -signal.SIGKILL
+    names = sorted(p.name for p in (tmp_path / "run" / "checkpoints").glob("epoch*"))
+    assert names == ["epoch_000001_batch_000001", "epoch_000001_batch_000002"]
+    assert same(train(), train(tmp_path / "run", resume=True))
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_a_signal_waits_for_its_step_and_writes_a_checkpoint(tmp_path, monkeypatch, number, error):
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5, lambda: signal.raise_signal(number))
+        with pytest.raises(error) as raised:
+            train(tmp_path / "run", checkpoint_every=1000)
+    assert error is KeyboardInterrupt or raised.value.code == 143
+    assert (tmp_path / "run" / "checkpoints" / "epoch_000001_batch_000002").is_dir()
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+    assert same(train(), train(tmp_path / "run", resume=True))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_the_command_line_with_their_codes(tmp_path, monkeypatch, capsys, number, code):
+    stop_at(monkeypatch, 2, lambda: signal.raise_signal(number))
+    run = str(tmp_path / "run")
+    typed = ["fit", "factor_analysis", "--data", "simulated:rows=100", "--batch-size", "20"]
+    assert main([*typed, "--run-dir", run]) == code
+    assert f"--resume --run-dir {run}" in capsys.readouterr().err
+
+
+def test_a_second_process_is_refused_and_told_who_holds_the_folder(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from ppvae.lock import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=rf"{tmp_path}/run, which process {other.pid} on "):
+            train(tmp_path / "run")
+    finally:
+        other.kill()
+        other.wait()
+    time.sleep(0.05)
+    train(tmp_path / "run", epochs=1)
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_a_lock_is_lifted_by_an_error(tmp_path):
+    with pytest.raises(KilledError), locked(tmp_path):
+        killed()
+    with locked(tmp_path), pytest.raises(ValueError, match="no other process"), locked(tmp_path):
+        pass
+
+
+def test_a_cut_newest_checkpoint_costs_its_interval_only(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6, killed)
+        with pytest.raises(KilledError):
+            train(tmp_path / "run")
+    newest = tmp_path / "run" / "checkpoints" / "epoch_000001_batch_000002" / "state.pt"
+    newest.write_bytes(newest.read_bytes()[:100])
+    with pytest.warns(UserWarning, match="falling back to the one before"):
+        resumed = train(tmp_path / "run", resume=True)
+    assert same(train(), resumed)
+
+
+def test_a_full_disk_is_an_error_that_leaves_older_checkpoints_whole(tmp_path):
+    run, module = RunFolder.create(tmp_path / "run", {}), nn.Linear(300, 300)
+    run.save_checkpoint(1, {"story": module}, {})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size, state in ((10_000, {}), (500_000, {"big": torch.zeros(10**6)})):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            with pytest.raises(OSError, match="the one before is kept"):
+                run.save_checkpoint(2, {"story": module}, state)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [p.name for p in (run.path / "checkpoints").iterdir()] == ["epoch_000001"]
+    assert run.load_checkpoint({"story": module})["epoch"] == 1
+
+
+class Slips(Coins):
+    """NaN in one step of training."""
+
+    def __init__(self, bad: int) -> None:
+        super().__init__()
+        self.runs, self.bad = 0, bad
+
+    def forward(self, n: int) -> None:
+        self.runs += self.training
+        with pyro.plate("data", n):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            logits = self.decoder(z) * (float("nan") if self.runs == self.bad else 1.0)
+            fn = dist.Bernoulli(logits=logits, validate_args=False)
+            pyro.sample("x", fn.to_event(1))
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_leaves_the_parameters() -> None:
+    story = Slips(10**6)
+    stop: dict[str, Any] = {}
+
+    class Watch(Slips):
+        def forward(self, n: int) -> None:
+            if self.training and self.runs == self.bad - 1:
+                stop.update({k: v.clone() for k, v in self.state_dict().items()})
+            super().forward(n)
+
+    story = Watch(12)
+    with pytest.raises(ValueError, match=r"finite loss, got NaN or infinity in epoch \d, step \d"):
+        train(story=story)
+    assert stop and all(torch.equal(stop[k], v) for k, v in story.state_dict().items())
+
+
+def test_a_step_may_be_skipped_and_is_counted() -> None:
+    weights, records = train(story=Slips(12), max_skips=1)
+    assert sum(record["skipped"] for record in records) == 1
+    assert all(bool(v.isfinite().all()) for v in weights.values())
+
+
+def test_clipping_bounds_a_step_and_the_norm_before_it_is_told() -> None:
+    options = {"optimizer": "sgd", "lr": 1.0, "epochs": 1, "batch_size": 40, "val": None}
+    start = train(**{**options, "lr": 1e-30})[0]
+    weights, records = train(**options, clip_norm=1e-3)
+    moved = sum(float((v - start[k]).square().sum()) for k, v in weights.items()) ** 0.5
+    assert moved == pytest.approx(1e-3, rel=0.01)
+    assert records[0]["gradient_norm"] > 1e-2
+
+
+def test_hooks_are_called_in_order_and_a_function_hears_of_epochs() -> None:
+    heard: list[Any] = []
+
+    class Hears(Callback):
+        def on_step_end(self, epoch: int, step: int, loss: float) -> None:
+            heard.append((epoch, step))
+
+        def on_train_end(self, history: Any) -> None:
+            heard.append(len(history.records))
+
+    train(epochs=2, batch_size=20, callbacks=[Hears(), lambda record: heard.append("epoch")])
+    assert heard == [(1, 1), (1, 2), "epoch", (2, 1), (2, 2), "epoch", 2]
+    with pytest.raises(ValueError, match="expected callbacks .* got int"):
+        train(callbacks=[3])
+
+
+STORY = "from torch import nn\nclass Changing(nn.Linear):\n    def forward(self, x):\n        return {}\n"
+
+
+def test_a_changed_source_is_told_and_a_changed_comment_is_not(tmp_path) -> None:
+    def made(name: str, body: str) -> nn.Module:
+        (tmp_path / f"{name}.py").write_text(STORY.format(body))
+        return story_class(str(tmp_path / f"{name}.py"))(2, 2)
+
+    ppvae.save(tmp_path, made("one", "x"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ppvae.load(tmp_path, made("two", "x  # the same"))
+    with pytest.warns(UserWarning, match="source of Changing has changed since"):
+        ppvae.load(tmp_path, made("three", "-x"))
