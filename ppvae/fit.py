@@ -254,10 +254,8 @@ def _build(
     summed = summed_sites(story, guide, rows)
     if name == "trace_elbo" and summed:
         name = "enum_elbo"
-        print(
-            f"objective enum_elbo in place of trace_elbo: {summed} summed over exactly",
-            file=sys.stderr,
-        )
+        said = f"objective enum_elbo in place of trace_elbo: {summed} summed over exactly"
+        print(said, file=sys.stderr)
     return objectives.build(name, story, guide, rows, **options)
 
 

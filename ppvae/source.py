@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import textwrap
 from functools import cache
+from typing import Any
 
 from torch import nn
 
@@ -19,7 +20,7 @@ def source_hash(module: nn.Module) -> str:
     Arguments:
         module: A story or guide; classes of torch, Pyro, zuko and this package do not count.
     """
-    kinds = {type(part) for part in module.modules()}
+    kinds: set[Any] = {type(part) for part in module.modules()}
     own = [k for k in kinds if k.__module__.partition(".")[0] not in OTHERS]
     texts = [_text(kind) for kind in sorted(own, key=lambda k: k.__qualname__)]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest() if all(texts) and texts else ""
