@@ -130,6 +130,15 @@ def test_a_killed_process_goes_on_bit_for_bit_and_leaves_no_lock(tmp_path):
     assert same(train(), train(tmp_path / "run", resume=True))
 
 
+@pytest.fixture
+def listening():
+    """The tests may run in a process that was started deaf to Ctrl-C, as background jobs are."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening")
 @pytest.mark.parametrize(
     ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
 )
@@ -145,6 +154,7 @@ def test_a_signal_waits_for_its_step_and_writes_a_checkpoint(tmp_path, monkeypat
     assert same(train(), train(tmp_path / "run", resume=True))
 
 
+@pytest.mark.usefixtures("listening")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_the_command_line_with_their_codes(tmp_path, monkeypatch, capsys, number, code):
     stop_at(monkeypatch, 2, lambda: signal.raise_signal(number))
