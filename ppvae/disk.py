@@ -3,6 +3,7 @@ r"""Whole files: written at once or not at all, and read without running code fr
 __all__ = [
     "check_fits",
     "check_plain",
+    "read_metadata",
     "read_tensors",
     "sync_folder",
     "to_json",
@@ -79,10 +80,22 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"expected a safetensors file, got {file}: {error}") from error
 
 
+def read_metadata(file: Path) -> dict[str, str]:
+    """What a safetensors file says of itself beside its tensors.
+
+    Raises:
+        ValueError: If it is missing or damaged.
+    """
+    try:
+        with safe_open(file, "pt") as content:
+            return content.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"expected a safetensors file, got {file}: {error}") from error
+
+
 def warn_if_changed(file: Path, module: nn.Module, now: str) -> None:
     """Warn where a module's program, whose mark is `now`, is not the one whose weights `file` holds."""
-    with safe_open(file, "pt") as content:
-        was = (content.metadata() or {}).get(SOURCE)
+    was = read_metadata(file).get(SOURCE)
     if was and now and was != now:
         warnings.warn(
             f"the source of {type(module).__name__} has changed since {file} was written: its weights fit by shape, "

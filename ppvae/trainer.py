@@ -86,8 +86,7 @@ class Trainer:
         if not self.parameters:
             raise ValueError("expected a parameter to train, got a story and a guide all frozen")
         self.optimiser = OPTIMIZERS[optimizer](self.parameters, lr=lr)
-        self.clip_norm = math.inf if clip_norm is None else clip_norm
-        self.max_skips = max_skips
+        self.clip_norm, self.max_skips = clip_norm, max_skips
         self.after_step: Callable[[], None] = lambda: None
         self.on_step_end: Callable[[int, int, float], None] | None = None
         self.generator = torch.Generator()
@@ -158,7 +157,7 @@ class Trainer:
         loss = self.loss_of(batch, kl_weight)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        norm = self._gradient_norm()
         if torch.isfinite(loss + norm):
             self.optimiser.step()
             self.losses.append(loss.detach())
@@ -171,6 +170,14 @@ class Trainer:
         if self.skipped + sum(r.get("skipped", 0) for r in self.history.records) > self.max_skips:
             blame(self.loss_of, self.rows, when, bool(torch.isfinite(loss)))
         return loss.detach()
+
+    def _gradient_norm(self) -> Tensor:
+        """Norm of the gradient of all parameters, which is shortened to `clip_norm` if one is asked for."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if self.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
+        return norm
 
     def _record(self, epoch: int, kl_weight: float, seconds: float) -> Record:
         if not self.losses:

@@ -14,6 +14,8 @@ from ppvae.cli import main
 from ppvae.cli.main import spread_lists
 from ppvae.cli.setup import parse_options
 
+pytestmark = pytest.mark.usefixtures("in_a_new_folder")
+
 GALLERY = Path(__file__).parents[1] / "models"
 TINY = ["--epochs", "1", "--rows", "4", "--particles", "100", "--device", "cpu", "--no-progress"]
 
@@ -24,11 +26,6 @@ def run_python(*arguments):
     return subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, cwd=root, check=False
     )
-
-
-@pytest.fixture(autouse=True)
-def in_a_new_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ import torch
 
 from ppvae.cli import main
 
+pytestmark = pytest.mark.usefixtures("in_a_new_folder")
+
 NO_PLATE = """
 import pyro, torch
 import pyro.distributions as dist
@@ -31,11 +33,6 @@ class Ten(PyroModule):
             z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True).expand(n, 10), 1.0).to_event(1))
 """
-
-
-@pytest.fixture(autouse=True)
-def in_a_new_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

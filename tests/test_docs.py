@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-from test_gallery import in_a_new_folder  # noqa: F401
 
 from ppvae.cli import main
+
+pytestmark = pytest.mark.usefixtures("in_a_new_folder")
 
 PAGE = Path(__file__).parent.parent / "docs" / "write_your_own_story.md"
 

@@ -1,44 +1,33 @@
 r"""Each example runs, with small settings, and shows what it claims."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import pyro
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
-
-
-def _example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from load_example import load_example
 
 
 def test_aevb_by_pyro_svi_raises_the_elbo() -> None:
     try:
-        found = _example("aevb_with_pyro_svi").main(epochs=3)
+        found = load_example("aevb_with_pyro_svi").main(epochs=3)
     finally:
         pyro.clear_param_store()
     assert found["after"] > found["before"] + 10
 
 
 def test_reparametrisation_beats_the_score_function_by_the_baselines_share() -> None:
-    bench = _example("gradient_estimators").main(epochs=1, repeats=20)
+    bench = load_example("gradient_estimators").main(epochs=1, repeats=20)
     plain, average, path, stl = (
         bench.row(name, "heads").variance
         for name in ("score function, none", "score function, average", "trace_elbo", "stl")
     )
     assert plain > 5 * average > 5 * path
     assert path > stl
-    assert "steps for one" in _example("gradient_estimators").table(bench)
+    assert "steps for one" in load_example("gradient_estimators").table(bench)
 
 
 def test_the_two_forms_of_the_elbo_agree_and_miss_the_kl() -> None:
-    found = _example("two_forms_of_the_elbo").main(particles=400)
+    found = load_example("two_forms_of_the_elbo").main(particles=400)
     gap = found["difference of the two"]
     assert abs(float(gap.value)) < 4 * float(gap.std_error)
     whole, log_p = found["ELBO + KL(q || p(z|x))"], found["log p(x), exact"]
@@ -47,7 +36,7 @@ def test_the_two_forms_of_the_elbo_agree_and_miss_the_kl() -> None:
 
 
 def test_steps_at_test_time_win_back_half_of_what_a_linear_encoder_loses(tmp_path: Path) -> None:
-    example, file = _example("semi_amortized_digits"), tmp_path / "found.json"
+    example, file = load_example("semi_amortized_digits"), tmp_path / "found.json"
     found = example.main(epochs=5, test_rows=30, steps=(20,), results=file)["guides"]
     assert found["and 20 steps"]["share_closed"] > 0.5
     assert found["encoder alone"]["amortization_gap"] > 10 * found["encoder alone"]["gap_std_error"]
@@ -55,7 +44,7 @@ def test_steps_at_test_time_win_back_half_of_what_a_linear_encoder_loses(tmp_pat
 
 
 def test_an_auxiliary_variable_gives_independent_gaussians_their_correlations() -> None:
-    found = _example("auxiliary_guide").main(epochs=100)
+    found = load_example("auxiliary_guide").main(epochs=100)
     alone, helped = found["mean_field"]["1 particle"], found["auxiliary"]["1 particle"]
     assert float(alone.value) > 0.49  # half of sum log Lambda_ii - log det Lambda is 0.492
     assert abs(float(helped.value)) < 0.02
@@ -65,7 +54,7 @@ def test_an_auxiliary_variable_gives_independent_gaussians_their_correlations() 
 def test_iwae_is_measured_for_each_number_of_particles_and_taken_up_where_it_stopped(
     tmp_path: Path,
 ) -> None:
-    example = _example("iwae_on_mnist")
+    example = load_example("iwae_on_mnist")
     few = {
         "epochs": 1, "test_rows": 20, "test_particles": 50, "data": "digits",
         "results": tmp_path / "found.json", "runs": tmp_path / "runs",
@@ -81,7 +70,7 @@ def test_iwae_is_measured_for_each_number_of_particles_and_taken_up_where_it_sto
 def test_gaps_and_khat_are_measured_row_by_row_and_taken_up_where_they_stopped(
     tmp_path: Path,
 ) -> None:
-    example = _example("gap_against_khat")
+    example = load_example("gap_against_khat")
     example.STEP, example.PARTICLES, example.MANY, example.RESAMPLES = 4, 50, 60, 50
     example.TEMPERATURES, example.CHAINS, example.SIMULATED = 3, 2, 2
     few = {"epochs": 1, "num_rows": 4, "data": "digits", "runs": tmp_path / "runs"}
@@ -95,7 +84,7 @@ def test_gaps_and_khat_are_measured_row_by_row_and_taken_up_where_they_stopped(
 
 
 def test_a_rank_correlation_stands_in_its_interval() -> None:
-    example = _example("gap_against_khat")
+    example = load_example("gap_against_khat")
     example.RESAMPLES = 200
     spearman = example.spearman
     same = spearman(range(30), [v**3 for v in range(30)])
@@ -105,7 +94,7 @@ def test_a_rank_correlation_stands_in_its_interval() -> None:
 
 
 def test_distance_and_gap_are_held_against_each_other_family_by_family(tmp_path: Path) -> None:
-    example = _example("distance_against_gap")
+    example = load_example("distance_against_gap")
     example.WARMUP = 10
     small = {"epochs": 1, "rows": 2, "samples": 10, "draws": 50, "particles": 50}
     found = example.main(results=tmp_path / "found.json", **small)
@@ -115,7 +104,7 @@ def test_distance_and_gap_are_held_against_each_other_family_by_family(tmp_path:
 
 
 def test_the_score_function_is_unbiased_and_concrete_is_not() -> None:
-    found = _example("gradients_through_discrete_sites").main(num_draws=150)
+    found = load_example("gradients_through_discrete_sites").main(num_draws=150)
     for name, (bias, std_error, noise) in found.items():
         if name.startswith("score function"):
             assert bias < 4 * std_error, name

@@ -13,6 +13,8 @@ from ppvae.gallery import example_of, example_rows, load_story, story_names
 from ppvae.guides import FAMILIES, optimize_local, suggest
 from ppvae.story import seeded
 
+pytestmark = pytest.mark.usefixtures("in_a_new_folder")
+
 TINY = ["--epochs", "1", "--device", "cpu", "--no-progress"]
 every_story = pytest.mark.parametrize("name", story_names())
 
@@ -20,11 +22,6 @@ every_story = pytest.mark.parametrize("name", story_names())
 def few_rows(name):
     """A story's example, with 40 rows to train on."""
     return example_of(name).replace("labels=100", "labels=10") + ":rows=40"
-
-
-@pytest.fixture(autouse=True)
-def in_a_new_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 @every_story

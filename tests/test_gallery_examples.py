@@ -1,28 +1,17 @@
 r"""The examples on the gallery's stories run with small settings, and measure what they say."""
 
-import importlib.util
 import math
 import os
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import scipy.io.wavfile
 import torch
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
-
-
-def example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from load_example import load_example
 
 
 def test_both_ways_to_read_digits_beat_chance_after_a_little_training() -> None:
-    run = example("do_unlabelled_digits_help")
+    run = load_example("do_unlabelled_digits_help")
     found = run.main(rows=200, test_rows=200, epochs=(25, 1), steps=60, seeds=(0,), results=None)
     chance, error = 0.1, (0.1 * 0.9 / found["test_rows"]) ** 0.5
     for key in ("accuracy_story", "accuracy_labels_alone"):
@@ -31,7 +20,7 @@ def test_both_ways_to_read_digits_beat_chance_after_a_little_training() -> None:
 
 
 def test_layers_and_priors_are_measured_and_taken_up_where_they_stopped(tmp_path: Path) -> None:
-    run = example("do_two_layers_beat_one")
+    run = load_example("do_two_layers_beat_one")
     few = {
         "data": "digits", "rows": 200, "test_rows": 20, "epochs": 1, "particles": 50,
         "results": tmp_path / "found.json", "runs": tmp_path / "runs",
@@ -47,14 +36,14 @@ def test_layers_and_priors_are_measured_and_taken_up_where_they_stopped(tmp_path
 
 
 def test_clusters_are_held_against_the_labels() -> None:
-    run = example("do_clusters_find_the_digits")
+    run = load_example("do_clusters_find_the_digits")
     found = run.main(epochs=(3, 1), seeds=(0,), results=None)
     assert found["rand_index_k_means"] > 0.3 and -0.5 < found["rand_index"] < 1
     assert found["rand_index"] == found["seeds"]["0"]["rand_index"]
 
 
 def test_causes_fill_holes_better_than_means() -> None:
-    found = example("can_causes_fill_the_holes").main(
+    found = load_example("can_causes_fill_the_holes").main(
         data="digits", epochs=25, num_draws=100, results=None
     )
     assert found["error"] < found["error_of_means"]
@@ -62,7 +51,7 @@ def test_causes_fill_holes_better_than_means() -> None:
 
 
 def test_the_elbo_of_held_out_rows_rises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = example("does_a_face_take_shape")
+    run = load_example("does_a_face_take_shape")
     monkeypatch.setattr(run, "SHAPE", (8, 8))
     few = {"epochs": 2, "latent_dim": 3, "data": "digits", "particles": 10}
     found = run.main(**few, results=None, pictures=tmp_path)
@@ -72,7 +61,7 @@ def test_the_elbo_of_held_out_rows_rises(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_strings_are_heard_better_row_by_row(tmp_path: Path) -> None:
-    run = example("can_a_string_be_heard")
+    run = load_example("can_a_string_be_heard")
     found = run.main(
         rows=300, held_out=10, epochs=4, max_steps=80, num_draws=200, results=None,
         wav=tmp_path / "pair.wav",
@@ -84,7 +73,7 @@ def test_strings_are_heard_better_row_by_row(tmp_path: Path) -> None:
 
 
 def test_digits_are_told_in_codes_and_new_ones_written(tmp_path: Path) -> None:
-    run = example("can_codes_write_digits")
+    run = load_example("can_codes_write_digits")
     found = run.main("digits", rows=None, test_rows=100, epochs=4, results=None, pictures=tmp_path)
     assert found["elbo"] == pytest.approx(found["log_x_given_codes"] + found["log_codes"])
     assert found["log_x_given_codes"] > -64 * math.log(2)  # better than a coin for each pixel
@@ -92,7 +81,7 @@ def test_digits_are_told_in_codes_and_new_ones_written(tmp_path: Path) -> None:
 
 
 def test_chorales_become_pieces_and_sound(tmp_path: Path) -> None:
-    run = example("do_chords_remember")
+    run = load_example("do_chords_remember")
     rolls = run.pieces([[[60, 64]] * (run.STEPS + 1)])
     assert rolls.shape == (2, run.STEPS, run.KEYS)
     assert len(run.single_steps(rolls)) == run.STEPS + 1
@@ -103,7 +92,7 @@ def test_chorales_become_pieces_and_sound(tmp_path: Path) -> None:
 
 
 def test_one_head_serves_every_step_of_a_chorale_and_starts_as_that_of_single_steps() -> None:
-    run = example("do_chords_remember")
+    run = load_example("do_chords_remember")
     start = torch.nn.Linear(4, 4)
     head = run.StepHead(3, start)
     read = torch.randn(5, 3, 4 + run.WIDTH)
@@ -118,13 +107,13 @@ def test_one_head_serves_every_step_of_a_chorale_and_starts_as_that_of_single_st
     reason="needs the chorales in PPVAE_DATA",
 )
 def test_chords_and_single_steps_are_measured() -> None:
-    found = example("do_chords_remember").main(epochs=1, few=12, particles=20, results=None)
+    found = load_example("do_chords_remember").main(epochs=1, few=12, particles=20, results=None)
     assert found["independent_steps"]["log_p"] > found["independent_steps"]["elbo"]
     assert found["deep_markov"]["log_p"] > found["deep_markov"]["elbo"]
 
 
 def test_what_stories_make_up_is_laid_out(tmp_path: Path) -> None:
-    run = example("what_do_the_stories_make_up")
+    run = load_example("what_do_the_stories_make_up")
     found = run.main(epochs=1, pictures=tmp_path, stories=("conv_vae", "conditional_vae"))
     assert all(math.isfinite(v) for v in found.values())
     assert (tmp_path / "gallery.png").exists()

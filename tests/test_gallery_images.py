@@ -14,13 +14,10 @@ from ppvae.data import load_request, parse_request
 from ppvae.gallery import load_story
 from ppvae.story import seeded
 
+pytestmark = pytest.mark.usefixtures("in_a_new_folder")
+
 TINY = ["--epochs", "1", "--device", "cpu", "--no-progress", "--run-dir", "run"]
 REAL = Path(os.environ.get("PPVAE_DATA", "nowhere"))
-
-
-@pytest.fixture(autouse=True)
-def in_a_new_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def cifar10(root: Path) -> None:

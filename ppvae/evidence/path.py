@@ -120,7 +120,7 @@ class FromPrior(Path):
             return prior + log_det, total + log_det
         every = finite.beside(latents, eps.shape[1], eps.device)
         by_site = log_joint.by_site(every)
-        each: Tensor = sum(by_site[name] for name in every)  # type: ignore[assignment]
+        each = sum((by_site[name] for name in every), log_det.new_zeros(()))
         prior = each.reshape(len(eps), finite.count, -1).logsumexp(1)
         return prior + log_det, log_joint(latents) + log_det
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from ppvae.chunks import CHUNK_NUMBERS, numbers_per_row
-from ppvae.disk import write_bytes
+from ppvae.disk import read_metadata, read_tensors, write_bytes
 from ppvae.guides.local import LocalFit, localize, optimize_local
 from ppvae.story import TensorDict, num_rows_of
 
@@ -47,10 +46,8 @@ class Checkpoint:
         if not self.file.exists():
             return {}
         try:
-            with safe_open(self.file, "pt") as opened:
-                told = (opened.metadata() or {}).get("told")
-                found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
+            told, found = read_metadata(self.file).get("told"), read_tensors(self.file)
+        except ValueError as error:
             raise ValueError(f"expected a checkpoint, got {self.file}: {error}") from error
         if told != self.told:
             raise ValueError(
