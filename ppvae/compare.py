@@ -11,10 +11,11 @@ from torch import nn
 
 from ppvae.data import Rows, as_rows
 from ppvae.evidence import Effort
-from ppvae.fit import History, check_options, fit
+from ppvae.fit import fit
 from ppvae.gaps import NUM_SIMULATED, Gaps, certify, check_request, evidence_methods, gaps
 from ppvae.league import League, LeagueRow
 from ppvae.story import TensorDict, check_data
+from ppvae.training import History, Training
 from ppvae.weights import batch_for
 
 DECODERS = {
@@ -77,9 +78,9 @@ def compare(
     Raises:
         ValueError: If there is no guide, an option is unknown, or story, guides and data do not fit.
     """
-    check_options(
+    Training(
         objective=objective, objective_options=objective_options, epochs=epochs, batch_size=batch_size,
-        optimizer=optimizer, lr=lr, seed=seed, patience=patience, val=val, device=device,
+        optimizer=optimizer, lr=lr, seed=seed, patience=patience, device=device,
     )  # fmt: skip
     if not guides:
         raise ValueError("expected at least one guide, got none")

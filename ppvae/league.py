@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ppvae.diagnostics.khat import khat_threshold
 from ppvae.estimate import Estimate
 from ppvae.gaps import Gaps
-from ppvae.trainer import History
+from ppvae.training import History
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,7 @@ def test_ctrl_c_gives_130_and_says_where_the_checkpoint_is(numbers, monkeypatch,
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ppvae.trainer.Trainer._epoch", interrupted)
+    monkeypatch.setattr("ppvae.training.trainer.Trainer._epoch", interrupted)
     assert main(["fit", "factor_analysis", "--data", numbers, "--run-dir", "run"]) == 130
     assert "--resume --run-dir run" in capsys.readouterr().err
 

@@ -19,12 +19,12 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import ppvae
-from ppvae.callbacks import Callback
 from ppvae.cli import main
+from ppvae.fit import Callback
 from ppvae.gallery import story_class
 from ppvae.lock import locked
 from ppvae.runs import RunFolder
-from ppvae.trainer import Trainer
+from ppvae.training import Trainer
 
 EPOCHS, STEPS = 3, 4
 

@@ -65,10 +65,10 @@ def compare(
     """Train several guides on one story, and say in nats what each loses, and why."""
     import ppvae
     from ppvae.cli import setup as parts
-    from ppvae.fit import check_options
     from ppvae.gaps import check_request
     from ppvae.report.words import headline
     from ppvae.runs import RunFolder
+    from ppvae.training import Training
     from ppvae.weights import batch_for
 
     names: list[str | None] = [n for part in guides or () for n in part.split(",") if n]
@@ -83,7 +83,7 @@ def compare(
         "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "seed": seed,
         "patience": patience, "device": device,
     }  # fmt: skip
-    check_options(val=setup.val, **training)
+    Training(**training)
     command = shlex.join(["ppvae", *context.obj])
     path = parts.run_path(run_dir, story, data, "compare")
     folder = RunFolder.create(

@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 from ppvae import guides
 from ppvae.data import DATASETS, Rows, load
-from ppvae.fit import fit, resolve_device
+from ppvae.fit import fit
 from ppvae.gallery import example_of, example_rows, load_story
 from ppvae.runs import load as load_weights
 from ppvae.story import check_data, seeded
+from ppvae.training.settings import resolve_device
 from ppvae.weights import batch_for
 
 WIDTH_OF_A_FILE = 160

@@ -1,6 +1,6 @@
 r"""Posterior collapse: which latent numbers say anything about the row?"""
 
-__all__ = ["ActiveUnits", "active_units"]
+__all__ = ["ActiveUnits", "active_units", "variance_over_rows"]
 
 from dataclasses import dataclass
 from typing import Any
@@ -122,11 +122,11 @@ def active_units(
             f"expected at least two rows and two particles, got {num_rows} and {num_particles}"
         )
     means = embed(story, guide, batch, num_particles=num_particles, seed=seed)
-    return ActiveUnits({name: _variance(m) for name, m in means.items()}, threshold)
+    return ActiveUnits({name: variance_over_rows(m) for name, m in means.items()}, threshold)
 
 
-def _variance(means: Estimate) -> Estimate:
-    """Variance over rows `(B, *row)` -> `(*row)`, its standard error from the rows' fourth moment."""
+def variance_over_rows(means: Estimate) -> Estimate:
+    """Variance over rows of posterior means `(B, *row)` -> `(*row)`, its standard error from the rows' fourth moment."""
     deviation = (means.value - means.value.mean(0)).square()
     correction = len(deviation) / (len(deviation) - 1)
     squares = Estimate.of_draws(correction * deviation - means.std_error.square())

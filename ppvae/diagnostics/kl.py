@@ -1,6 +1,6 @@
 r"""KL(q(z | x) || p(z)), site by site and number by number: what the code of a row costs in nats."""
 
-__all__ = ["KLBySite", "kl_by_site"]
+__all__ = ["KLBySite", "kl_by_site", "kl_terms"]
 
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
@@ -96,7 +96,7 @@ def kl_by_site(
     means: list[TensorDict] = []
     with torch.no_grad(), measuring(seed, story, guide):
         for _, rows in chunks(batch, guide, num_particles):
-            terms = _terms(story, guide, rows, sites, num_particles)
+            _, terms = kl_terms(story, guide, rows, sites, num_particles)
             sums = {name: t.flatten(2).sum(-1) if t.dim() > 2 else t for name, t in terms.items()}
             sums[TOTAL] = torch.stack(list(sums.values())).sum(0)
             per_row.append({name: Estimate.of_draws(t) for name, t in sums.items()})
@@ -108,10 +108,22 @@ def kl_by_site(
     return KLBySite(found, numbers, total)
 
 
-def _terms(
+def kl_terms(
     story: nn.Module, guide: nn.Module, rows: TensorDict, sites: Sites, num_particles: int
-) -> TensorDict:
-    """Terms of the KL divergence of each particle: `(S, B, *row)` where a site splits, else `(S, B)`."""
+) -> tuple[TensorDict, TensorDict]:
+    """Draws of every latent site, and the terms of its KL divergence.
+
+    Arguments:
+        story: The story.
+        guide: Its guide.
+        rows: Rows, name -> `(B, *event)`.
+        sites: The story's sites, all of them local.
+        num_particles: S.
+
+    Returns:
+        Site -> draws `(S, B, *row)`; and site -> `(S, B, *row)` nats where it splits into numbers, else `(S, B)`, under
+        the names of `KLBySite.sites`.
+    """
     ours, theirs = _Factors(), _Factors()
     drawn = draw(guide, rows, num_particles, sites, ours.around)
     own = list(drawn.values)
@@ -134,7 +146,7 @@ def _terms(
     if left_out:
         priors = [_where_unknown(log_prior[k], rows.get(k)) for k in left_out]
         terms["+".join(left_out)] = log_conditional - torch.stack(priors).sum(0)
-    return terms
+    return latents, terms
 
 
 def _where_unknown(log_prior: Tensor, shown: Tensor | None) -> Tensor:

@@ -4,38 +4,37 @@ __all__ = ["TERMINATED", "Interrupts"]
 
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
 TERMINATED = 128 + signal.SIGTERM  # the exit code that shells give
+ECHO = 1.0  # seconds within which a launcher passes on the signal that the terminal sent already
 
 
 class Interrupts:
-    """A context in which the first Ctrl-C or SIGTERM waits to be asked for; the second acts at once.
+    """A context in which the first Ctrl-C or SIGTERM waits to be asked for; a second one, later than a second after,
+    acts at once.
 
     Outside the main thread, where Python lets nobody handle signals, it changes nothing. A signal that the process
     ignores stays ignored.
     """
 
     def __init__(self) -> None:
-        self._came: int | None = None
+        self.came = 0  # number of the signal, 0 for none
+        self._since = 0.0
         self._before: dict[int, Any] = {}
 
-    @property
-    def waiting(self) -> bool:
-        """Whether a signal has come."""
-        return self._came is not None
-
-    def act(self) -> None:
-        """Do what the signal that came asks for.
+    def act(self, number: int) -> None:
+        """Do what a signal asks for.
 
         Raises:
             KeyboardInterrupt: After Ctrl-C.
             SystemExit: After SIGTERM, with the exit code 143.
         """
-        if self._came == signal.SIGINT:
+        if number == signal.SIGINT:
             raise KeyboardInterrupt
-        if self._came == signal.SIGTERM:
+        if number == signal.SIGTERM:
             raise SystemExit(TERMINATED)
 
     def __enter__(self) -> "Interrupts":
@@ -53,7 +52,7 @@ class Interrupts:
         self._before.clear()
 
     def _hold(self, number: int, frame: FrameType | None) -> None:
-        if self.waiting:
-            self._came = number
-            self.act()
-        self._came = number
+        if self.came and time.monotonic() - self._since > ECHO:
+            self.act(number)
+        if not self.came:
+            self.came, self._since = number, time.monotonic()

@@ -1,0 +1,41 @@
+r"""Several processes at one task, and batches in parts.
+
+Reading order: `part` (which rows), `noise` (the same draws, however a batch is cut), `processes` (what torchrun started).
+"""
+
+__all__ = [
+    "Part",
+    "PartNoise",
+    "agreed",
+    "answering",
+    "gathered",
+    "is_first",
+    "joined",
+    "noise_state",
+    "num_ranks",
+    "of_first",
+    "own_device",
+    "own_part",
+    "parts_of",
+    "rank",
+    "set_noise_state",
+    "summed",
+    "wait",
+]
+
+from ppvae.ranks.noise import PartNoise, noise_state, set_noise_state
+from ppvae.ranks.part import Part, parts_of
+from ppvae.ranks.processes import (
+    agreed,
+    answering,
+    gathered,
+    is_first,
+    joined,
+    num_ranks,
+    of_first,
+    own_device,
+    own_part,
+    rank,
+    summed,
+    wait,
+)

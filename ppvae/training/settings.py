@@ -1,0 +1,121 @@
+r"""The settings of a training as one record, which refuses what cannot work."""
+
+__all__ = ["OPTIMIZERS", "PRECISIONS", "SCHEDULES", "Training", "resolve_device"]
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from ppvae import objectives, ranks
+from ppvae.training.bfloat16 import check_bfloat16
+
+# Factor on the step size as training goes from 0 to 1.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "tail": lambda done: min(1.0, 4 * (1 - done)),
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+}
+
+# One for all parameters, fused where torch can, with torch's own settings beside the step size.
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": partial(torch.optim.Adam, fused=True),
+    "sgd": partial(torch.optim.SGD, fused=True),
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": partial(torch.optim.Adagrad, fused=True),
+}
+
+# Of the weights; None is the story's own.
+PRECISIONS: dict[str, torch.dtype | None] = {
+    "auto": None,
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.float32,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How to train; each as in `ppvae.fit`.
+
+    Raises:
+        ValueError: If one cannot work: which, what was expected and what came.
+    """
+
+    objective: str = "trace_elbo"
+    objective_options: Mapping[str, Any] | None = None
+    num_particles: int = 1
+    epochs: int = 100
+    batch_size: int = 100
+    accumulate: int = 1
+    optimizer: str = "adam"
+    lr: float = 1e-3
+    schedule: str = "tail"
+    clip_norm: float | None = None
+    average: float = 0.0
+    kl_warmup: int = 0
+    patience: int | None = None
+    max_skips: int = 0
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        objectives.check_request(self.objective, self.objective_options or {})
+        _check_one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _check_one_of("schedule", self.schedule, SCHEDULES)
+        _check_one_of("precision", self.precision, PRECISIONS)
+        for name in ("epochs", "batch_size", "accumulate", "num_particles"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        if not self.lr > 0:
+            raise ValueError(f"expected a positive lr, got {self.lr}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"expected average from 0 (none) to below 1, got {self.average}")
+        if not isinstance(self.seed, int):
+            raise ValueError(f"expected an integer seed, got {self.seed!r}")
+        if self.kl_warmup < 0:
+            raise ValueError(f"expected kl_warmup of at least 0 epochs, got {self.kl_warmup}")
+        if not self.max_skips >= 0:
+            raise ValueError(f"expected max_skips of at least 0, got {self.max_skips}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"expected a positive clip_norm, got {self.clip_norm}")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"expected patience of at least 1, got {self.patience}")
+        device = resolve_device(self.device)
+        if self.precision == "bfloat16":
+            check_bfloat16(device)
+
+    @property
+    def loss_options(self) -> dict[str, Any]:
+        """Options of the objective, particles among them."""
+        return {"num_particles": self.num_particles, **(self.objective_options or {})}
+
+    def told(self) -> dict[str, Any]:
+        """What `config.json` keeps, and a resumed run must repeat: all but where it runs, and how often it may fail."""
+        left_out = ("device", "max_skips", "num_particles", "objective", "objective_options")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device that a name means; `auto` is CUDA where there is one, the process's own among several."""
+    if device == "auto":
+        return ranks.own_device()
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"expected a device such as auto, cpu or cuda, got '{device}'") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "expected a CUDA device for device='cuda', got a machine or torch build without CUDA; "
+            "use device='cpu'"
+        )
+    return found
+
+
+def _check_one_of(name: str, value: str, known: Mapping[str, Any]) -> None:
+    if value not in known:
+        raise ValueError(f"expected {name} among {', '.join(known)}; got '{value}'")

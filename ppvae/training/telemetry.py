@@ -1,0 +1,46 @@
+r"""What each latent site costs and how much of it is in use, epoch by epoch."""
+
+__all__ = ["site_telemetry"]
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ppvae.diagnostics.collapse import ACTIVE_VARIANCE, variance_over_rows
+from ppvae.diagnostics.kl import kl_terms
+from ppvae.estimate import Estimate
+from ppvae.story import Sites, TensorDict, measuring
+
+NUM_PARTICLES = 4
+
+
+def site_telemetry(
+    story: nn.Module, guide: nn.Module, rows: TensorDict, sites: Sites
+) -> dict[str, Any]:
+    """KL and active units of each latent site, from a few particles; see `kl_by_site` and `active_units` for errors.
+
+    Arguments:
+        story: The story.
+        guide: Its guide.
+        rows: A few hundred rows, name -> `(B, *event)`.
+        sites: The story's sites.
+
+    Returns:
+        `kl`, site -> nats per row, and `active_units`, site -> how many of its numbers say something about the row; both
+        None where rows touch through global sites, or there is but one.
+    """
+    if sites.global_latent or len(next(iter(rows.values()))) < 2:
+        return {"kl": None, "active_units": None}
+    with torch.no_grad(), measuring(0, story, guide):
+        latents, terms = kl_terms(story, guide, rows, sites, NUM_PARTICLES)
+    kl = {
+        name: float(t.flatten(2).sum(-1).mean() if t.dim() > 2 else t.mean())
+        for name, t in terms.items()
+    }
+    means = {name: Estimate.of_draws(draws) for name, draws in latents.items()}
+    moved = {name: variance_over_rows(mean).value for name, mean in means.items()}
+    return {
+        "kl": kl,
+        "active_units": {name: int((v > ACTIVE_VARIANCE).sum()) for name, v in moved.items()},
+    }
