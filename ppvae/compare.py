@@ -5,6 +5,7 @@ __all__ = ["League", "LeagueRow", "compare"]
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,6 +15,7 @@ from ppvae.evidence import Effort
 from ppvae.fit import fit
 from ppvae.gaps import NUM_SIMULATED, Gaps, certify, check_request, evidence_methods, gaps
 from ppvae.league import League, LeagueRow
+from ppvae.league_folder import LeagueFolder, league_folder
 from ppvae.story import TensorDict, check_data
 from ppvae.training import History, Training
 from ppvae.weights import batch_for
@@ -44,6 +46,10 @@ def compare(
     seed: int = 0,
     device: str = "auto",
     patience: int | None = None,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    checkpoint_every: float = 60.0,
+    config: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> League:
     """Train and measure several guides on the same story and the same rows.
@@ -70,15 +76,23 @@ def compare(
         seed: Seed of everything.
         device: As in `fit`.
         patience: As in `fit`.
+        run_dir: Folder that keeps trainings and measurements as they go; must be empty or absent unless `resume`.
+        resume: Go on with the comparison in `run_dir`, given the same story, guides, data and settings, wherever it
+            was stopped; on CPU the league is the one of a comparison that was not stopped, to the bit.
+        checkpoint_every: As in `fit`.
+        config: What else `config.json` in `run_dir` is to say, anything that JSON holds.
         progress: Show progress bars on a terminal.
 
     Returns:
         The league.
 
     Raises:
-        ValueError: If there is no guide, an option is unknown, or story, guides and data do not fit.
+        ValueError: If there is no guide, an option is unknown, or story, guides and data do not fit; if another process
+            works in `run_dir`, or what is there was begun with other settings.
+        KeyboardInterrupt: After Ctrl-C; with a run folder what is done is kept.
+        SystemExit: After SIGTERM, likewise, with exit code 143; only with a run folder.
     """
-    Training(
+    settings = Training(
         objective=objective, objective_options=objective_options, epochs=epochs, batch_size=batch_size,
         optimizer=optimizer, lr=lr, seed=seed, patience=patience, device=device,
     )  # fmt: skip
@@ -96,25 +110,35 @@ def compare(
     check_data(story, batch)
     check_request(story, evidence, num_particles, batch)
     training: dict[str, Any] = {
-        "val": val, "objective": objective, "objective_options": objective_options, "epochs": epochs,
-        "batch_size": batch_size, "optimizer": optimizer, "lr": lr,
-        "seed": seed, "device": device, "patience": patience, "progress": progress,
+        "objective": objective, "objective_options": objective_options, "epochs": epochs,
+        "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "seed": seed, "device": device, "patience": patience,
     }  # fmt: skip
-    trained = _train_all(story, guides, train, decoder, training)
+    shown = {"data": train.name, "rows": len(measured), "evidence": evidence}
+    told = settings.told() | {
+        "objective": objective, "objective_options": settings.loss_options, **shown,
+        "num_particles": num_particles, "decoder": decoder, "guides": list(guides), "training rows": len(train),
+    }  # fmt: skip
+    is_shared = decoder == "shared"
     measure: dict[str, Any] = {
         "evidence": evidence, "num_particles": num_particles, "seed": seed, "progress": progress,
+        # one story needs one certificate, for the guide whose evidence is taken
+        "num_simulated": 0 if is_shared else NUM_SIMULATED,
     }  # fmt: skip
-    if (
-        decoder == "shared"
-    ):  # one story needs one certificate, for the guide whose evidence is taken
-        measure["num_simulated"] = 0
-    found = {name: gaps(s, g, measured, **measure) for name, (s, g, _) in trained.items()}
-    if decoder == "shared":
-        effort = Effort(num_particles, seed=seed)
-        methods = {m for g in guides.values() for m in evidence_methods(story, evidence, batch, g)}
-        certify_with = effort if "ais" in methods else None
-        found = _share_evidence(found, trained, batch, certify_with)
-    keep = {k: v for k, v in training.items() if k not in ("val", "progress")}
+    with league_folder(
+        run_dir, told, config=config, resume=resume, checkpoint_every=checkpoint_every
+    ) as folder:
+        fitting = training | {"val": val, "progress": progress}
+        trained = _train_all(story, guides, train, decoder, fitting, folder)
+        found = {
+            name: gaps(s, g, measured, checkpoint=folder.measurement(name), **measure)
+            for name, (s, g, _) in trained.items()
+        }
+        if is_shared:
+            anneals = any(
+                "ais" in evidence_methods(story, evidence, batch, g) for g in guides.values()
+            )
+            effort = Effort(num_particles, seed=seed) if anneals else None
+            found = _share_evidence(found, trained, batch, effort, folder.measurement())
     return League(
         gaps=found,
         histories={n: h for n, (_, _, h) in trained.items()},
@@ -122,7 +146,7 @@ def compare(
         guides={n: g for n, (_, g, _) in trained.items()},
         decoder=decoder,
         num_particles=num_particles,
-        settings=keep | {"data": train.name, "rows": len(measured), "evidence": evidence},
+        settings=training | shown,
     )
 
 
@@ -132,22 +156,25 @@ def _train_all(
     data: Rows,
     decoder: str,
     training: dict[str, Any],
+    folder: LeagueFolder,
 ) -> dict[str, tuple[nn.Module, nn.Module, History]]:
     """Train copies of story and guides; the parts of the result are (story, guide, history)."""
     if decoder == "own":
         trained = {}
         for name, guide in guides.items():
             own_story, own_guide = deepcopy((story, guide))  # together: they may share modules
-            trained[name] = (own_story, own_guide, fit(own_story, own_guide, data, **training))
+            history = fit(own_story, own_guide, data, **training, **folder.training(name))
+            trained[name] = (own_story, own_guide, history)
         return trained
     shared, first = deepcopy((story, next(iter(guides.values()))))
-    fit(shared, first, data, **training)
+    fit(shared, first, data, **training, **folder.training())
     shared.requires_grad_(False)
     trained = {}
     parts = dict(zip(map(id, story.modules()), shared.modules(), strict=True))
     for name, guide in guides.items():
         fitted = deepcopy(guide, dict(parts))  # what it shares with the story, it goes on sharing
-        trained[name] = (shared, fitted, fit(shared, fitted, data, **training))
+        history = fit(shared, fitted, data, **training, **folder.training(name))
+        trained[name] = (shared, fitted, history)
     return trained
 
 
@@ -156,11 +183,14 @@ def _share_evidence(
     trained: dict[str, tuple[nn.Module, nn.Module, History]],
     batch: TensorDict,
     effort: Effort | None,
+    checkpoint: Path | None,
 ) -> dict[str, Gaps]:
     """One story has one log p(x): the best lower bound in mean, whichever guide it came from."""
     best = max(found, key=lambda n: float(found[n].log_evidence.value.mean()))
     story, guide, _ = trained[best]
-    certificate = None if effort is None else certify(story, guide, batch, effort, NUM_SIMULATED)
+    certificate = None
+    if effort is not None:
+        certificate = certify(story, guide, batch, effort, NUM_SIMULATED, checkpoint)
     method = found[best].method
     shared: dict[str, Any] = {
         "log_evidence": found[best].log_evidence,

@@ -1,6 +1,7 @@
 r"""Whole files: written at once or not at all, and read without running code from them."""
 
 __all__ = [
+    "UNFINISHED",
     "check_fits",
     "check_plain",
     "read_metadata",
@@ -26,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+UNFINISHED = ".writing-"  # how the names of files begin that a kill may leave half written
 SOURCE = "source"  # under which a file of weights keeps the mark of its program
 PLAIN = (bool, int, float, str, type(None))  # exactly these: a NumPy number is no plain one
 
@@ -37,7 +39,7 @@ def write_tensors(file: Path, module: nn.Module, source: str = "") -> None:
         name: value.detach().clone(memory_format=torch.contiguous_format)
         for name, value in module.state_dict().items()
     }
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=file.parent) as place:
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=file.parent) as place:
         written = Path(place) / file.name
         save_file(tensors, written, metadata={SOURCE: source})
         _sync(written)
@@ -165,10 +167,14 @@ def to_json(value: Mapping[str, Any], indent: int | None = 2) -> str:
 
 def write_bytes(file: Path, content: bytes) -> None:
     """Write a file as a whole: readers see the old one or the new one."""
-    handle, written = tempfile.mkstemp(prefix=".writing-", dir=file.parent)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.chmod(written, 0o644)
-    os.replace(written, file)
+    handle, written = tempfile.mkstemp(prefix=UNFINISHED, dir=file.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(written, 0o644)
+        os.replace(written, file)
+    except BaseException:
+        Path(written).unlink(missing_ok=True)
+        raise

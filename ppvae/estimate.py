@@ -2,6 +2,7 @@ r"""A value with its standard error: what every Monte Carlo answer of the librar
 
 __all__ = ["Estimate"]
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,15 @@ class Estimate:
     def cat(cls, parts: "list[Estimate]") -> "Estimate":
         """Estimates of consecutive rows as one."""
         return cls(torch.cat([p.value for p in parts]), torch.cat([p.std_error for p in parts]))
+
+    @classmethod
+    def named(cls, name: str, tensors: Mapping[str, Tensor]) -> "Estimate":
+        """The estimate whose two tensors stand among others by its name, as `to_named` put them."""
+        return cls(tensors[name], tensors[f"{name} std_error"])
+
+    def to_named(self, name: str) -> dict[str, Tensor]:
+        """Its two tensors by its name, for a file that holds tensors alone."""
+        return {name: self.value, f"{name} std_error": self.std_error}
 
     def mean(self) -> "Estimate":
         """The mean over rows, with the error of sampling the rows and the Monte Carlo error combined.

@@ -2,12 +2,14 @@ r"""How much the inference loses, and why: approximation gap and amortization ga
 
 __all__ = ["Gaps", "gaps"]
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ppvae.chunks import row_slices
+from ppvae import ranks
 from ppvae.diagnostics.khat import khat, khat_threshold
 from ppvae.estimate import Estimate
 from ppvae.evidence import (
@@ -25,9 +27,9 @@ from ppvae.evidence import (
 )
 from ppvae.evidence import certify as certify_annealing
 from ppvae.evidence.methods import FRESH
-from ppvae.evidence.rows import ROWS_AT_A_TIME
+from ppvae.evidence.rows import beside, kept_rows, over_rows, rows_at_a_time
 from ppvae.evidence.settings import DEFAULT
-from ppvae.guides import LocalFit, localize, optimize_local
+from ppvae.guides import localize, optimize_local
 from ppvae.progress import Stage, stages
 from ppvae.story import TensorDict, num_rows_of, sites_of
 from ppvae.weights import batch_for, check_pair, log_weights, refuse_global
@@ -103,6 +105,7 @@ def gaps(
     annealing: Annealing = DEFAULT,
     num_simulated: int = NUM_SIMULATED,
     seed: int = 0,
+    checkpoint: Path | str | None = None,
     progress: bool = False,
 ) -> Gaps:
     """Measure the approximation gap and the amortization gap of a guide on each row.
@@ -120,6 +123,8 @@ def gaps(
         annealing: Settings of `ais`.
         num_simulated: Simulated rows on which bidirectional Monte Carlo certifies the annealing; 0 for none.
         seed: Seed of all draws.
+        checkpoint: A file that keeps what is done, with one beside it for the certificate; a call that finds them goes on
+            from there, to the same numbers.
         progress: Show a progress bar on a terminal.
 
     Returns:
@@ -142,29 +147,37 @@ def gaps(
     refuse_global(check_pair(story, guide, batch), "gaps")
     for method in methods:
         check_method(method, story, guide, batch, effort)
-    num_rows, pieces = num_rows_of(batch), list(row_slices(batch, ROWS_AT_A_TIME))
-    with stages(len(pieces) * (2 + len(methods)) + 2, progress) as stage:
-        parts = [
-            _measure(story, guide, rows, methods, replace(effort, seed=seed + start), start, stage)
-            for start, rows in zip(range(0, num_rows, ROWS_AT_A_TIME), pieces, strict=True)
-        ]
+    step = rows_at_a_time(batch, guide)
+    told = {"methods": methods, **asdict(effort)}
+    kept = kept_rows(checkpoint, told, story, guide, batch)
+    with stages(-(-num_rows_of(batch) // step) * (2 + len(methods)) + 2, progress) as stage:
+
+        def measure(rows: TensorDict, first_row: int, _: int | None) -> TensorDict:
+            own_effort = replace(effort, seed=seed + first_row)
+            return _measure(story, guide, rows, methods, own_effort, first_row, stage)
+
+        found = over_rows(batch, measure, step, seed=seed, checkpoint=kept)
         stage("scoring the guide")
-        log_w = log_weights(story, guide, batch, num_particles, seed=seed + 3)
-        found = elbo(story, guide, batch, num_particles=ELBO_PARTICLES, seed=seed + 2)
+        if "khat" not in found:
+            found["khat"] = khat(log_weights(story, guide, batch, num_particles, seed=seed + 3))
+            score = elbo(story, guide, batch, num_particles=ELBO_PARTICLES, seed=seed + 2)
+            found |= score.to_named("elbo")
+            if kept is not None and ranks.is_first():
+                kept.write(found)
         certificate = None
         if "ais" in methods and num_simulated:
             stage("certifying on simulated rows")
-            certificate = certify(story, guide, batch, effort, num_simulated)
-    log_evidence = {m: Estimate.cat([p.log_evidence[m] for p in parts]) for m in methods}
-    method = max(methods, key=lambda m: float(log_evidence[m].value.mean()))
+            file = beside(checkpoint, "certificate")
+            certificate = certify(story, guide, batch, effort, num_simulated, file)
+    method = max(methods, key=lambda m: float(found[m].mean()))
     return Gaps(
-        log_evidence=log_evidence[method],
-        elbo_local=Estimate.cat([p.elbo_local for p in parts]),
-        elbo=found,
+        log_evidence=Estimate.named(method, found),
+        elbo_local=Estimate.named("elbo_local", found),
+        elbo=Estimate.named("elbo", found),
         method=method,
-        khat=khat(log_w),
-        local_steps=max(p.search.num_steps for p in parts),
-        local_converged=all(p.search.converged for p in parts),
+        khat=found["khat"],
+        local_steps=int(found["local_steps"].max()),
+        local_converged=bool(found["local_converged"].all()),
         khat_threshold=khat_threshold(num_particles),
         certificate=certificate,
     )
@@ -199,24 +212,21 @@ def evidence_methods(
 
 
 def certify(
-    story: nn.Module, guide: nn.Module, batch: TensorDict, effort: Effort, num_rows: int
+    story: nn.Module,
+    guide: nn.Module,
+    batch: TensorDict,
+    effort: Effort,
+    num_rows: int,
+    checkpoint: Path | None = None,
 ) -> Sandwich | None:
     """Bidirectional Monte Carlo with the annealing of `effort`; None for an adopted story, which observes its data
     by itself and so cannot be conditioned on rows that it generated."""
     if hasattr(story, "run_conditioned"):
         return None
     return certify_annealing(
-        story, guide, batch, n=num_rows, annealing=effort.annealing, seed=effort.seed
-    )
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """log p(x) by each method, L[q*], and how the search for q* went, on as many rows as fit at a time."""
-
-    log_evidence: dict[str, Estimate]
-    elbo_local: Estimate
-    search: LocalFit
+        story, guide, batch, n=num_rows, annealing=effort.annealing, seed=effort.seed,
+        checkpoint=checkpoint,
+    )  # fmt: skip
 
 
 def _measure(
@@ -227,16 +237,22 @@ def _measure(
     effort: Effort,
     first_row: int,
     stage: Stage,
-) -> _Measured:
-    """Measure a piece of the rows, with a seed of its own."""
+) -> TensorDict:
+    """log p(x) by each method, L[q*], and how the search for q* went, on a piece of the rows with a seed of its own."""
     seed = effort.seed or 0
     stage("searching q*")
     local = localize(guide, rows, story)
     search = optimize_local(story, local, seed=seed)
-    found, fresh = {}, replace(effort, seed=seed + FRESH)
+    found: TensorDict = {}
+    fresh = replace(effort, seed=seed + FRESH)
     for method in methods:
         stage(f"log p(x) by {method}")
-        found[method] = evidence_from(method, story, local, rows, fresh, first_row)
+        found |= evidence_from(method, story, local, rows, fresh, first_row).to_named(method)
     stage("scoring q*")
-    elbo_local = elbo(story, local, rows, num_particles=ELBO_PARTICLES, seed=seed + 5)
-    return _Measured(found, elbo_local, search)
+    best = elbo(story, local, rows, num_particles=ELBO_PARTICLES, seed=seed + 5)
+    found |= best.to_named("elbo_local")
+    ones = torch.ones(num_rows_of(rows), dtype=torch.int64)
+    return found | {
+        "local_steps": ones * search.num_steps,
+        "local_converged": ones * search.converged,
+    }

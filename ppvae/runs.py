@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from ppvae.disk import (
+    UNFINISHED,
     check_fits,
     check_plain,
     read_tensors,
@@ -82,19 +83,20 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise ValueError(f"expected a folder for the run, got the file {path}")
         names = (p.name for p in path.iterdir()) if path.exists() else ()
-        held = sorted(name for name in names if name != LOCK)
-        if held and resume:
-            return cls(path, _read_config(path))
-        if held:
+        held = sorted(n for n in names if n != LOCK and not n.startswith(UNFINISHED))
+        if held and not resume:
             raise ValueError(
                 f"expected an empty or new run folder, got {path} with {', '.join(held[:3])}"
                 f"{' and more' if len(held) > 3 else ''}; name another folder, or continue it with "
                 "resume=True (--resume)"
             )
-        text = to_json({**config, "versions": versions(), "created": _now()})
-        (path / "figures").mkdir(parents=True, exist_ok=True)
-        write_bytes(path / "config.json", text.encode())
-        return cls(path, json.loads(text))
+        if not held:  # the config first: with it, the folder can be resumed
+            text = to_json({**config, "versions": versions(), "created": _now()})
+            path.mkdir(parents=True, exist_ok=True)
+            write_bytes(path / "config.json", text.encode())
+        found = cls(path, _read_config(path))
+        found.figures.mkdir(exist_ok=True)
+        return found
 
     @property
     def figures(self) -> Path:
@@ -161,9 +163,9 @@ class RunFolder:
         check_plain(dict(state), "state")
         place = self.path / "checkpoints"
         place.mkdir(exist_ok=True)
-        for stale in place.glob(".writing-*"):
+        for stale in place.glob(f"{UNFINISHED}*"):
             shutil.rmtree(stale)
-        written = Path(tempfile.mkdtemp(prefix=".writing-", dir=place))
+        written = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=place))
         try:
             for name, module in modules.items():
                 write_tensors(written / f"{name}.safetensors", module, source_hash(module))

@@ -16,7 +16,7 @@ FLOORS = (
     {"objectives", "evidence", "diagnostics", "export"},
     {"runs", "gaps", "training", "gradients", "estimators"},
     {"fit"},
-    {"league"},
+    {"league", "league_folder"},
     {"compare"},
     {"report"},
     {"cli", "gallery", "__main__"},

@@ -3,6 +3,8 @@ r"""Arguments and options that commands share, with their help."""
 __all__ = [
     "BatchSize",
     "Binarize",
+    "Checkpoint",
+    "CheckpointEvery",
     "Data",
     "DataRoot",
     "Decoder",
@@ -19,6 +21,7 @@ __all__ = [
     "Particles",
     "Patience",
     "Quiet",
+    "Resume",
     "Rows",
     "RunDir",
     "Seed",
@@ -114,6 +117,18 @@ Seed = Annotated[int, Option("--seed", help="Seed of everything but the data.")]
 Device = Annotated[str, Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 RunDir = Annotated[
     Path | None, Option("--run-dir", help="Folder of the results; must be new or empty.")
+]
+Resume = Annotated[bool, Option("--resume", help="Go on with what is in --run-dir.")]
+CheckpointEvery = Annotated[
+    float,
+    Option("--checkpoint-every", min=0, help="Seconds between checkpoints in an epoch."),
+]
+Checkpoint = Annotated[
+    Path | None,
+    Option(
+        "--checkpoint",
+        help="File that keeps the rows that are done; the same command goes on from it.",
+    ),
 ]
 Weights = Annotated[
     Path | None, Option("--weights", help="A run folder of ppvae fit; without it, train first.")

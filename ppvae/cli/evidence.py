@@ -10,6 +10,7 @@ from typer import Option
 from ppvae.cli.arguments import (
     BatchSize,
     Binarize,
+    Checkpoint,
     Data,
     DataRoot,
     Device,
@@ -56,6 +57,7 @@ def evidence(
     simulated: Annotated[
         int, Option("--simulated", min=0, help="Simulated rows that certify ais; 0 for none.")
     ] = 50,
+    checkpoint: Checkpoint = None,
     epochs: Epochs = 100,
     batch_size: BatchSize = 100,
     lr: LearningRate = 1e-3,
@@ -103,7 +105,7 @@ def evidence(
     measured = setup.test.head(min(rows, len(setup.test)))
     table = evidence_table(
         setup.story, built, measured, names,
-        effort=effort, num_simulated=simulated, progress=shows_progress,
+        effort=effort, num_simulated=simulated, checkpoint=checkpoint, progress=shows_progress,
     )  # fmt: skip
     out = parts.console(setup)
     out.print(table)

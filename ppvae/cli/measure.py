@@ -4,6 +4,9 @@ __all__ = ["compare", "fit", "gaps"]
 
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Context, Option
@@ -11,6 +14,8 @@ from typer import Context, Option
 from ppvae.cli.arguments import (
     BatchSize,
     Binarize,
+    Checkpoint,
+    CheckpointEvery,
     Data,
     DataRoot,
     Decoder,
@@ -27,6 +32,7 @@ from ppvae.cli.arguments import (
     Particles,
     Patience,
     Quiet,
+    Resume,
     Rows,
     RunDir,
     Seed,
@@ -57,6 +63,8 @@ def compare(
     seed: Seed = 0,
     device: Device = "auto",
     run_dir: RunDir = None,
+    resume: Resume = False,
+    checkpoint_every: CheckpointEvery = 60.0,
     data_root: DataRoot = None,
     binarize: Binarize = None,
     options: Set = None,
@@ -64,13 +72,17 @@ def compare(
 ) -> None:
     """Train several guides on one story, and say in nats what each loses, and why."""
     import ppvae
+    from ppvae import ranks
     from ppvae.cli import setup as parts
+    from ppvae.cli.run import remember
+    from ppvae.disk import write_bytes
     from ppvae.gaps import check_request
+    from ppvae.league_folder import safe_names
     from ppvae.report.words import headline
-    from ppvae.runs import RunFolder
     from ppvae.training import Training
     from ppvae.weights import batch_for
 
+    _check_resume(resume, run_dir)
     names: list[str | None] = [n for part in guides or () for n in part.split(",") if n]
     names = list(dict.fromkeys(names)) or [None] * NUM_SUGGESTED
     setup = parts.prepare(
@@ -84,29 +96,28 @@ def compare(
         "patience": patience, "device": device,
     }  # fmt: skip
     Training(**training)
-    command = shlex.join(["ppvae", *context.obj])
+    command = shlex.join(["ppvae", *(word for word in context.obj if word != "--resume")])
     path = parts.run_path(run_dir, story, data, "compare")
-    folder = RunFolder.create(
-        path, {"command": command, "story": story, "guides": list(setup.guides)}
-    )
-    league = ppvae.compare(
-        setup.story, setup.guides, setup.train, val=setup.val, test=setup.test,
-        decoder=decoder.value, rows=rows, evidence=evidence, num_particles=particles,
-        progress=_shows_progress(no_progress), **training,
-    )  # fmt: skip
-    for name, guide in league.guides.items():
-        ppvae.save(folder.path / "weights" / name, league.stories[name], guide)
-    folder.write_text("league.csv", league.to_pandas().to_csv())
-    measured = setup.test.head(min(rows, len(setup.test)))
-    title = f"Guides for the story {story} on {setup.train.name}"
-    page = ppvae.report(
-        league, measured, path=folder.path / "report.html", title=title, command=command
-    )
+    told = remember(story, data=data, binarize=binarize, data_root=data_root, options=options)
+    with _going_on(path):
+        league = ppvae.compare(
+            setup.story, setup.guides, setup.train, val=setup.val, test=setup.test,
+            decoder=decoder.value, rows=rows, evidence=evidence, num_particles=particles, **training,
+            run_dir=path, resume=resume, checkpoint_every=checkpoint_every,
+            config={"command": command, "setup": told}, progress=_shows_progress(no_progress),
+        )  # fmt: skip
+        if ranks.is_first():
+            for name, folder in zip(league.guides, safe_names(league.guides), strict=True):
+                ppvae.save(path / "weights" / folder, league.stories[name], league.guides[name])
+            write_bytes(path / "league.csv", league.to_pandas().to_csv().encode())
+            measured = setup.test.head(min(rows, len(setup.test)))
+            title = f"Guides for the story {story} on {setup.train.name}"
+            ppvae.report(league, measured, path=path / "report.html", title=title, command=command)
     out = parts.console(setup)
     out.print(league)
     for sentence in headline(league):
         out.print(sentence, highlight=False)
-    out.print(f"report: {page}", highlight=False, soft_wrap=True)
+    out.print(f"report: {path / 'report.html'}", highlight=False, soft_wrap=True)
 
 
 def fit(
@@ -128,12 +139,8 @@ def fit(
     seed: Seed = 0,
     device: Device = "auto",
     run_dir: RunDir = None,
-    resume: Annotated[
-        bool, Option("--resume", help="Go on from the checkpoint in --run-dir.")
-    ] = False,
-    checkpoint_every: Annotated[
-        float, Option("--checkpoint-every", min=0, help="Seconds between checkpoints in an epoch.")
-    ] = 60.0,
+    resume: Resume = False,
+    checkpoint_every: CheckpointEvery = 60.0,
     clip_norm: Annotated[
         float | None, Option("--clip-norm", help="Largest norm of the gradient.")
     ] = None,
@@ -150,8 +157,7 @@ def fit(
     from ppvae.cli import setup as parts
     from ppvae.cli.run import remember
 
-    if resume and run_dir is None:
-        raise ValueError("expected --run-dir with --resume: the folder to go on from")
+    _check_resume(resume, run_dir)
     setup = parts.prepare(
         story, data, [guide], data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
@@ -161,7 +167,7 @@ def fit(
     told = remember(
         story, data=data, guide=family, binarize=binarize, data_root=data_root, options=options
     )
-    try:
+    with _going_on(path):
         history = ppvae.fit(
             setup.story, built, setup.train, val=setup.val, **parts.parse_loss(objective, objective_options), epochs=epochs,
             batch_size=batch_size, optimizer=optimizer, lr=lr, num_particles=particles,
@@ -169,9 +175,6 @@ def fit(
             resume=resume, checkpoint_every=checkpoint_every, clip_norm=clip_norm, max_skips=max_skips,
             config={"setup": told}, progress=_shows_progress(no_progress),
         )  # fmt: skip
-    except (KeyboardInterrupt, SystemExit):
-        print(f"the last checkpoint is kept: go on with --resume --run-dir {path}", file=sys.stderr)
-        raise
     ppvae.save(path, setup.story, built)
     found = ppvae.elbo(setup.story, built, setup.test, seed=seed).mean()
     out = parts.console(setup)
@@ -191,6 +194,7 @@ def gaps(
     rows: Rows = 100,
     evidence: EvidenceChoice = "auto",
     particles: Particles = 1000,
+    checkpoint: Checkpoint = None,
     epochs: Epochs = 100,
     batch_size: BatchSize = 100,
     lr: LearningRate = 1e-3,
@@ -219,10 +223,25 @@ def gaps(
     measured = setup.test.head(min(rows, len(setup.test)))
     found = ppvae.gaps(
         setup.story, built, measured, evidence=evidence, num_particles=particles, seed=seed,
-        progress=_shows_progress(no_progress),
+        checkpoint=checkpoint, progress=_shows_progress(no_progress),
     )  # fmt: skip
     parts.console(setup).print(str(found), highlight=False)
 
 
 def _shows_progress(no_progress: bool) -> bool:
     return sys.stdout.isatty() and not no_progress
+
+
+def _check_resume(resume: bool, run_dir: Path | None) -> None:
+    if resume and run_dir is None:
+        raise ValueError("expected --run-dir with --resume: the folder to go on from")
+
+
+@contextmanager
+def _going_on(path: Path) -> Iterator[None]:
+    """Say, where a signal ends the block, how to go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        print(f"what is done is kept: go on with --resume --run-dir {path}", file=sys.stderr)
+        raise

@@ -3,7 +3,8 @@ r"""Bidirectional Monte Carlo: log p(x) between two bounds, on rows that the sto
 __all__ = ["Sandwich", "bdmc", "certify"]
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from ppvae.evidence.annealed import AnnealedPath
 from ppvae.evidence.faults import refuse_faults
 from ppvae.evidence.methods import FRESH, LOCAL_STEPS, Effort, check_method
 from ppvae.evidence.path import path_of
-from ppvae.evidence.rows import in_precision, over_rows, refined, rows_at_a_time
+from ppvae.evidence.rows import in_precision, kept_rows, over_rows, refined, rows_at_a_time
 from ppvae.evidence.settings import DEFAULT, Annealing
 from ppvae.story import TensorDict, measuring, num_rows_of, simulate, sites_of, split_batch
 from ppvae.weights import batch_for
@@ -75,6 +76,7 @@ def bdmc(
     local_steps: int = LOCAL_STEPS,
     precision: str = "auto",
     seed: int | None = 0,
+    checkpoint: Path | str | None = None,
 ) -> Sandwich:
     """Sandwich log p(x) of rows that the story generates, to see whether annealing has converged.
 
@@ -92,6 +94,7 @@ def bdmc(
         local_steps: Steps that the search for q* may take, as in `log_evidence`; 0 takes the guide as it is.
         precision: `float32` or `float64`; `auto` leaves story and guide as they are.
         seed: Seed of everything.
+        checkpoint: A file that keeps the rows that are done, as in `log_evidence`.
 
     Returns:
         The bounds.
@@ -126,11 +129,9 @@ def bdmc(
             refuse_faults(found[bound], story, guide, rows, first_row)
         return found
 
-    found = over_rows(batch, measure, step, seed=seed)
-    return Sandwich(
-        Estimate(found["lower"], found["lower_error"]),
-        Estimate(found["upper"], found["upper_error"]),
-    )
+    kept = kept_rows(checkpoint, asdict(effort), story, guide, batch)
+    found = over_rows(batch, measure, step, seed=seed, checkpoint=kept)
+    return Sandwich(Estimate.named("lower", found), Estimate.named("upper", found))
 
 
 def certify(
@@ -143,6 +144,7 @@ def certify(
     local_steps: int = LOCAL_STEPS,
     precision: str = "auto",
     seed: int | None = 0,
+    checkpoint: Path | str | None = None,
 ) -> Sandwich:
     """Whether the settings that are used on these data have converged: `bdmc` on rows that the story makes like them.
 
@@ -157,6 +159,7 @@ def certify(
         local_steps: Steps that the search for q* may take.
         precision: As it was used on the data.
         seed: Seed of everything.
+        checkpoint: As in `bdmc`.
 
     Returns:
         The bounds; `.converged` is the verdict.
@@ -181,6 +184,7 @@ def certify(
         local_steps=local_steps,
         precision=precision,
         seed=seed,
+        checkpoint=checkpoint,
     )
 
 
@@ -202,10 +206,8 @@ def _both_ways(
         latents = {name: latents[name] for name in sites.local_continuous}
         path = AnnealedPath(path_of(annealing.start, story, guide, rows, sites), annealing)
         lower, inverse = path.forward().log_mean(), path.backward(latents).log_mean()
-    return {
-        "lower": lower.value, "lower_error": lower.std_error,
-        "upper": -inverse.value, "upper_error": torch.full_like(inverse.value, torch.nan),
-    }  # fmt: skip
+    upper = Estimate(-inverse.value, torch.full_like(inverse.value, torch.nan))
+    return lower.to_named("lower") | upper.to_named("upper")
 
 
 def _observed_part(

@@ -22,14 +22,7 @@ from ppvae.evidence.methods import (
     is_from_prior,
 )
 from ppvae.evidence.quadrature import quadrature_numbers
-from ppvae.evidence.rows import (
-    Checkpoint,
-    fingerprint,
-    in_precision,
-    over_rows,
-    refined,
-    rows_at_a_time,
-)
+from ppvae.evidence.rows import in_precision, kept_rows, over_rows, refined, rows_at_a_time
 from ppvae.evidence.settings import DEFAULT, Annealing
 from ppvae.progress import stages
 from ppvae.story import TensorDict, num_rows_of, sites_of
@@ -145,10 +138,7 @@ def _measured(
     if method == "exact" or is_from_prior(method, effort):
         guide = None
     check_method(method, story, guide, batch, effort)
-    kept = None
-    if checkpoint is not None:
-        told = {"method": method, **asdict(effort), "of": fingerprint(story, guide, batch)}
-        kept = Checkpoint(checkpoint, told)
+    kept = kept_rows(checkpoint, {"method": method, **asdict(effort)}, story, guide, batch)
     annealing, step = effort.annealing, _step(method, story, guide, batch, effort)
     num_ticks = 2 * annealing.num_temperatures + 2 if method == "ais" else 2
     adaptive = method == "ais" and annealing.schedule == "adaptive"

@@ -1,6 +1,15 @@
 r"""Long measurements piece by piece: seeds of their own, a file that remembers finished pieces, q* on each."""
 
-__all__ = ["Checkpoint", "fingerprint", "in_precision", "over_rows", "refined", "rows_at_a_time"]
+__all__ = [
+    "Checkpoint",
+    "beside",
+    "fingerprint",
+    "in_precision",
+    "kept_rows",
+    "over_rows",
+    "refined",
+    "rows_at_a_time",
+]
 
 import hashlib
 import json
@@ -60,6 +69,24 @@ class Checkpoint:
         """Keep the results of the rows that are done."""
         tensors = {name: value.contiguous() for name, value in results.items()}
         write_bytes(self.file, save(tensors, {"told": self.told}))
+
+
+def kept_rows(
+    file: Path | str | None,
+    settings: dict[str, Any],
+    story: nn.Module,
+    guide: nn.Module | None,
+    batch: TensorDict,
+) -> Checkpoint | None:
+    """The checkpoint of a measurement of these rows with these settings; None for no file."""
+    if file is None:
+        return None
+    return Checkpoint(file, {**settings, "of": fingerprint(story, guide, batch)})
+
+
+def beside(file: Path | str | None, name: str) -> Path | None:
+    """A second file of a measurement beside its first, for what has other rows; None for no file."""
+    return None if file is None else Path(file).with_suffix(f".{name}{Path(file).suffix}")
 
 
 def over_rows(

@@ -4,9 +4,12 @@ __all__ = ["EvidenceTable", "check_methods", "evidence_table", "methods_for"]
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import torch
 from rich.table import Table
 from torch import nn
 
@@ -17,7 +20,7 @@ from ppvae.evidence.exact import exact_evidence, knows_exact
 from ppvae.evidence.faults import is_annealable
 from ppvae.evidence.methods import FRESH, METHODS, Effort, check_method, evidence_of
 from ppvae.evidence.quadrature import NODES, quadrature_numbers
-from ppvae.evidence.rows import over_rows, refined, rows_at_a_time
+from ppvae.evidence.rows import beside, kept_rows, over_rows, refined, rows_at_a_time
 from ppvae.progress import stages
 from ppvae.story import Flat, TensorDict, num_rows_of, sites_of
 from ppvae.weights import batch_for
@@ -84,6 +87,7 @@ def evidence_table(
     *,
     effort: Effort | None = None,
     num_simulated: int = 0,
+    checkpoint: Path | str | None = None,
     progress: bool = False,
 ) -> EvidenceTable:
     """Measure log p(x) by each method.
@@ -95,6 +99,8 @@ def evidence_table(
         methods: Keys of `METHODS`.
         effort: Particles, annealing, steps of the search, seed.
         num_simulated: Simulated rows on which bidirectional Monte Carlo certifies the annealing; 0 for none.
+        checkpoint: A file that keeps the rows that are done, with one beside it for the certificate; a call that finds
+            them goes on from there, to the same numbers.
         progress: Show a progress bar on a terminal.
 
     Returns:
@@ -106,7 +112,6 @@ def evidence_table(
     effort = Effort() if effort is None else effort
     batch = batch_for(story, data)
     check_methods(methods, story, guide, batch, effort)
-    seconds = dict.fromkeys(("q*", *methods), 0.0)
     numbers = effort.annealing.num_chains * numbers_per_row(batch)
     if "quadrature" in methods:
         numbers = max(numbers, quadrature_numbers(sites_of(story, batch)))
@@ -117,30 +122,36 @@ def evidence_table(
 
         def measure(rows: TensorDict, first_row: int, seed: int | None) -> TensorDict:
             stage(f"row {first_row}: searching q*")
-            start = time.perf_counter()
+            clock = [time.perf_counter()]
             local: nn.Module = guide
             if needs_guide:
                 local, _ = refined(story, guide, rows, effort.local_steps, seed)
-                seconds["q*"] += time.perf_counter() - start
+            clock.append(time.perf_counter())
             own = replace(effort, seed=None if seed is None else seed + FRESH)
             found: TensorDict = {}
             for name in methods:
                 stage(f"row {first_row}: {name}")
-                start = time.perf_counter()
                 one = evidence_of(name, story, local, rows, own, first_row, lambda: None)
-                found |= {f"{name} value": one["value"], f"{name} std_error": one["std_error"]}
-                seconds[name] += time.perf_counter() - start
+                found |= Estimate(one["value"], one["std_error"]).to_named(name)
+                clock.append(time.perf_counter())
+            for name, (start, end) in zip(("q*", *methods), pairwise(clock), strict=True):
+                each = torch.tensor((end - start) / num_rows_of(rows))
+                found[f"{name} seconds"] = each.expand(num_rows_of(rows))
             return found
 
-        found = over_rows(batch, measure, step, seed=effort.seed)
+        told = {"methods": list(methods), **asdict(effort)}
+        kept = kept_rows(checkpoint, told, story, guide, batch)
+        found = over_rows(batch, measure, step, seed=effort.seed, checkpoint=kept)
         certificate = None
         if num_simulated and "ais" in methods and not hasattr(story, "run_conditioned"):
             stage("certifying on simulated rows")
             certificate = certify(
                 story, guide, batch, n=num_simulated, annealing=effort.annealing,
                 local_steps=effort.local_steps, seed=effort.seed,
+                checkpoint=beside(checkpoint, "certificate"),
             )  # fmt: skip
-    estimates = {m: Estimate(found[f"{m} value"], found[f"{m} std_error"]) for m in methods}
+    seconds = {name: float(found[f"{name} seconds"].sum()) for name in ("q*", *methods)}
+    estimates = {name: Estimate.named(name, found) for name in methods}
     return EvidenceTable(estimates, seconds, seconds.pop("q*"), certificate)
 
 

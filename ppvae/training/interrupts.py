@@ -1,10 +1,12 @@
 r"""Ctrl-C and SIGTERM, held back until the step that is under way has been finished."""
 
-__all__ = ["TERMINATED", "Interrupts"]
+__all__ = ["TERMINATED", "Interrupts", "terminable"]
 
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -56,3 +58,26 @@ class Interrupts:
             self.act(number)
         if not self.came:
             self.came, self._since = number, time.monotonic()
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """A context in which SIGTERM, as Ctrl-C does, ends the block at once by an exception, so that what is held is let go.
+
+    Raises:
+        SystemExit: After SIGTERM, with the exit code 143.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or before in (signal.SIG_IGN, None):
+        yield
+        return
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(TERMINATED)

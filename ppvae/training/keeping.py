@@ -1,33 +1,57 @@
 r"""What a training leaves in its run folder as it goes: when a checkpoint is due, and what a signal does."""
 
-__all__ = ["Keeper", "kept_in", "same_settings"]
+__all__ = ["Keeper", "held_folder", "kept_in", "same_settings"]
 
+import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from ppvae import ranks
+from ppvae.disk import to_json
 from ppvae.lock import locked
 from ppvae.runs import RunFolder
 from ppvae.training.history import Record
 from ppvae.training.interrupts import Interrupts
 from ppvae.training.trainer import Trainer
 
+# What the command line remembers and another machine may call otherwise.
+PLACES = ("story", "data", "data_root")
+
 
 @contextmanager
 def kept_in(
     path: str | Path, config: Mapping[str, Any], resume: bool
 ) -> Iterator[tuple[RunFolder, Interrupts]]:
-    """Hold a run folder for the length of the block, and hold signals back.
+    """Hold the run folder of a training for the length of the block, and hold signals back; as `held_folder`."""
+    with (
+        held_folder(path, config, resume, "fit", may_change=("epochs",)) as folder,
+        Interrupts() as held,
+    ):
+        yield folder, held
 
-    Where several processes train, the first one holds and writes the folder, which all must see.
+
+@contextmanager
+def held_folder(
+    path: str | Path,
+    config: Mapping[str, Any],
+    resume: bool,
+    verb: str,
+    may_change: Sequence[str] = (),
+) -> Iterator[RunFolder]:
+    """Hold a run folder for the length of the block.
+
+    Where several processes work together, the first one holds and writes the folder, which all must see.
 
     Arguments:
         path: The folder.
         config: What its `config.json` is to say.
-        resume: Whether it goes on with a run that has begun; then its settings are the run's.
+        resume: Whether it goes on with a run that has begun; then its settings must be the run's.
+        verb: The part of `config` that holds these settings. Those of the command line, under `setup`, must not
+            change either, but for where files lie.
+        may_change: Settings that may.
 
     Raises:
         ValueError: If another process holds it, it is no fresh folder, or the settings have changed.
@@ -39,9 +63,9 @@ def kept_in(
         ranks.wait()
         if not ranks.is_first():
             folder = RunFolder.create(path, config, resume=True)
-        same_settings(folder.config.get("fit", {}), config["fit"])
-        with Interrupts() as held:
-            yield folder, held
+        for part, free in ((verb, may_change), ("setup", PLACES)):
+            same_settings(folder.config.get(part, {}), config.get(part, {}), free)
+        yield folder
 
 
 class Keeper:
@@ -97,13 +121,19 @@ class Keeper:
         self._last = time.monotonic()
 
 
-def same_settings(old: Record, new: Record) -> None:
-    """Refuse to resume a run otherwise than it began; more epochs are allowed.
+def same_settings(old: Record, new: Record, may_change: Sequence[str] = ()) -> None:
+    """Refuse to resume a run otherwise than it began.
+
+    Arguments:
+        old: What its `config.json` says.
+        new: What is asked for now.
+        may_change: Settings that need not be the same.
 
     Raises:
         ValueError: Naming each setting that changed.
     """
-    changed = [k for k, v in new.items() if k != "epochs" and k in old and old[k] != v]
+    new = json.loads(to_json(new))  # tuples become lists, as they did in the file
+    changed = [k for k, v in new.items() if k not in may_change and k in old and old[k] != v]
     if changed:
         told = ", ".join(f"{k} {old[k]!r} -> {new[k]!r}" for k in changed)
         raise ValueError(
