@@ -1,0 +1,28 @@
+r"""Fifty `kill -9` at random moments of a training and of a comparison: each can go on, and ends as if left alone."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MEMORY = Path("/dev/shm")  # where writing is quick
+ALONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks and kills, as Linux does")
+@pytest.mark.parametrize("verb", ["fit", "compare"])
+def test_fifty_kills_cost_a_step_or_a_piece_each_and_change_no_result(verb, tmp_path):
+    place = MEMORY if os.access(MEMORY, os.W_OK) else tmp_path
+    typed = [sys.executable, ROOT / "benchmarks" / "kills.py", verb, "50", "0", place]
+    env = {**os.environ, **ALONE, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        list(map(str, typed)), env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["kills"] == 50 and told["runs"] > 5 and told["files"] == len(FILES[verb])
+    assert told["steps_lost"] <= 1 and told["rows_lost"] <= 2
