@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-import ppvae.compare  # noqa: F401  all that a child needs is imported before it is forked
+import ppvae.compare
 import ppvae.evidence.rows as rows_file
 import ppvae.report  # noqa: F401
 from ppvae.cli import main as ppvae_main

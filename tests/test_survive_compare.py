@@ -3,7 +3,6 @@ r"""A comparison stopped anywhere goes on to the same league; what is done is no
 import random
 import resource
 import signal
-import warnings
 from pathlib import Path
 
 import pytest
