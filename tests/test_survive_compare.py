@@ -11,6 +11,7 @@ import torch
 import ppvae
 from ppvae.cli import main
 from ppvae.evidence.rows import Checkpoint
+from ppvae.evidence.settings import DEFAULT
 from ppvae.gallery import load_story
 from ppvae.league_folder import safe_names
 from ppvae.lock import locked
@@ -23,7 +24,7 @@ STEPS, PIECES, SIMULATED = 18, 8, 2  # of three trainings, of two measurements, 
 
 @pytest.fixture(autouse=True)
 def little_to_measure(monkeypatch):
-    """Two rows at a time, few steps to q*, few simulated rows."""
+    """Two rows at a time, few steps to q*, few simulated rows, short annealing."""
     monkeypatch.setattr("ppvae.evidence.rows.ROWS_AT_A_TIME", 2)
     plain = ppvae.gaps.__globals__["optimize_local"]
 
@@ -33,6 +34,10 @@ def little_to_measure(monkeypatch):
     monkeypatch.setitem(ppvae.gaps.__globals__, "optimize_local", few_steps)
     monkeypatch.setattr("ppvae.evidence.rows.optimize_local", few_steps)
     monkeypatch.setitem(ppvae.compare.__globals__, "NUM_SIMULATED", 4)
+    before = dict(vars(DEFAULT))
+    vars(DEFAULT).update(num_chains=2, num_temperatures=2, num_leapfrog=1)  # frozen, but for this
+    yield
+    vars(DEFAULT).update(before)
 
 
 def compare(run: Path | None = None, **options):
