@@ -3,6 +3,7 @@ r"""One step of the optimiser: its batch in pieces, over processes, in bfloat16,
 __all__ = ["Descent"]
 
 from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
 from typing import Any
 
 import torch
@@ -16,6 +17,13 @@ from ppvae.story import TensorDict, num_rows_of, one_tensor_of
 from ppvae.training.average import Average
 from ppvae.training.bfloat16 import networks_in_bfloat16
 from ppvae.training.settings import OPTIMIZERS, Training
+
+# Newer versions of torch give the option another name.
+SYNC_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in signature(DistributedDataParallel).parameters
+)
 
 
 class Descent:
@@ -68,7 +76,7 @@ class Descent:
         set_noise_state(state, self.device)
         with ranks.answering():
             self.module = DistributedDataParallel(
-                self.loss_of, broadcast_buffers=False, find_unused_parameters=unused
+                self.loss_of, find_unused_parameters=unused, **{SYNC_BUFFERS: False}
             )
 
     def gradient(self, batch: TensorDict, kl_weight: float) -> tuple[Tensor, Tensor]:
