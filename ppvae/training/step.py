@@ -74,10 +74,9 @@ class Descent:
             buffer.copy_(before)
         self.optimiser.zero_grad(set_to_none=True)
         set_noise_state(state, self.device)
+        options: dict[str, Any] = {"find_unused_parameters": unused, SYNC_BUFFERS: False}
         with ranks.answering():
-            self.module = DistributedDataParallel(
-                self.loss_of, find_unused_parameters=unused, **{SYNC_BUFFERS: False}
-            )
+            self.module = DistributedDataParallel(self.loss_of, **options)
 
     def gradient(self, batch: TensorDict, kl_weight: float) -> tuple[Tensor, Tensor]:
         """Loss of a batch, `()`, nats per row, and the norm of its gradient, which the parameters then hold, clipped."""
