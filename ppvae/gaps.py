@@ -150,7 +150,8 @@ def gaps(
     step = rows_at_a_time(batch, guide)
     told = {"methods": methods, **asdict(effort)}
     kept = kept_rows(checkpoint, told, story, guide, batch)
-    with stages(-(-num_rows_of(batch) // step) * (2 + len(methods)) + 2, progress) as stage:
+    total = -(-num_rows_of(batch) // step) * (2 + len(methods)) + 2
+    with stages(total, progress and ranks.is_first()) as stage:
 
         def measure(rows: TensorDict, first_row: int, _: int | None) -> TensorDict:
             own_effort = replace(effort, seed=seed + first_row)

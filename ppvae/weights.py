@@ -24,8 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.chunks import particle_step, pieces, row_chunks
+from ppvae.chunks import is_local, particle_step, pieces, row_chunks
 from ppvae.data import as_rows
+from ppvae.ranks import over_parts
 from ppvae.story import (
     Batch,
     LogJoint,
@@ -217,12 +218,13 @@ def log_weights(
     batch = batch_for(story, data)
     sites = check_pair(story, guide, batch)
     refuse_global(sites, "importance weights per row")
-    columns = []
+
+    def weigh(rows: TensorDict, size: int) -> Tensor:
+        sizes = pieces(num_particles, particle_step(batch, size))
+        return torch.cat([score(story, guide, rows, k, sites=sites).log_weights for k in sizes])
+
     with torch.no_grad(), measuring(seed, story, guide):
-        for rows in row_chunks(batch, guide):
-            sizes = pieces(num_particles, particle_step(batch, num_rows_of(rows)))
-            parts = [score(story, guide, rows, k, sites=sites).log_weights for k in sizes]
-            columns.append(torch.cat(parts))
+        columns = over_parts(weigh, row_chunks(batch, guide), whole=is_local(guide))
     return torch.cat(columns, 1)
 
 

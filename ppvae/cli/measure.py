@@ -12,6 +12,8 @@ from typing import Annotated, Any
 from typer import Context, Option
 
 from ppvae.cli.arguments import (
+    Accumulate,
+    Average,
     BatchSize,
     Binarize,
     Checkpoint,
@@ -112,7 +114,10 @@ def compare(
             write_bytes(path / "league.csv", league.to_pandas().to_csv().encode())
             measured = setup.test.head(min(rows, len(setup.test)))
             title = f"Guides for the story {story} on {setup.train.name}"
-            ppvae.report(league, measured, path=path / "report.html", title=title, command=command)
+            with ranks.alone():
+                ppvae.report(
+                    league, measured, path=path / "report.html", title=title, command=command
+                )
     out = parts.console(setup)
     out.print(league)
     for sentence in headline(league):
@@ -126,6 +131,7 @@ def fit(
     guide: Guide = None,
     epochs: Epochs = 100,
     batch_size: BatchSize = 100,
+    accumulate: Accumulate = 1,
     optimizer: Optimizer = "adam",
     lr: LearningRate = 1e-3,
     objective: Objective = "trace_elbo",
@@ -134,8 +140,14 @@ def fit(
     kl_warmup: Annotated[
         int, Option("--kl-warmup", min=0, help="Epochs over which the latent terms grow to 1.")
     ] = 0,
+    schedule: Annotated[
+        str, Option("--schedule", help="tail, cosine or constant step size.")
+    ] = "tail",
+    average: Average = 0.0,
     patience: Patience = None,
-    precision: Annotated[str, Option("--precision", help="auto, float32 or float64.")] = "auto",
+    precision: Annotated[
+        str, Option("--precision", help="auto, float32, float64, or bfloat16 in networks alone.")
+    ] = "auto",
     seed: Seed = 0,
     device: Device = "auto",
     run_dir: RunDir = None,
@@ -147,6 +159,9 @@ def fit(
     max_skips: Annotated[
         int, Option("--max-skips", min=0, help="Steps that may lack a finite loss.")
     ] = 0,
+    tensorboard: Annotated[
+        bool, Option("--tensorboard", help="Write curves for TensorBoard into the run folder.")
+    ] = False,
     data_root: DataRoot = None,
     binarize: Binarize = None,
     options: Set = None,
@@ -154,8 +169,10 @@ def fit(
 ) -> None:
     """Train a story with one guide; the weights go to the run folder, which other commands take."""
     import ppvae
+    from ppvae import ranks
     from ppvae.cli import setup as parts
     from ppvae.cli.run import remember
+    from ppvae.training import TensorBoard
 
     _check_resume(resume, run_dir)
     setup = parts.prepare(
@@ -167,15 +184,17 @@ def fit(
     told = remember(
         story, data=data, guide=family, binarize=binarize, data_root=data_root, options=options
     )
+    callbacks = [TensorBoard(path / "tensorboard")] if tensorboard else []
     with _going_on(path):
         history = ppvae.fit(
             setup.story, built, setup.train, val=setup.val, **parts.parse_loss(objective, objective_options), epochs=epochs,
-            batch_size=batch_size, optimizer=optimizer, lr=lr, num_particles=particles,
-            kl_warmup=kl_warmup, patience=patience, seed=seed, device=device, precision=precision, run_dir=path,
+            batch_size=batch_size, accumulate=accumulate, optimizer=optimizer, lr=lr, schedule=schedule, average=average,
+            num_particles=particles, kl_warmup=kl_warmup, callbacks=callbacks, patience=patience, seed=seed, device=device, precision=precision, run_dir=path,
             resume=resume, checkpoint_every=checkpoint_every, clip_norm=clip_norm, max_skips=max_skips,
             config={"setup": told}, progress=_shows_progress(no_progress),
         )  # fmt: skip
-    ppvae.save(path, setup.story, built)
+    if ranks.is_first():
+        ppvae.save(path, setup.story, built)
     found = ppvae.elbo(setup.story, built, setup.test, seed=seed).mean()
     out = parts.console(setup)
     out.print(
@@ -239,9 +258,9 @@ def _check_resume(resume: bool, run_dir: Path | None) -> None:
 
 @contextmanager
 def _going_on(path: Path) -> Iterator[None]:
-    """Say, where a signal ends the block, how to go on."""
+    """Say, where a signal or the end of another process ends the block, how to go on."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, ConnectionError):
         print(f"what is done is kept: go on with --resume --run-dir {path}", file=sys.stderr)
         raise

@@ -15,7 +15,7 @@ from ppvae import ranks
 from ppvae.chunks import row_chunks
 from ppvae.data import Rows
 from ppvae.objectives import Objective
-from ppvae.ranks import PartNoise, noise_state, set_noise_state
+from ppvae.ranks import noise_state, set_noise_state
 from ppvae.story import TensorDict, num_rows_of, seeded
 from ppvae.training.blame import blame
 from ppvae.training.history import History, Record
@@ -174,24 +174,15 @@ class Trainer:
         """Plain ELBO with one particle and the same noise at every epoch, in nats per row."""
         self.story.eval()
         self.guide.eval()
-        batch = batch_for(self.story, rows)
-        total = 0.0
-        with torch.no_grad(), seeded(0, self.story):
-            for piece in row_chunks(batch):
-                total += self._elbo_of(piece, len(rows))
-        return total / len(rows)
 
-    def _elbo_of(self, piece: TensorDict, num_rows: int) -> float:
-        """Its sum over a piece of the rows, each process taking its part."""
-        part = ranks.own_part(num_rows_of(piece))
-        if ranks.num_ranks() == 1:
+        def total(piece: TensorDict, num_rows: int) -> float:
             scores = score(self.story, self.guide, piece, 1)
-        else:
-            with PartNoise(part):
-                scores = score(self.story, self.guide, part.of(piece), 1)
-        per_row = ranks.gathered(scores.log_weights, part, 1)
-        shared = scores.log_shared.sum() * num_rows_of(piece) / num_rows
-        return float(per_row.sum() + shared)
+            shared = scores.log_shared.sum() * num_rows_of(piece) / len(rows)
+            return float(scores.log_weights.sum() + shared)
+
+        pieces = row_chunks(batch_for(self.story, rows))
+        with torch.no_grad(), seeded(0, self.story):
+            return sum(ranks.over_parts(total, pieces)) / len(rows)
 
     def _telemetry(self, rows: Rows) -> dict[str, Any]:
         few = batch_for(self.story, rows, ROWS_OF_TELEMETRY)
