@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ppvae
 from ppvae.cli import main
 from ppvae.cli.main import spread_lists
 from ppvae.cli.setup import parse_options
@@ -131,6 +132,30 @@ def test_evidence_without_weights_trains_first_and_marks_the_best_bound(numbers,
     assert "training first" in shown.err
     assert shown.out.count("best lower bound in mean") == 1
     assert "certificate (BDMC)" in shown.out and "quadrature" not in shown.out
+
+
+@pytest.mark.parametrize(
+    ("command", "mark"),
+    [(["gaps"], "approximation_gap"), (["evidence", "--method", "iwae"], "iwae")],
+)
+def test_a_measurement_goes_on_from_its_checkpoint(numbers, monkeypatch, capsys, command, mark):
+    def shown():
+        verb, *rest = command
+        typed = [verb, "run", *rest, "--rows", "4", "--particles", "100", "--no-progress"]
+        code = main([*typed, "--checkpoint", "done.safetensors"])
+        told = capsys.readouterr()
+        return code, [line for line in told.out.splitlines() if mark in line], told.err
+
+    run = ["--epochs", "1", "--run-dir", "run", "--set", "latent_dim=2", "--no-progress"]
+    assert main(["fit", "factor_analysis", "--data", numbers, "--guide", "mean_field", *run]) == 0
+    capsys.readouterr()
+    first = shown()
+    assert first[0] == 0 and Path("done.safetensors").exists()
+    monkeypatch.setattr("ppvae.evidence.rows.refined", None)  # nothing is to be measured again
+    monkeypatch.setitem(ppvae.gaps.__globals__, "optimize_local", None)
+    assert shown() == first
+    command.append("--seed=1")
+    assert "expected done.safetensors to hold results of these settings" in shown()[2]
 
 
 def test_evidence_by_all_methods_takes_those_that_suit(numbers, capsys):

@@ -66,6 +66,14 @@ def test_resuming_a_folder_that_is_no_run_is_refused(tmp_path):
         RunFolder.create(tmp_path, {}, resume=True)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_a_kill_leaves_before_the_config_is_no_run_yet(tmp_path, resume):
+    (tmp_path / ".writing-abc").write_text('{"seed"')
+    (tmp_path / ".lock").write_text("7 on here")
+    assert RunFolder.create(tmp_path, {"seed": 2}, resume=resume).config["seed"] == 2
+    assert RunFolder.create(tmp_path, {}, resume=True).config["seed"] == 2
+
+
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "run").write_text("mine")
     with pytest.raises(ValueError, match="expected a folder for the run, got the file"):
