@@ -4,9 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from test_survive import STEPS, train
+
+from ppvae.runs import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 MEMORY = Path("/dev/shm")  # where writing is quick
@@ -27,3 +32,19 @@ def test_fifty_kills_cost_a_step_or_a_piece_each_and_change_no_result(verb, tmp_
     told = json.loads(done.stdout)
     assert told["kills"] == 50 and told["runs"] > 5 and told["files"] == FILES[verb]
     assert told["steps_lost"] <= 1 and told["rows_lost"] <= 2
+
+
+def test_a_kill_costs_no_more_steps_than_the_interval_holds(tmp_path, monkeypatch):
+    clock = SimpleNamespace(monotonic=iter(range(10**6)).__next__)  # a second goes by at each look
+    monkeypatch.setattr("ppvae.training.keeping.time", clock)
+    written = []
+    plain = RunFolder.save_checkpoint
+
+    def save_checkpoint(self, epoch, modules, state, batches=0):
+        written.append(STEPS * epoch + batches)
+        return plain(self, epoch, modules, state, batches)
+
+    monkeypatch.setattr(RunFolder, "save_checkpoint", save_checkpoint)
+    train(tmp_path / "run", checkpoint_every=2, epochs=2)
+    assert written[-1] == 2 * STEPS and STEPS in written
+    assert max(after - before for before, after in pairwise([0, *written])) <= 2
