@@ -38,7 +38,7 @@ from ppvae.disk import UNFINISHED
 from ppvae.runs import CHECKPOINT
 from ppvae.training.keeping import Keeper
 
-RESULTS = Path(__file__).parent.parent / "examples" / "results" / "kills.json"
+RESULTS = Path(__file__).parent / "results" / "kills.json"
 COMMON = "factor_analysis --data simulated:rows=60 --set latent_dim=2 --batch-size 12 --device cpu"
 COMMON += " --run-dir run --checkpoint-every 0 --no-progress"
 COMMANDS = {
