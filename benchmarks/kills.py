@@ -135,10 +135,12 @@ def child(work: Path, command: str) -> int:
 
 
 def results(run: Path) -> dict[str, Any]:
-    """All that a run leaves, by file, but for seconds and dates."""
+    """All that a run leaves, by file, but for seconds and dates, and for files that a kill left half written."""
     found: dict[str, Any] = {}
     for file in sorted(run.rglob("*")):
         name = file.relative_to(run).as_posix()
+        if UNFINISHED in name:
+            continue
         if file.suffix in (".safetensors", ".png") and "checkpoints" not in file.parts:
             found[name] = file.read_bytes()
         elif file.name == "metrics.jsonl":
@@ -245,7 +247,7 @@ def both() -> None:
     found = []
     for verb in COMMANDS:
         typed = [sys.executable, __file__, verb]
-        found.append(json.loads(subprocess.run(typed, check=True, capture_output=True).stdout))
+        found.append(json.loads(subprocess.run(typed, check=True, stdout=subprocess.PIPE).stdout))
         print(found[-1])
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
 
