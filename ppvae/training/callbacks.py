@@ -11,7 +11,7 @@ EpochCallback = Callable[[dict[str, Any]], None]
 class Callback:
     """Three hooks, none of which does anything here; a plain function of the record serves as `on_epoch_end`.
 
-    They run after checkpoints are written: what they raise ends the training, which can then be resumed.
+    What they raise ends the training, which can then be resumed from its last checkpoint.
     """
 
     def on_step_end(self, epoch: int, step: int, loss: float) -> None:

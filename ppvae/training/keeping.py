@@ -17,6 +17,8 @@ from ppvae.training.history import Record
 from ppvae.training.interrupts import Interrupts
 from ppvae.training.trainer import Trainer
 
+SHORT = 1.0  # seconds: epochs that are shorter share a checkpoint
+
 # What the command line remembers and another machine may call otherwise.
 PLACES = ("story", "data", "data_root")
 
@@ -103,11 +105,14 @@ class Keeper:
         self._act(came)
 
     def after_epoch(self, record: Record) -> None:
-        """Write the epoch's record and a checkpoint."""
+        """Write the epoch's record, and a checkpoint unless the last one is hardly old."""
         if ranks.is_first():
             self.folder.append_metrics(record)
-        self._write()
-        self._act(ranks.agreed(self.interrupts.came))
+        came = ranks.agreed(self.interrupts.came)
+        old = time.monotonic() - self._last
+        if came or self.trainer.is_done or old >= min(self.every, SHORT):
+            self._write()
+        self._act(came)
 
     def _came(self) -> int:
         """The signal that ends the training after this step, in all processes alike; 0 for none."""

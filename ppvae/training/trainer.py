@@ -74,6 +74,11 @@ class Trainer:
         self._out_of_patience()
         self._put_best()
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the last epoch has been trained."""
+        return len(self.history.records) >= self.settings.epochs or self._out_of_patience()
+
     def _out_of_patience(self) -> bool:
         """Whether the validation ELBO has not risen for `patience` epochs."""
         patience = self.settings.patience
