@@ -149,6 +149,7 @@ def fit(
     import ppvae
     from ppvae.cli import setup as parts
     from ppvae.cli.run import remember
+    from ppvae.data import seen
 
     if resume and run_dir is None:
         raise ValueError("expected --run-dir with --resume: the folder to go on from")
@@ -173,10 +174,12 @@ def fit(
         print(f"the last checkpoint is kept: go on with --resume --run-dir {path}", file=sys.stderr)
         raise
     ppvae.save(path, setup.story, built)
-    found = ppvae.elbo(setup.story, built, setup.test, seed=seed).mean()
+    measured = seen(setup.test)
+    found = ppvae.elbo(setup.story, built, measured, seed=seed).mean()
+    which = "" if len(measured) == len(setup.test) else f" (the first of {len(setup.test)})"
     out = parts.console(setup)
     out.print(
-        f"ELBO {found} nats per row on {len(setup.test)} test rows; best epoch {history.best_epoch} of "
+        f"ELBO {found} nats per row on {len(measured)} test rows{which}; best epoch {history.best_epoch} of "
         f"{len(history.records)}, {history.seconds:.1f} s",
         highlight=False,
     )

@@ -12,17 +12,16 @@ import torch
 from torch import Tensor
 
 from ppvae import ranks
-from ppvae.chunks import row_chunks
-from ppvae.data import Rows
+from ppvae.data import Rows, Stream, seen
 from ppvae.objectives import Objective
 from ppvae.ranks import PartNoise, noise_state, set_noise_state
-from ppvae.story import TensorDict, num_rows_of, seeded
+from ppvae.story import TensorDict, check_values, num_rows_of, seeded
 from ppvae.training.blame import blame
 from ppvae.training.history import History, Record
 from ppvae.training.settings import SCHEDULES, Training
 from ppvae.training.step import Descent
 from ppvae.training.telemetry import site_telemetry
-from ppvae.weights import batch_for, score
+from ppvae.weights import batch_for, chunks_for, score
 
 ROWS_WITHOUT_VALIDATION = 1000  # training rows that stand in for validation rows
 ROWS_OF_TELEMETRY = 200
@@ -43,7 +42,7 @@ class Trainer:
     """
 
     def __init__(
-        self, loss_of: Objective, rows: Rows, val: Rows | None, settings: Training
+        self, loss_of: Objective, rows: Rows | Stream, val: Rows | Stream | None, settings: Training
     ) -> None:
         self.loss_of, self.rows, self.val, self.settings = loss_of, rows, val, settings
         self.story, self.guide = loss_of.story, loss_of.guide
@@ -99,6 +98,7 @@ class Trainer:
         self.generator.set_state(self.order)  # batches that are done are drawn again, and left out
         drawn = self.rows.batches(self.settings.batch_size, generator=self.generator, shuffle=True)
         for batch in islice(drawn, self.batches_done, None):
+            self._look_at(batch, self.rows)
             self._set_lr(epoch)
             loss = self._step(batch, kl_weight, epoch)
             self.batches_done += 1
@@ -110,6 +110,11 @@ class Trainer:
         record = self._record(epoch, kl_weight, time.perf_counter() - start)
         self._begin()
         return record
+
+    def _look_at(self, batch: TensorDict, rows: Rows | Stream) -> None:
+        """Check the values of a stream as they come: at the door only its first rows were seen."""
+        if isinstance(rows, Stream) and not hasattr(self.story, "run_conditioned"):
+            check_values(self.loss_of.sites, batch)
 
     def _set_lr(self, epoch: int) -> None:
         done = (epoch - 1 + self.batches_done / self.num_batches) / self.settings.epochs
@@ -149,7 +154,8 @@ class Trainer:
         counts = torch.tensor(self.counts)
         share = counts.to(self.losses[0]) / int(counts.sum())
         mean_loss = float((torch.stack(self.losses) * share).sum())
-        few = self.rows.head(min(ROWS_WITHOUT_VALIDATION, len(self.rows)))
+        first = seen(self.rows)
+        few = first.head(min(ROWS_WITHOUT_VALIDATION, len(first)))
         with self.descent.average.in_place():
             plain = (
                 -mean_loss
@@ -170,14 +176,14 @@ class Trainer:
             self._remember(record)
         return record
 
-    def _elbo(self, rows: Rows) -> float:
+    def _elbo(self, rows: Rows | Stream) -> float:
         """Plain ELBO with one particle and the same noise at every epoch, in nats per row."""
         self.story.eval()
         self.guide.eval()
-        batch = batch_for(self.story, rows)
         total = 0.0
         with torch.no_grad(), seeded(0, self.story):
-            for piece in row_chunks(batch):
+            for piece in chunks_for(self.story, rows):
+                self._look_at(piece, rows)
                 total += self._elbo_of(piece, len(rows))
         return total / len(rows)
 
@@ -193,8 +199,8 @@ class Trainer:
         shared = scores.log_shared.sum() * num_rows_of(piece) / num_rows
         return float(per_row.sum() + shared)
 
-    def _telemetry(self, rows: Rows) -> dict[str, Any]:
-        few = batch_for(self.story, rows, ROWS_OF_TELEMETRY)
+    def _telemetry(self, rows: Rows | Stream) -> dict[str, Any]:
+        few = batch_for(self.story, seen(rows), ROWS_OF_TELEMETRY)
         return site_telemetry(self.story, self.guide, few, self.loss_of.sites)
 
     def _remember(self, record: Record) -> None:

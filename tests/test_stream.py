@@ -1,0 +1,331 @@
+r"""Rows that are read as they are needed: the same batches as in memory, and what a loader draws."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.nn import PyroModule
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+import ppvae
+from ppvae.data import Rows, as_rows, load, mapped, open_rows, seen
+from ppvae.data.loaded import LoaderRows
+from ppvae.data.mapped import MappedRows
+from ppvae.runs import RunFolder
+from ppvae.training import Trainer
+
+N = 47
+
+
+class Grey(PyroModule):
+    """Two causes move three grey values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder = ppvae.nets.MLP(2, 3, hidden=(8,))
+
+    def forward(self, n: int) -> None:
+        with pyro.plate("data", n):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), 0.5).to_event(1))
+
+
+class Coins(Grey):
+    """The same causes move coins."""
+
+    def forward(self, n: int) -> None:
+        with pyro.plate("data", n):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1))
+
+
+def grey(dtype: Any = np.float64, n: int = N) -> np.ndarray:
+    values = np.random.default_rng(0).normal(size=(n, 3)) * 2 + 4
+    return np.clip(values, 0, 9).astype(dtype)
+
+
+def on_disk(path: Path, values: np.ndarray) -> np.memmap:
+    np.save(path, values)
+    return np.load(path, mmap_mode="r")
+
+
+def same_batches(one: Any, two: Any, size: int, **options: Any) -> None:
+    first, second = (
+        list(rows.batches(size, generator=torch.Generator().manual_seed(3), **options))
+        for rows in (one, two)
+    )
+    assert len(first) == len(second) > 1
+    for a, b in zip(first, second, strict=True):
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[k].nan_to_num(-1), b[k].nan_to_num(-1)) for k in a)
+        assert all(a[k].dtype == b[k].dtype for k in a)
+
+
+def trained(data: Any, val: Any = None, story: Any = None, **options: Any) -> tuple[Any, Any]:
+    """Weights, and records without the clock, of two epochs."""
+    torch.manual_seed(0)
+    story = story or Grey()
+    guide = ppvae.guides.build("mean_field", story, data, hidden=(8,))
+    given = {"epochs": 2, "batch_size": 10, "lr": 0.01, "progress": False}
+    history = ppvae.fit(story, guide, data, val=val, **{**given, **options})
+    weights = {**story.state_dict(), **{f"guide.{k}": v for k, v in guide.state_dict().items()}}
+    clock = ("seconds", "rows_per_second")
+    return weights, [{k: v for k, v in r.items() if k not in clock} for r in history.records]
+
+
+def assert_same(one: tuple[Any, Any], two: tuple[Any, Any]) -> None:
+    assert one[1] == two[1]
+    assert all(torch.equal(one[0][k], two[0][k]) for k in one[0])
+
+
+# -- arrays on disk -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64, np.float32, np.float16, ">i2", bool])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_batches_from_disk_are_those_from_memory_bit_for_bit(tmp_path, dtype, shuffle):
+    values = grey(dtype)
+    array = on_disk(tmp_path / "a.npy", values)
+    memory = load(tmp_path / "a.npy", split="all")
+    for stream in (open_rows(array), mapped(tmp_path / "a.npy", split="all")):
+        assert isinstance(stream, MappedRows) and len(stream) == N and stream.names == ("x",)
+        same_batches(memory, stream, 10, shuffle=shuffle)
+        same_batches(memory.to(dtype=torch.float64), stream.to(dtype=torch.float64), 10)
+        assert torch.equal(stream.head(7).tensors["x"], memory.head(7).tensors["x"])
+        assert torch.equal(as_rows(stream).tensors["x"], memory.tensors["x"])
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test", "train+valid", "all"])
+def test_splits_on_disk_are_those_of_the_loaded_file(tmp_path, split):
+    np.save(tmp_path / "a.npy", grey())
+    stream, memory = (take(tmp_path / "a.npy", split=split) for take in (mapped, load))
+    assert torch.equal(as_rows(stream).tensors["x"], memory.tensors["x"])
+    assert stream.name == memory.name == "a"
+
+
+def test_missing_values_and_several_names_come_through(tmp_path):
+    values = grey(np.float32)
+    values[::5, 1] = np.nan
+    np.save(tmp_path / "a.npy", values)
+    np.save(tmp_path / "t.npy", np.arange(N))
+    stream = mapped({"x": tmp_path / "a.npy", "t": tmp_path / "t.npy"})
+    whole = Rows({"x": torch.tensor(values), "t": torch.arange(N).float()})
+    index = stream.index
+    same_batches(whole.subset(torch.from_numpy(index)), stream, 7, shuffle=True)
+    mixed = open_rows({"x": np.load(tmp_path / "a.npy", mmap_mode="r"), "t": np.arange(N)})
+    same_batches(whole, mixed, 7, shuffle=True)
+
+
+def test_dynamic_bits_are_drawn_as_in_memory(tmp_path):
+    np.save(tmp_path / "a.npy", grey() / 10)
+    memory = load(tmp_path / "a.npy", binarize="dynamic")
+    stream = mapped(tmp_path / "a.npy", binarize="dynamic")
+    same_batches(memory, stream, 10, shuffle=True)
+    assert stream.first.dynamic == {"x"}
+    with pytest.raises(ValueError, match="expected binarize dynamic or none .* got 'static'"):
+        mapped(tmp_path / "a.npy", binarize="static")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
+def test_training_from_disk_equals_training_from_memory_bit_for_bit(tmp_path, dtype):
+    np.save(tmp_path / "a.npy", grey(dtype))
+    took = [
+        trained(*(take(tmp_path / "a.npy", split=s) for s in ("train", "valid")), average=0.9)
+        for take in (load, mapped)
+    ]
+    assert_same(*took)
+
+
+def test_dynamic_validation_from_disk_equals_that_from_memory(tmp_path):
+    np.save(tmp_path / "a.npy", grey(n=300) / 10)
+    took = [
+        trained(
+            *(take(tmp_path / "a.npy", split=s, binarize="dynamic") for s in ("train", "valid"))
+        )
+        for take in (load, mapped)
+    ]
+    assert_same(*took)
+
+
+def test_a_value_far_behind_that_the_story_cannot_have_is_found_when_it_comes(tmp_path):
+    values = (grey(n=3000) > 4).astype(np.uint8)
+    values[2900] = 7
+    array = on_disk(tmp_path / "a.npy", values)
+    with pytest.raises(
+        ValueError, match="site 'x': expected values in its support .* got 7 in row"
+    ):
+        trained(array, story=Coins())
+    values = grey(np.float32, n=3000)
+    for value, message in (
+        (np.inf, "at 'x', got infinity"),
+        (np.nan, "expected no missing values"),
+    ):
+        values[2900] = value
+        with pytest.raises(ValueError, match=message):
+            trained(on_disk(tmp_path / "a.npy", values))
+
+
+def test_what_is_looked_at_before_training_is_bounded(tmp_path, monkeypatch):
+    array = on_disk(tmp_path / "a.npy", grey(np.uint8, n=5000))
+    assert len(seen(array)) == 2000 and len(seen(array[:1500])) == 1500
+    monkeypatch.setattr("ppvae.data.stream.NUMBERS_TO_LOOK_AT", 30)
+    assert len(seen(array)) == 10
+
+
+def test_files_that_cannot_be_read_as_needed_are_refused(tmp_path):
+    np.save(tmp_path / "f.npy", np.asfortranarray(grey()))
+    np.save(tmp_path / "o.npy", np.array([{}], dtype=object))
+    np.save(tmp_path / "s.npy", np.array(["a"] * 20))
+    np.save(tmp_path / "n.npy", np.float64(3))
+    np.save(tmp_path / "x.npy", grey())
+    np.save(tmp_path / "y.npy", grey(n=9))
+    whole = (tmp_path / "x.npy").read_bytes()
+    (tmp_path / "cut.npy").write_bytes(whole[:-1])
+    np.savez(tmp_path / "z.npz", x=grey())
+    for path, message in (
+        ("f.npy", "one after the other in .*, got an array in Fortran's order"),
+        ("o.npy", "pickled objects, which are never loaded"),
+        ("s.npy", "real numbers at 'x', got dtype <U1"),
+        ("n.npy", r"rows of shape \(N, \*event\) at 'x', got an array of shape \(\)"),
+        ("cut.npy", r"the 1128 bytes that .* declares as shape \(47, 3\), got 1127"),
+        ("z.npz", "a .npy file to read as it is needed, got .*z.npz"),
+        ("none.npy", "expected a file, got .*none.npy"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mapped(tmp_path / path)
+    with pytest.raises(ValueError, match="same number of rows at every name, got"):
+        mapped({"x": tmp_path / "x.npy", "y": tmp_path / "y.npy"})
+    with pytest.raises(ValueError, match="batch size of at least 1"):
+        next(mapped(tmp_path / "x.npy").batches(0))
+    stream = mapped(tmp_path / "x.npy", split="all")
+    (tmp_path / "x.npy").write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match="got its end: it was cut short since"):
+        list(stream.batches(10))
+
+
+def test_compare_and_a_named_objective_take_what_is_on_disk(tmp_path):
+    array = on_disk(tmp_path / "a.npy", grey())
+    torch.manual_seed(0)
+    story = Grey()
+    guide = ppvae.guides.build("mean_field", story, array, hidden=(8,))
+    found = ppvae.compare(
+        story, {"mean_field": guide}, array, rows=5, epochs=1, evidence="iwae", progress=False
+    )
+    assert len(found.gaps["mean_field"].elbo) == 5
+    options = {"baseline": "neural"}
+    weights, _ = trained(array, objective="score_function", objective_options=options)
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+# -- loaders ------------------------------------------------------------------------------------
+
+
+class Noisy(Dataset[Any]):
+    """Rows that are augmented whenever they are taken, by all three generators."""
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        noise = torch.randn(3) + random.random() + np.random.rand()
+        return torch.tensor(grey(np.float32)[index]) + 0.1 * noise
+
+
+class Flow(IterableDataset[Any]):
+    """A stream of unknown length."""
+
+    def __iter__(self) -> Any:
+        return iter(torch.tensor(grey(np.float32)))
+
+
+def loader(kind: str) -> DataLoader[Any]:
+    if kind == "flow":
+        return DataLoader(Flow(), batch_size=4)
+    generator = torch.Generator() if kind == "seeded" else None
+    workers = 2 if kind == "workers" else 0
+    return DataLoader(
+        Noisy(), batch_size=16, shuffle=True, generator=generator, num_workers=workers
+    )
+
+
+def test_a_loader_keeps_its_order_and_is_cut_anew():
+    values = torch.tensor(grey(np.float32))
+    for given in (
+        DataLoader(TensorDataset(values), batch_size=4),
+        DataLoader(TensorDataset(values), batch_size=40),
+        DataLoader(Flow(), batch_size=7),
+    ):
+        rows = open_rows(given)
+        batches = list(rows.batches(10, shuffle=True))
+        assert [len(b["x"]) for b in batches] == [10, 10, 10, 10, 7] and len(rows) == N
+        assert torch.equal(torch.cat([b["x"] for b in batches]), values)
+        assert torch.equal(as_rows(given).tensors["x"], values)
+
+
+def test_a_pass_over_a_loader_is_fixed_by_its_generator_and_leaves_other_draws_alone():
+    rows = open_rows(loader("seeded"))
+    torch.manual_seed(5)
+    plain = torch.rand(3)
+    torch.manual_seed(5)
+    passes = [
+        torch.cat([b["x"] for b in rows.batches(10, generator=torch.Generator().manual_seed(seed))])
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(torch.rand(3), plain)
+    assert torch.equal(passes[0], passes[1]) and not torch.equal(passes[0], passes[2])
+
+
+def test_a_loader_says_how_many_rows_it_gives():
+    values = TensorDataset(torch.tensor(grey(np.float32)))
+    assert len(open_rows(DataLoader(values, batch_size=10, drop_last=True))) == 40
+    assert len(open_rows(DataLoader(Flow(), batch_size=10, drop_last=True))) == 40
+    groups = [[0, 1, 2], [5, 6]]
+    assert len(open_rows(DataLoader(values, batch_sampler=groups))) == 5
+    lying = open_rows(DataLoader(Flow(), batch_size=10))
+    for length, got in ((40, "more"), (50, "47")):
+        object.__setattr__(lying, "num_rows", length)
+        with pytest.raises(ValueError, match=f"expected {length} rows in every pass .* got {got}"):
+            list(lying.batches(10))
+    sampler = torch.utils.data.DistributedSampler(values, num_replicas=2, rank=0)
+    with pytest.raises(ValueError, match="got one with a DistributedSampler"):
+        open_rows(DataLoader(values, sampler=sampler))
+    with pytest.raises(ValueError, match="got an empty loader"):
+        open_rows(DataLoader([], batch_size=1))
+
+
+@pytest.mark.parametrize("kind", ["plain", "seeded", "workers", "flow"])
+def test_a_run_over_a_loader_resumes_bit_for_bit_within_an_epoch(tmp_path, monkeypatch, kind):
+    whole = trained(loader(kind), loader(kind), run_dir=tmp_path / "whole", checkpoint_every=0)
+    plain, count = Trainer._step, iter(range(1000))
+
+    def killed(self: Any, *rest: Any) -> Any:
+        if next(count) == 7:  # in the middle of the second epoch
+            raise KeyboardInterrupt
+        return plain(self, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(loader(kind), loader(kind), run_dir=tmp_path / "cut", checkpoint_every=0)
+    kept = RunFolder.create(tmp_path / "cut", {}, resume=True)._checkpoints()[0].name
+    assert kept == "epoch_000001_batch_000002"
+    resumed = trained(
+        loader(kind), loader(kind), run_dir=tmp_path / "cut", checkpoint_every=0, resume=True
+    )
+    assert_same(whole, resumed)
+
+
+def test_a_loader_in_order_trains_as_rows_that_are_not_shuffled(monkeypatch):
+    values = torch.tensor(grey(np.float32))
+    streamed = trained(DataLoader(TensorDataset(values), batch_size=6))
+    taken = Rows.batches
+    monkeypatch.setattr(
+        Rows, "batches", lambda self, size, *, generator, shuffle: taken(self, size)
+    )
+    assert_same(streamed, trained(values))
+    assert isinstance(open_rows(DataLoader(values)), LoaderRows)
