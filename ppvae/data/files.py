@@ -5,6 +5,8 @@ __all__ = ["READERS", "read_file"]
 import csv
 import math
 import pickle
+import struct
+import zipfile
 from array import array
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,12 +27,18 @@ HELD_OUT = {"valid": 0.1, "test": 0.1}
 PT_FAULTS = (
     pickle.UnpicklingError,
     AttributeError,
+    AssertionError,
     EOFError,
     LookupError,
+    MemoryError,
     OSError,
+    OverflowError,
+    RecursionError,
     RuntimeError,
     TypeError,
     ValueError,
+    struct.error,
+    zipfile.BadZipFile,
 )
 
 
@@ -196,6 +204,7 @@ def _read_parquet(path: Path) -> dict[str, Any]:
 
 def _read_pt(path: Path) -> dict[str, Any]:
     try:
+        _check_packing(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except PT_FAULTS as fault:
         raise ValueError(
@@ -209,7 +218,31 @@ def _read_pt(path: Path) -> dict[str, Any]:
                 f"expected a tensor or a dict of tensors by name in {path}, got "
                 f"{type(value).__name__} at {key!r}"
             )
+        _check_stored(key, value, path)
     return columns
+
+
+def _check_packing(path: Path) -> None:
+    r"""torch stores tensors as they are: what would unpack to more than the file was not written by it."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+        if sum(info.file_size for info in members) > path.stat().st_size:
+            raise ValueError("an archive that unpacks to more than its size")
+
+
+def _check_stored(key: str, value: Tensor, path: Path) -> None:
+    r"""A tensor may be a view that repeats a few stored numbers for ever."""
+    if value.layout is not torch.strided or value.device.type != "cpu":
+        raise ValueError(
+            f"expected dense tensors on the CPU in {path}, got {value.layout} on {value.device} at {key!r}"
+        )
+    stored = value.untyped_storage().nbytes() // value.element_size()
+    if value.numel() > stored:
+        raise ValueError(
+            f"expected the {value.numel()} numbers of shape {tuple(value.shape)} at {key!r} in {path}, got {stored} stored "
+            "ones: save a clone() of an expanded tensor"
+        )
 
 
 READERS: dict[str, Callable[[Path], dict[str, Any]]] = {

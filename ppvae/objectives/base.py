@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ppvae.data import open_rows
+from ppvae.data import open_rows, seen
 from ppvae.objectives.draws import GuideSite, sites_drawn
 from ppvae.objectives.tempering import Tempering
 from ppvae.options import options_of
@@ -77,7 +77,7 @@ class Objective(nn.Module, ABC):
             )
         rows = open_rows(data)
         self.story, self.guide = story, guide
-        batch = batch_for(self, rows, 2)
+        batch = batch_for(self, seen(rows), 2)
         self.num_rows, self.num_particles, self.beta = len(rows), num_particles, beta
         self.sites = check_pair(story, guide, batch)
         with local_params(story, guide), measuring(0, story, guide):

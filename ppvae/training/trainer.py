@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
+from operator import mul
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ class Trainer:
 
     def run(self) -> Iterator[Record]:
         """Train epoch by epoch, yielding each record after it."""
-        self.descent.spread(batch_for(self.story, self.rows, 2))
+        self.descent.spread(batch_for(self.story, seen(self.rows), 2))
         for epoch in range(len(self.history.records) + 1, self.settings.epochs + 1):
             if self._out_of_patience():
                 break
@@ -85,9 +86,10 @@ class Trainer:
         """Stand before the first batch of an epoch."""
         self.order = self.generator.get_state()  # the epoch's order of rows, and its redrawn bits
         self.batches_done = self.skipped = 0
-        self.losses: list[Tensor] = []
+        # Numbers, not tensors: small ones that live on among large ones that come and go break the heap into pieces.
+        self.losses: list[float] = []
         self.counts: list[int] = []
-        self.norms: list[Tensor] = []
+        self.norms: list[float] = []
         self.elapsed = 0.0  # seconds of this epoch, before an interruption
 
     def _epoch(self, epoch: int) -> Record:
@@ -128,9 +130,9 @@ class Trainer:
         loss, norm = self.descent.gradient(batch, kl_weight)
         if torch.isfinite(loss + norm):
             self.descent.move()
-            self.losses.append(loss)
+            self.losses.append(float(loss))
             self.counts.append(num_rows_of(batch))
-            self.norms.append(norm)
+            self.norms.append(float(norm))
             return loss
         for buffer, before in zip(buffers, kept, strict=True):
             buffer.copy_(before)
@@ -151,9 +153,7 @@ class Trainer:
     def _record(self, epoch: int, kl_weight: float, seconds: float) -> Record:
         if not self.losses:
             blame(self.loss_of, self.rows, f"every step of epoch {epoch}", False)
-        counts = torch.tensor(self.counts)
-        share = counts.to(self.losses[0]) / int(counts.sum())
-        mean_loss = float((torch.stack(self.losses) * share).sum())
+        mean_loss = math.fsum(map(mul, self.losses, self.counts)) / sum(self.counts)
         first = seen(self.rows)
         few = first.head(min(ROWS_WITHOUT_VALIDATION, len(first)))
         with self.descent.average.in_place():
@@ -168,7 +168,7 @@ class Trainer:
                 "elbo": plain,
                 "val_elbo": None if self.val is None else self._elbo(self.val),
                 **self._telemetry(few if self.val is None else self.val),
-                "gradient_norm": float(torch.stack(self.norms).mean()),
+                "gradient_norm": math.fsum(self.norms) / len(self.norms),
                 "skipped": self.skipped,
                 "seconds": seconds,
                 "rows_per_second": len(self.rows) / seconds,
@@ -260,8 +260,7 @@ class Trainer:
 
     def _take_up(self, state: dict[str, Any]) -> None:
         """Stand in the middle of an epoch."""
-        where = self.rows.device
         self.batches_done, self.counts = state["batches"], state["counts"]
-        self.losses = [loss.to(where) for loss in state["losses"]]
-        self.norms = [norm.to(where) for norm in state["norms"]]
+        self.losses = [float(loss) for loss in state["losses"]]  # tensors, in earlier versions
+        self.norms = [float(norm) for norm in state["norms"]]
         self.skipped, self.elapsed = state["skipped"], state["elapsed"]
