@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 import ppvae
-from ppvae.training import Callback
 from ppvae.gallery import load_story
 from ppvae.story import seeded
+from ppvae.training import Callback
 
 SEED, BATCH_SIZE, WIDTH = 0, 500, 784
 MB = 2**20

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ppvae.fit import History, fit
     from ppvae.gaps import Gaps, gaps
     from ppvae.predict import embed, generate, reconstruct
+    from ppvae.ranks import joined
     from ppvae.report import report
     from ppvae.runs import load, save
     from ppvae.story import adopt, check_story, log_joint, observe, simulate
@@ -56,6 +57,7 @@ _PUBLIC = {
     "gaps": "gaps",
     "generate": "predict",
     "iwelbo": "evidence",
+    "joined": "ranks",
     "load": "runs",
     "log_evidence": "evidence",
     "log_joint": "story",
@@ -92,6 +94,7 @@ __all__ = [
     "generate",
     "guides",
     "iwelbo",
+    "joined",
     "load",
     "log_evidence",
     "log_joint",

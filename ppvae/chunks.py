@@ -2,6 +2,7 @@ r"""Cutting rows and particles into pieces that bound the memory of streaming.""
 
 __all__ = [
     "CHUNK_NUMBERS",
+    "is_local",
     "numbers_per_row",
     "particle_step",
     "pieces",
@@ -26,7 +27,7 @@ def row_chunks(
     A guide that holds parameters for each row (`local`) can only be called on its own rows and is not cut.
     """
     step = len(next(iter(batch.values())))
-    if not getattr(guide, "is_local", False):
+    if not is_local(guide):
         step = rows_per_chunk(batch)
     yield from row_slices(batch, step)
 
@@ -34,6 +35,11 @@ def row_chunks(
 def rows_per_chunk(batch: Mapping[str, Tensor]) -> int:
     """Rows of which one particle fits in a chunk, 1000 at most."""
     return max(1, min(1000, CHUNK_NUMBERS // numbers_per_row(batch)))
+
+
+def is_local(guide: nn.Module | None) -> bool:
+    """Whether a guide holds parameters for each row: it can only be called on all of its own rows."""
+    return bool(getattr(guide, "is_local", False))
 
 
 def row_slices(batch: Mapping[str, Tensor], step: int) -> Iterator[dict[str, Tensor]]:

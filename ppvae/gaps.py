@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ppvae.chunks import row_slices
+from ppvae import ranks
 from ppvae.diagnostics.khat import khat, khat_threshold
 from ppvae.estimate import Estimate
 from ppvae.evidence import (
@@ -25,7 +25,7 @@ from ppvae.evidence import (
 )
 from ppvae.evidence import certify as certify_annealing
 from ppvae.evidence.methods import FRESH
-from ppvae.evidence.rows import ROWS_AT_A_TIME
+from ppvae.evidence.rows import rows_at_a_time
 from ppvae.evidence.settings import DEFAULT
 from ppvae.guides import LocalFit, localize, optimize_local
 from ppvae.progress import Stage, stages
@@ -142,12 +142,16 @@ def gaps(
     refuse_global(check_pair(story, guide, batch), "gaps")
     for method in methods:
         check_method(method, story, guide, batch, effort)
-    num_rows, pieces = num_rows_of(batch), list(row_slices(batch, ROWS_AT_A_TIME))
-    with stages(len(pieces) * (2 + len(methods)) + 2, progress) as stage:
-        parts = [
-            _measure(story, guide, rows, methods, replace(effort, seed=seed + start), start, stage)
-            for start, rows in zip(range(0, num_rows, ROWS_AT_A_TIME), pieces, strict=True)
-        ]
+    step = rows_at_a_time(batch, guide)
+    starts = range(0, num_rows_of(batch), step)
+    with stages(len(starts) * (2 + len(methods)) + 2, progress and ranks.is_first()) as stage:
+
+        def measure(start: int) -> _Measured:
+            rows = {k: v[start : start + step] for k, v in batch.items()}
+            own_effort = replace(effort, seed=seed + start)
+            return _measure(story, guide, rows, methods, own_effort, start, stage)
+
+        parts = ranks.each(measure, starts)
         stage("scoring the guide")
         log_w = log_weights(story, guide, batch, num_particles, seed=seed + 3)
         found = elbo(story, guide, batch, num_particles=ELBO_PARTICLES, seed=seed + 2)

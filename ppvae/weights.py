@@ -25,8 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.chunks import particle_step, pieces, row_chunks, rows_per_chunk
+from ppvae.chunks import is_local, particle_step, pieces, row_chunks, rows_per_chunk
 from ppvae.data import Rows, Stream, as_rows, open_rows, seen
+from ppvae.ranks import over_parts
 from ppvae.story import (
     Batch,
     LogJoint,
@@ -237,12 +238,13 @@ def log_weights(
     batch = batch_for(story, data)
     sites = check_pair(story, guide, batch)
     refuse_global(sites, "importance weights per row")
-    columns = []
+
+    def weigh(rows: TensorDict, size: int) -> Tensor:
+        sizes = pieces(num_particles, particle_step(batch, size))
+        return torch.cat([score(story, guide, rows, k, sites=sites).log_weights for k in sizes])
+
     with torch.no_grad(), measuring(seed, story, guide):
-        for rows in row_chunks(batch, guide):
-            sizes = pieces(num_particles, particle_step(batch, num_rows_of(rows)))
-            parts = [score(story, guide, rows, k, sites=sites).log_weights for k in sizes]
-            columns.append(torch.cat(parts))
+        columns = over_parts(weigh, row_chunks(batch, guide), whole=is_local(guide))
     return torch.cat(columns, 1)
 
 

@@ -3,7 +3,6 @@ r"""Files that were damaged by chance or made to harm: one clear error each, no 
 import io
 import pickle
 import random
-import resource
 import subprocess
 import sys
 import textwrap

@@ -1,6 +1,8 @@
 r"""Arguments and options that commands share, with their help."""
 
 __all__ = [
+    "Accumulate",
+    "Average",
     "BatchSize",
     "Binarize",
     "Data",
@@ -96,6 +98,13 @@ ObjectiveSet = Annotated[
     Option(
         "--objective-set", metavar="NAME=VALUE", help="Option of the objective; may be repeated."
     ),
+]
+Accumulate = Annotated[
+    int, Option("--accumulate", min=1, help="Pieces of a batch, one after the other in memory.")
+]
+Average = Annotated[
+    float,
+    Option("--average", help="Decay of an average of the weights, which is then kept; 0.999."),
 ]
 Epochs = Annotated[int, Option("--epochs", min=1, help="Passes over the training rows, at most.")]
 BatchSize = Annotated[int, Option("--batch-size", min=1, help="Rows a step.")]

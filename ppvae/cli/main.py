@@ -2,8 +2,10 @@ r"""The entry point: what was typed goes in, an exit code comes out, an error is
 
 __all__ = ["app", "main", "spread_lists"]
 
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Annotated
 
 import typer
@@ -65,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rest = spread_lists([word for word in typed if word != "--debug"])
     try:
         rest = recall(rest, COMMANDS)
-        code = app(args=rest, prog_name="ppvae", standalone_mode=False, obj=typed)
+        with _together():
+            code = app(args=rest, prog_name="ppvae", standalone_mode=False, obj=typed)
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", INTERRUPTED)
@@ -98,7 +101,31 @@ def spread_lists(words: Sequence[str]) -> list[str]:
     return spread
 
 
+@contextmanager
+def _together() -> Iterator[None]:
+    """Join the processes that torchrun started, if it did; the first one speaks for all."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield
+        return
+    from ppvae.ranks import is_first, joined
+
+    with joined():
+        if is_first():
+            yield
+        else:
+            with (
+                open(os.devnull, "w") as nowhere,
+                redirect_stdout(nowhere),
+                redirect_stderr(nowhere),
+            ):
+                yield
+
+
 def _say(message: str, code: int) -> int:
+    number = int(os.environ.get("RANK", "0"))
+    if number and code != OTHER_ERROR:
+        return code  # all processes meet bad input and signals; the first one tells
+    who = f"ppvae, process {number}" if number else "ppvae"
     message = message.partition(SHAPE_TABLE)[0]
-    print(f"ppvae: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{who}: {' '.join(message.split())}", file=sys.stderr)
     return code

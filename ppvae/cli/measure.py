@@ -9,6 +9,8 @@ from typing import Annotated, Any
 from typer import Context, Option
 
 from ppvae.cli.arguments import (
+    Accumulate,
+    Average,
     BatchSize,
     Binarize,
     Data,
@@ -115,6 +117,7 @@ def fit(
     guide: Guide = None,
     epochs: Epochs = 100,
     batch_size: BatchSize = 100,
+    accumulate: Accumulate = 1,
     optimizer: Optimizer = "adam",
     lr: LearningRate = 1e-3,
     objective: Objective = "trace_elbo",
@@ -123,8 +126,14 @@ def fit(
     kl_warmup: Annotated[
         int, Option("--kl-warmup", min=0, help="Epochs over which the latent terms grow to 1.")
     ] = 0,
+    schedule: Annotated[
+        str, Option("--schedule", help="tail, cosine or constant step size.")
+    ] = "tail",
+    average: Average = 0.0,
     patience: Patience = None,
-    precision: Annotated[str, Option("--precision", help="auto, float32 or float64.")] = "auto",
+    precision: Annotated[
+        str, Option("--precision", help="auto, float32, float64, or bfloat16 in networks alone.")
+    ] = "auto",
     seed: Seed = 0,
     device: Device = "auto",
     run_dir: RunDir = None,
@@ -140,6 +149,9 @@ def fit(
     max_skips: Annotated[
         int, Option("--max-skips", min=0, help="Steps that may lack a finite loss.")
     ] = 0,
+    tensorboard: Annotated[
+        bool, Option("--tensorboard", help="Write curves for TensorBoard into the run folder.")
+    ] = False,
     data_root: DataRoot = None,
     binarize: Binarize = None,
     options: Set = None,
@@ -147,9 +159,11 @@ def fit(
 ) -> None:
     """Train a story with one guide; the weights go to the run folder, which other commands take."""
     import ppvae
+    from ppvae import ranks
     from ppvae.cli import setup as parts
     from ppvae.cli.run import remember
     from ppvae.data import seen
+    from ppvae.training import TensorBoard
 
     if resume and run_dir is None:
         raise ValueError("expected --run-dir with --resume: the folder to go on from")
@@ -162,18 +176,20 @@ def fit(
     told = remember(
         story, data=data, guide=family, binarize=binarize, data_root=data_root, options=options
     )
+    callbacks = [TensorBoard(path / "tensorboard")] if tensorboard else []
     try:
         history = ppvae.fit(
             setup.story, built, setup.train, val=setup.val, **parts.parse_loss(objective, objective_options), epochs=epochs,
-            batch_size=batch_size, optimizer=optimizer, lr=lr, num_particles=particles,
-            kl_warmup=kl_warmup, patience=patience, seed=seed, device=device, precision=precision, run_dir=path,
+            batch_size=batch_size, accumulate=accumulate, optimizer=optimizer, lr=lr, schedule=schedule, average=average,
+            num_particles=particles, kl_warmup=kl_warmup, callbacks=callbacks, patience=patience, seed=seed, device=device, precision=precision, run_dir=path,
             resume=resume, checkpoint_every=checkpoint_every, clip_norm=clip_norm, max_skips=max_skips,
             config={"setup": told}, progress=_shows_progress(no_progress),
         )  # fmt: skip
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, ConnectionError):
         print(f"the last checkpoint is kept: go on with --resume --run-dir {path}", file=sys.stderr)
         raise
-    ppvae.save(path, setup.story, built)
+    if ranks.is_first():
+        ppvae.save(path, setup.story, built)
     measured = seen(setup.test)
     found = ppvae.elbo(setup.story, built, measured, seed=seed).mean()
     which = "" if len(measured) == len(setup.test) else f" (the first of {len(setup.test)})"

@@ -24,7 +24,7 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor, nn
 
-from ppvae import guides
+from ppvae import guides, ranks
 from ppvae.data import DATASETS, Rows, Stream, load, seen
 from ppvae.fit import fit
 from ppvae.gallery import example_of, example_rows, load_story
@@ -168,7 +168,8 @@ def run_path(given: Path | None, story: str, data: str | None, what: str) -> Pat
         return given
     words = [story, *([data] if data else [])]
     parts = [*(Path(word.partition(":")[0]).stem for word in words), what]
-    return Path("runs") / "-".join([*parts, datetime.now().strftime("%Y%m%d-%H%M%S")])
+    now = ranks.told(datetime.now().strftime("%Y%m%d-%H%M%S"))
+    return Path("runs") / "-".join([*parts, now])
 
 
 def console(setup: Setup | None = None) -> Console:

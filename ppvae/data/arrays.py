@@ -182,7 +182,5 @@ def _header(stream: IO[bytes], size: int, where: str) -> Header:
     try:
         np.broadcast_to(np.zeros((), dtype), shape)
     except (ValueError, TypeError) as fault:  # too many dimensions, or sizes that it cannot count
-        ValueError
-    ) as fault:  # more dimensions than NumPy has, or sizes beside a 0 that it cannot count
         raise ValueError(f"expected a shape that NumPy has in {where}, got: {fault}") from fault
     return Header(shape, fortran, dtype, stream.tell())

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.chunks import CHUNK_NUMBERS, particle_step, row_slices
+from ppvae.chunks import CHUNK_NUMBERS, is_local, particle_step, pieces, row_slices
 from ppvae.diagnostics.khat import (
     effective_sample_size,
     khat,
@@ -22,6 +22,7 @@ from ppvae.diagnostics.khat import (
 from ppvae.diagnostics.particles import log_prob_by_site, unknown_rows
 from ppvae.diagnostics.rows import ByRow
 from ppvae.estimate import Estimate
+from ppvae.ranks import over_parts
 from ppvae.story import Sites, TensorDict, measuring, num_rows_of
 from ppvae.weights import batch_for, check_pair, draw_all, refuse_global
 
@@ -59,25 +60,26 @@ def by_row(
     sites = check_pair(story, guide, batch)
     refuse_global(sites, "a judgement of each row")
     step = num_rows_of(batch)
-    if not getattr(guide, "is_local", False):
+    if not is_local(guide):
         kept = 3 + sum(site.row_shape.numel() for site in sites.latent.values())
         step = max(1, min(MAX_ROWS, CHUNK_NUMBERS // (kept * num_particles)))
+
+    def judge(rows: TensorDict, num_rows: int) -> dict[str, Any]:
+        sizes = pieces(num_particles, particle_step(rows, num_rows))
+        return _judge(*_particles(story, guide, rows, sites, sizes))
+
     with torch.no_grad(), measuring(seed, story, guide):
-        parts = [
-            _judge(*_particles(story, guide, rows, sites, num_particles))
-            for rows in row_slices(batch, step)
-        ]
+        parts = over_parts(judge, row_slices(batch, step), whole=is_local(guide))
     return _joined(parts, num_particles)
 
 
 def _particles(
-    story: nn.Module, guide: nn.Module, rows: TensorDict, sites: Sites, num_particles: int
+    story: nn.Module, guide: nn.Module, rows: TensorDict, sites: Sites, sizes: list[int]
 ) -> tuple[TensorDict, Tensor, Tensor]:
-    """Continuous site -> `(S, B, *row)`, log weights `(S, B)` and log p(x | z) `(S, B)`, in as many runs as memory asks."""
-    step = particle_step(rows, num_rows_of(rows))
+    """Continuous site -> `(S, B, *row)`, log weights `(S, B)` and log p(x | z) `(S, B)`, in runs of `sizes` particles."""
     latents, log_w, log_likelihood = [], [], []
-    for start in range(0, num_particles, step):
-        drawn = draw_all(story, guide, rows, min(step, num_particles - start), sites)
+    for size in sizes:
+        drawn = draw_all(story, guide, rows, size, sites)
         log_p = log_prob_by_site(story, rows, drawn.values, sites)
         latents.append({k: drawn.values[k] for k in sites.local_continuous})
         log_joint = torch.stack(list(log_p.values())).sum(0)

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ppvae.chunks import particle_step, pieces, row_chunks
+from ppvae.chunks import is_local, particle_step, pieces, row_chunks
 from ppvae.estimate import Estimate
 from ppvae.evidence.faults import checked_pair, refuse_faults
-from ppvae.story import measuring, num_rows_of
+from ppvae.ranks import over_parts
+from ppvae.story import TensorDict, measuring, num_rows_of
 from ppvae.weights import batch_for, refuse_global, score
 
 
@@ -44,15 +45,17 @@ def elbo(
     """
     batch = batch_for(story, data)
     sites = checked_pair(story, guide, batch)
-    parts = []
+
+    def bound(rows: TensorDict, num_rows: int) -> Estimate:
+        draws = []
+        for size in pieces(num_particles, particle_step(rows, num_rows)):
+            scores = score(story, guide, rows, size, sites=sites)
+            shared = scores.log_shared / num_rows_of(batch)
+            draws.append(scores.log_weights + shared.unsqueeze(-1))
+        return Estimate.of_draws(torch.cat(draws))
+
     with torch.no_grad(), measuring(seed, story, guide):
-        for rows in row_chunks(batch, guide):
-            draws = []
-            for size in pieces(num_particles, particle_step(rows, num_rows_of(rows))):
-                scores = score(story, guide, rows, size, sites=sites)
-                shared = scores.log_shared / num_rows_of(batch)
-                draws.append(scores.log_weights + shared.unsqueeze(-1))
-            parts.append(Estimate.of_draws(torch.cat(draws)))
+        parts = over_parts(bound, row_chunks(batch, guide), whole=is_local(guide))
     found = Estimate.cat(parts)
     refuse_faults(found.value, story, guide, batch)
     return found
@@ -91,19 +94,21 @@ def iwelbo(
     batch = batch_for(story, data)
     sites = checked_pair(story, guide, batch)
     refuse_global(sites, "importance weights per row")
-    parts = []
+
+    def bound(rows: TensorDict, num_rows: int) -> Estimate:
+        room = particle_step(rows, num_rows)
+        bounds = []
+        for repeats in pieces(num_repeats, max(1, room // num_particles)):
+            log_sum = torch.tensor(-torch.inf)
+            for size in pieces(num_particles, max(1, room // repeats)):
+                weights = score(story, guide, rows, repeats * size, sites=sites).log_weights
+                some = weights.unflatten(0, (repeats, size)).logsumexp(1)
+                log_sum = torch.logaddexp(log_sum.to(some), some)
+            bounds.append(log_sum - math.log(num_particles))
+        return Estimate.of_draws(torch.cat(bounds))
+
     with torch.no_grad(), measuring(seed, story, guide):
-        for rows in row_chunks(batch, guide):
-            room = particle_step(rows, num_rows_of(rows))
-            bounds = []
-            for repeats in pieces(num_repeats, max(1, room // num_particles)):
-                log_sum = torch.tensor(-torch.inf)
-                for size in pieces(num_particles, max(1, room // repeats)):
-                    weights = score(story, guide, rows, repeats * size, sites=sites).log_weights
-                    some = weights.unflatten(0, (repeats, size)).logsumexp(1)
-                    log_sum = torch.logaddexp(log_sum.to(some), some)
-                bounds.append(log_sum - math.log(num_particles))
-            parts.append(Estimate.of_draws(torch.cat(bounds)))
+        parts = over_parts(bound, row_chunks(batch, guide), whole=is_local(guide))
     found = Estimate.cat(parts)
     refuse_faults(found.value, story, guide, batch)
     return found

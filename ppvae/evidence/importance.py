@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ppvae.chunks import particle_step, pieces, row_chunks
+from ppvae.chunks import is_local, particle_step, pieces, row_chunks
 from ppvae.estimate import Estimate
 from ppvae.evidence.faults import checked_pair
+from ppvae.ranks import over_parts
 from ppvae.story import TensorDict, measuring, num_rows_of
 from ppvae.weights import refuse_global, score
 
@@ -99,13 +100,15 @@ def importance_sampling(
     sites = checked_pair(story, guide, batch)
     refuse_global(sites, "importance weights per row")
     groups = min(JACKKNIFE_GROUPS, num_particles) if error == "jackknife" else 1
-    parts = []
+
+    def weigh(rows: TensorDict, num_rows: int) -> Estimate:
+        running = RunningWeights(num_rows_of(rows), groups)
+        for size in pieces(num_particles, particle_step(rows, num_rows)):
+            running.add(score(story, guide, rows, size, sites=sites).log_weights)
+        return running.estimate(error)
+
     with torch.no_grad(), measuring(seed, story, guide):
-        for rows in row_chunks(batch, guide):
-            running = RunningWeights(num_rows_of(rows), groups)
-            for size in pieces(num_particles, particle_step(rows, num_rows_of(rows))):
-                running.add(score(story, guide, rows, size, sites=sites).log_weights)
-            parts.append(running.estimate(error))
+        parts = over_parts(weigh, row_chunks(batch, guide), whole=is_local(guide))
     found, like = Estimate.cat(parts), next(iter(batch.values()))
     return Estimate(found.value.to(like), found.std_error.to(like))
 

@@ -4,6 +4,7 @@ __all__ = ["Checkpoint", "fingerprint", "in_precision", "over_rows", "refined", 
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -13,7 +14,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ppvae.chunks import CHUNK_NUMBERS, numbers_per_row
+from ppvae import ranks
+from ppvae.chunks import CHUNK_NUMBERS, is_local, numbers_per_row
 from ppvae.disk import read_metadata, read_tensors, write_bytes
 from ppvae.guides.local import LocalFit, localize, optimize_local
 from ppvae.story import TensorDict, num_rows_of
@@ -82,38 +84,46 @@ def over_rows(
     Returns:
         Name -> `(B, *)`.
     """
-    done = {} if checkpoint is None else checkpoint.read()
-    first = len(next(iter(done.values()))) if done else 0
-    for start in range(first, num_rows_of(batch), step):
+
+    def piece(start: int) -> TensorDict:
         rows = {k: v[start : start + step] for k, v in batch.items()}
         own_seed = None if seed is None else seed + SEEDS_APART * (start // step)
-        found = {k: v.cpu() for k, v in measure(rows, start, own_seed).items()}
-        done = {k: torch.cat([done[k], v]) if done else v for k, v in found.items()}
-        if checkpoint is not None:
+        return {k: v.cpu() for k, v in measure(rows, start, own_seed).items()}
+
+    done = {} if checkpoint is None else checkpoint.read()
+    first = len(next(iter(done.values()))) if done else 0
+    starts = range(first, num_rows_of(batch), step)
+    at_a_time = ranks.num_ranks()
+    for number in range(0, len(starts), at_a_time):
+        for found in ranks.each(piece, starts[number : number + at_a_time]):
+            done = {k: torch.cat([done[k], v]) if done else v for k, v in found.items()}
+        if checkpoint is not None and ranks.is_first():
             checkpoint.write(done)
     like = next(iter(batch.values()))
     return {k: v.to(like.device) for k, v in done.items()}
 
 
 def rows_at_a_time(batch: TensorDict, guide: nn.Module | None, numbers: int = 0) -> int:
-    """Rows of a piece: few enough for memory, and all of them for a local guide, which cannot be cut.
+    """Rows of a piece: few enough for memory and for every process to have some, and all of them for a local guide, which
+    cannot be cut.
 
     Arguments:
         batch: The rows.
         guide: The guide as it was given.
         numbers: Numbers that a row takes while it is measured, in all its chains or nodes.
     """
-    if getattr(guide, "is_local", False):
+    if is_local(guide):
         return num_rows_of(batch)
     per_row = max(numbers, numbers_per_row(batch))
-    return max(1, min(ROWS_AT_A_TIME, CHUNK_NUMBERS // per_row))
+    for_each = math.ceil(num_rows_of(batch) / ranks.num_ranks())
+    return max(1, min(ROWS_AT_A_TIME, CHUNK_NUMBERS // per_row, for_each))
 
 
 def refined(
     story: nn.Module, guide: nn.Module, rows: TensorDict, local_steps: int, seed: int | None
 ) -> tuple[nn.Module, LocalFit | None]:
     """q* on these rows, and how the search went; a local guide, or one without steps to take, stays as it is."""
-    if local_steps == 0 or getattr(guide, "is_local", False):
+    if local_steps == 0 or is_local(guide):
         return guide, None
     local = localize(guide, rows, story)
     return local, optimize_local(story, local, max_steps=local_steps, seed=seed)

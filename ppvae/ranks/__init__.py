@@ -1,6 +1,7 @@
 r"""Several processes at one task, and batches in parts.
 
-Reading order: `part` (which rows), `noise` (the same draws, however a batch is cut), `processes` (what torchrun started).
+Reading order: `part` (which rows), `noise` (the same draws, however a batch is cut), `processes` (what torchrun started),
+`sharing` (work on many rows, by all of them).
 """
 
 __all__ = [
@@ -8,18 +9,20 @@ __all__ = [
     "PartNoise",
     "agreed",
     "answering",
-    "gathered",
+    "each",
     "is_first",
     "joined",
     "noise_state",
     "num_ranks",
     "of_first",
+    "over_parts",
     "own_device",
     "own_part",
     "parts_of",
     "rank",
     "set_noise_state",
     "summed",
+    "told",
     "wait",
 ]
 
@@ -28,7 +31,6 @@ from ppvae.ranks.part import Part, parts_of
 from ppvae.ranks.processes import (
     agreed,
     answering,
-    gathered,
     is_first,
     joined,
     num_ranks,
@@ -37,5 +39,7 @@ from ppvae.ranks.processes import (
     own_part,
     rank,
     summed,
+    told,
     wait,
 )
+from ppvae.ranks.sharing import each, over_parts

@@ -5,8 +5,9 @@ Everything here is what it would be in a process alone where `torch.distributed`
 
 __all__ = [
     "agreed",
+    "all_of",
+    "alone",
     "answering",
-    "gathered",
     "is_first",
     "joined",
     "num_ranks",
@@ -15,12 +16,15 @@ __all__ = [
     "own_part",
     "rank",
     "summed",
+    "told",
     "wait",
 ]
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,23 +32,35 @@ from torch import Tensor
 
 from ppvae.ranks.part import Part, parts_of
 
+T = TypeVar("T")
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
 # What torch says where another process is gone, by the backend that says it.
 LOST = ("gloo", "nccl", "connection", "process group", "peer")
 
 
 def num_ranks() -> int:
-    """Number of processes."""
-    return dist.get_world_size() if _is_set_up() else 1
+    """Number of processes that share the work at hand."""
+    return dist.get_world_size() if _is_set_up() and not _alone.get() else 1
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
-    return dist.get_rank() if _is_set_up() else 0
+    """Number of this process among them, from 0."""
+    return dist.get_rank() if _is_set_up() and not _alone.get() else 0
 
 
 def is_first() -> bool:
     """Whether this process is the one that writes and prints."""
-    return rank() == 0
+    return not _is_set_up() or dist.get_rank() == 0
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Work by itself in the block: others do other things meanwhile."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 def own_part(total: int) -> Part:
@@ -69,24 +85,6 @@ def agreed(number: int) -> int:
     return int(_reduced(torch.tensor(number, device=_where()), dist.ReduceOp.MAX))
 
 
-def gathered(value: Tensor, part: Part, dim: int = 0) -> Tensor:
-    """All rows of a tensor of which each process has its part.
-
-    Arguments:
-        value: This process's rows; what stands there for the rows of an empty part is left out.
-        part: Which they are.
-        dim: The dimension of the rows.
-    """
-    if num_ranks() == 1:
-        return value
-    shape = [*value.shape]
-    shape[dim] = part.total
-    whole = value.new_zeros(shape)
-    size = part.stop - part.first
-    whole.narrow(dim, part.first, size).copy_(value.narrow(dim, 0, size))
-    return summed(whole)
-
-
 def of_first(value: Tensor) -> Tensor:
     """The first process's tensor, on the CPU."""
     if num_ranks() == 1:
@@ -95,6 +93,21 @@ def of_first(value: Tensor) -> Tensor:
     with answering():
         dist.broadcast(result, 0)
     return result.cpu()
+
+
+def all_of(value: T) -> list[T]:
+    """Every process's value, by their numbers; tensors on the CPU."""
+    if num_ranks() == 1:
+        return [value]
+    values: list[Any] = [None] * num_ranks()
+    with answering():
+        dist.all_gather_object(values, value)
+    return values
+
+
+def told(value: T) -> T:
+    """What the first process says."""
+    return all_of(value)[0]
 
 
 def wait() -> None:
@@ -134,8 +147,8 @@ def answering() -> Iterator[None]:
         if num_ranks() == 1 or not any(word in said for word in LOST):
             raise
         raise ConnectionError(
-            f"expected all {num_ranks()} processes to go on, got no answer from one, which has ended (its own message "
-            f"says why); training goes on from its last checkpoint with resume=True (--resume)"
+            f"expected all {num_ranks()} processes to go on, got no answer from one, which has ended; what it said, "
+            "if anything, says why; a training goes on from its last checkpoint with resume=True (--resume)"
         ) from error
 
 

@@ -3,6 +3,7 @@ r"""One step of the optimiser: its batch in pieces, over processes, in bfloat16,
 __all__ = ["Descent"]
 
 from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
 from typing import Any
 
 import torch
@@ -16,6 +17,13 @@ from ppvae.story import TensorDict, num_rows_of, one_tensor_of
 from ppvae.training.average import Average
 from ppvae.training.bfloat16 import networks_in_bfloat16
 from ppvae.training.settings import OPTIMIZERS, Training
+
+# Newer versions of torch give the option another name.
+SYNC_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in signature(DistributedDataParallel).parameters
+)
 
 
 class Descent:
@@ -66,10 +74,9 @@ class Descent:
             buffer.copy_(before)
         self.optimiser.zero_grad(set_to_none=True)
         set_noise_state(state, self.device)
+        options: dict[str, Any] = {"find_unused_parameters": unused, SYNC_BUFFERS: False}
         with ranks.answering():
-            self.module = DistributedDataParallel(
-                self.loss_of, broadcast_buffers=False, find_unused_parameters=unused
-            )
+            self.module = DistributedDataParallel(self.loss_of, **options)
 
     def gradient(self, batch: TensorDict, kl_weight: float) -> tuple[Tensor, Tensor]:
         """Loss of a batch, `()`, nats per row, and the norm of its gradient, which the parameters then hold, clipped."""

@@ -12,7 +12,7 @@ from ppvae.diagnostics.kl import kl_terms
 from ppvae.estimate import Estimate
 from ppvae.story import Sites, TensorDict, measuring
 
-NUM_PARTICLES = 4
+NUM_PARTICLES = 10
 
 
 def site_telemetry(

@@ -26,16 +26,19 @@ class TensorBoard(Callback):
             raise ValueError(
                 f"expected the package tensorboard, got: {error}; pip install tensorboard"
             ) from error
-        self.writer = SummaryWriter(str(Path(folder).expanduser()))
+        self.open = lambda: SummaryWriter(str(Path(folder).expanduser()))
+        self.writer: Any = None
 
     def on_epoch_end(self, record: dict[str, Any]) -> None:
+        self.writer = self.writer or self.open()  # here alone: it writes a file at once
         for name, value in _numbers(record):
             if name != "epoch":
                 self.writer.add_scalar(name, value, record["epoch"])
         self.writer.flush()
 
     def on_train_end(self, history: Any) -> None:
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
 
 
 def _numbers(record: Mapping[str, Any], before: str = "") -> list[tuple[str, float]]:

@@ -4,7 +4,7 @@ __all__ = ["Trainer"]
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from operator import mul
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from ppvae import ranks
 from ppvae.data import Rows, Stream, seen
 from ppvae.objectives import Objective
-from ppvae.ranks import PartNoise, noise_state, set_noise_state
+from ppvae.ranks import noise_state, set_noise_state
 from ppvae.story import TensorDict, check_values, num_rows_of, seeded
 from ppvae.training.blame import blame
 from ppvae.training.history import History, Record
@@ -99,8 +99,8 @@ class Trainer:
         self.guide.train()
         self.generator.set_state(self.order)  # batches that are done are drawn again, and left out
         drawn = self.rows.batches(self.settings.batch_size, generator=self.generator, shuffle=True)
-        for batch in islice(drawn, self.batches_done, None):
-            self._look_at(batch, self.rows)
+        looked_at = self._looked_at(drawn, self.rows)
+        for batch in islice(looked_at, self.batches_done, None):
             self._set_lr(epoch)
             loss = self._step(batch, kl_weight, epoch)
             self.batches_done += 1
@@ -113,10 +113,15 @@ class Trainer:
         self._begin()
         return record
 
-    def _look_at(self, batch: TensorDict, rows: Rows | Stream) -> None:
-        """Check the values of a stream as they come: at the door only its first rows were seen."""
-        if isinstance(rows, Stream) and not hasattr(self.story, "run_conditioned"):
-            check_values(self.loss_of.sites, batch)
+    def _looked_at(
+        self, batches: Iterable[TensorDict], rows: Rows | Stream
+    ) -> Iterator[TensorDict]:
+        """Batches of a stream, whose values are checked as they come: at the door only its first rows were seen."""
+        unseen = isinstance(rows, Stream) and not hasattr(self.story, "run_conditioned")
+        for batch in batches:
+            if unseen:
+                check_values(self.loss_of.sites, batch)
+            yield batch
 
     def _set_lr(self, epoch: int) -> None:
         done = (epoch - 1 + self.batches_done / self.num_batches) / self.settings.epochs
@@ -180,24 +185,15 @@ class Trainer:
         """Plain ELBO with one particle and the same noise at every epoch, in nats per row."""
         self.story.eval()
         self.guide.eval()
-        total = 0.0
-        with torch.no_grad(), seeded(0, self.story):
-            for piece in chunks_for(self.story, rows):
-                self._look_at(piece, rows)
-                total += self._elbo_of(piece, len(rows))
-        return total / len(rows)
 
-    def _elbo_of(self, piece: TensorDict, num_rows: int) -> float:
-        """Its sum over a piece of the rows, each process taking its part."""
-        part = ranks.own_part(num_rows_of(piece))
-        if ranks.num_ranks() == 1:
+        def total(piece: TensorDict, num_rows: int) -> float:
             scores = score(self.story, self.guide, piece, 1)
-        else:
-            with PartNoise(part):
-                scores = score(self.story, self.guide, part.of(piece), 1)
-        per_row = ranks.gathered(scores.log_weights, part, 1)
-        shared = scores.log_shared.sum() * num_rows_of(piece) / num_rows
-        return float(per_row.sum() + shared)
+            shared = scores.log_shared.sum() * num_rows_of(piece) / len(rows)
+            return float(scores.log_weights.sum() + shared)
+
+        with torch.no_grad(), seeded(0, self.story):
+            pieces = self._looked_at(chunks_for(self.story, rows), rows)
+            return sum(ranks.over_parts(total, pieces)) / len(rows)
 
     def _telemetry(self, rows: Rows | Stream) -> dict[str, Any]:
         few = batch_for(self.story, seen(rows), ROWS_OF_TELEMETRY)

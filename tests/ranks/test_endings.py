@@ -1,0 +1,77 @@
+r"""Processes under torchrun end together: by a signal with a checkpoint, by the death of one with a message."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+FIT = ["-m", "ppvae", "fit", "vae", "--data", "digits", "--guide", "mean_field"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+OPTIONS = ["--schedule", "constant"]
+PATIENCE = 120  # seconds, on a busy machine
+
+
+def started(run: Path, *options: str) -> subprocess.Popen[str]:
+    typed = [sys.executable, *TORCHRUN, *FIT, "--run-dir", str(run), *options]
+    # A test may run where Ctrl-C is ignored, as background jobs do; its children would be deaf too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            typed, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def records(run: Path) -> list[str]:
+    file = run / "metrics.jsonl"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def wait_for_epochs(run: Path, number: int) -> None:
+    until = time.monotonic() + PATIENCE
+    while len(records(run)) < number:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def children(parent: int) -> list[int]:
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True
+    )
+    return sorted(map(int, found.stdout.split()))
+
+
+def losses(run: Path, epochs: int) -> list[float]:
+    """Loss of each epoch of a run that one process begins, or goes on with."""
+    typed = [sys.executable, *FIT, *OPTIONS, "--run-dir", str(run), "--epochs", str(epochs)]
+    typed += ["--resume"] if run.exists() else []
+    done = subprocess.run(typed, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line)["loss"] for line in records(run)]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_processes_end_together_and_go_on(tmp_path, how):
+    run = tmp_path / "run"
+    job = started(run, *OPTIONS, "--epochs", "100000", "--checkpoint-every", "1000")
+    wait_for_epochs(run, 3)
+    os.kill(children(job.pid)[-1] if how == signal.SIGKILL else job.pid, how)
+    _, said = job.communicate(timeout=PATIENCE)
+    assert job.returncode != 0
+    assert f"--resume --run-dir {run}" in said
+    if how == signal.SIGKILL:
+        assert "expected all 2 processes to go on, got no answer from one" in said
+    done = len(records(run))
+    names = sorted(p.name for p in (run / "checkpoints").glob("epoch*"))
+    assert names[-1].startswith(f"epoch_{done:06d}")
+    if how == signal.SIGTERM:
+        whole = losses(tmp_path / "whole", done + 1)
+        assert losses(run, done + 1) == pytest.approx(whole, rel=1e-3)
