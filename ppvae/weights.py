@@ -94,12 +94,7 @@ def batch_for(story: nn.Module, data: Any, num_rows: int | None = None) -> Tenso
 
 
 def chunks_for(story: nn.Module, rows: Rows | Stream) -> Iterator[TensorDict]:
-    """What `batch_for` gives, in pieces that one particle of fits in a chunk; of a stream one piece at a time is in memory.
-
-    Arguments:
-        story: The story.
-        rows: The rows.
-    """
+    """What `batch_for` gives, in pieces that one particle of fits in a chunk; of a stream one at a time is in memory."""
     if isinstance(rows, Rows):
         yield from row_chunks(batch_for(story, rows))
         return

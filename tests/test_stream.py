@@ -1,5 +1,8 @@
 r"""Rows on disk that are read as they are needed: the same batches, and the same training, as from memory."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,11 @@ import torch
 from streamed import Coins, Grey, N, assert_same, grey, trained
 
 import ppvae
-from ppvae.data import Rows, as_rows, load, mapped, open_rows, seen
+from ppvae.cli import main
+from ppvae.data import Rows, as_rows, load, load_request, mapped, open_rows, parse_request, seen
 from ppvae.data.mapped import MappedRows
+
+BENCHMARK = Path(__file__).resolve().parents[1] / "benchmarks" / "larger_than_memory.py"
 
 
 def on_disk(path: Path, values: np.ndarray) -> np.memmap:
@@ -164,3 +170,35 @@ def test_compare_and_a_named_objective_take_what_is_on_disk(tmp_path):
     options = {"baseline": "neural"}
     weights, _ = trained(array, objective="score_function", objective_options=options)
     assert all(value.isfinite().all() for value in weights.values())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and sets limits")
+def test_training_goes_through_a_file_four_times_larger_than_an_imposed_limit(tmp_path):
+    # 512 MB of float64, of which one row in twenty takes disk; 128 MB are left to the process.
+    size = ["--megabytes", "512", "--dtype", "float64", "--every", "20", "--hidden", "50"]
+    command = [sys.executable, str(BENCHMARK), *size]
+    environment = {"PYTHONPATH": str(BENCHMARK.parents[1]), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found["limits"] == ["VmSize", "VmData"] and found["file"] == 4 * found["limit"]
+    assert "expected an array that fits in memory" in found["whole"]
+    assert found["anonymous"] < found["limit"] / 2 and found["peak"] < found["limit"]
+
+
+def test_a_command_reads_a_file_as_it_is_needed_and_says_what_it_measured(
+    in_a_new_folder, capsys, tmp_path
+):
+    values = (np.random.default_rng(0).random((25_000, 4)) < 0.3).astype(np.uint8)
+    np.save(tmp_path / "big.npy", values)
+    network = ["--set", "hidden=[4]", "--guide", "mean_field:hidden=[4]"]
+    command = ["fit", "vae", "--data", "big.npy:mapped=true", "--epochs", "1", *network]
+    assert main([*command, "--batch-size", "5000", "--run-dir", "run"]) == 0
+    assert "on 2000 test rows (the first of 2500)" in capsys.readouterr().out
+    assert main(["gaps", "run", "--rows", "5", "--evidence", "iwae"]) == 0
+    assert main(["check", "vae", "--data", "big.npy:mapped=true"]) == 0
+    assert "20000 rows, read as needed; x (4,)" in capsys.readouterr().out
+    few = load_request(parse_request("big.npy:mapped=true:rows=40:missing=0.5"), "train")
+    assert isinstance(few, Rows) and len(few) == 40 and few.tensors["x"].isnan().any()
+    with pytest.raises(ValueError, match="expected no labels, and nothing missing, beside mapped"):
+        parse_request("big.npy:mapped=true:missing=0.5")
