@@ -1,13 +1,15 @@
 r"""Several processes at one task, and batches in parts.
 
 Reading order: `part` (which rows), `noise` (the same draws, however a batch is cut), `processes` (what torchrun started),
-`sharing` (work on many rows, by all of them).
+`sharing` (work on many rows, by all of them), `adding` (gradients, step after step).
 """
 
 __all__ = [
+    "Adder",
     "Part",
     "PartNoise",
     "agreed",
+    "all_of",
     "answering",
     "each",
     "is_first",
@@ -26,10 +28,12 @@ __all__ = [
     "wait",
 ]
 
+from ppvae.ranks.adding import Adder
 from ppvae.ranks.noise import PartNoise, noise_state, set_noise_state
 from ppvae.ranks.part import Part, parts_of
 from ppvae.ranks.processes import (
     agreed,
+    all_of,
     answering,
     is_first,
     joined,

@@ -62,6 +62,7 @@ class Keeper:
         self.modules = {"story": trainer.story, "guide": trainer.guide}
         self._last = time.monotonic()
         trainer.after_step = self.after_step
+        trainer.descent.signalled = lambda: interrupts.came
 
     def take_up(self) -> None:
         """Go on from the newest checkpoint that can be read."""
@@ -72,7 +73,7 @@ class Keeper:
 
     def after_step(self) -> None:
         """Write a checkpoint where one is due, or a signal has come to any process; then do what that asks for."""
-        came = ranks.agreed(self.interrupts.came)
+        came = self._came()
         if came or time.monotonic() - self._last >= self.every:
             self._write()
         self._act(came)
@@ -83,6 +84,13 @@ class Keeper:
             self.folder.append_metrics(record)
         self._write()
         self._act(ranks.agreed(self.interrupts.came))
+
+    def _came(self) -> int:
+        """The signal that ends the training after this step, in all processes alike; 0 for none."""
+        if ranks.num_ranks() == 1:
+            return self.interrupts.came
+        descent = self.trainer.descent
+        return ranks.agreed(self.interrupts.came) if descent.somebody_signalled else 0
 
     def _act(self, came: int) -> None:
         if came:

@@ -2,28 +2,20 @@ r"""One step of the optimiser: its batch in pieces, over processes, in bfloat16,
 
 __all__ = ["Descent"]
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ppvae import ranks
 from ppvae.objectives import Objective
-from ppvae.ranks import PartNoise, noise_state, parts_of, set_noise_state
+from ppvae.ranks import Adder, PartNoise, noise_state, parts_of, set_noise_state
 from ppvae.story import TensorDict, num_rows_of, one_tensor_of
 from ppvae.training.average import Average
 from ppvae.training.bfloat16 import networks_in_bfloat16
 from ppvae.training.settings import OPTIMIZERS, Training
-
-# Newer versions of torch give the option another name.
-SYNC_BUFFERS = next(
-    name
-    for name in ("forward_sync_buffers", "broadcast_buffers")
-    if name in signature(DistributedDataParallel).parameters
-)
 
 
 class Descent:
@@ -39,6 +31,8 @@ class Descent:
     Attributes:
         optimiser: Over all parameters that are trained.
         average: Their average over the steps.
+        signalled: Number of a signal that has come to this process, 0 for none.
+        somebody_signalled: Whether one had come to any of several processes when they last met.
 
     Raises:
         ValueError: If nothing is to be trained.
@@ -53,30 +47,14 @@ class Descent:
         self.average = Average(self.parameters, settings.average)
         self.device = one_tensor_of(loss_of).device
         self.num_parts = settings.accumulate * ranks.num_ranks()
-        self.module: nn.Module = loss_of
-        self.moving: list[Tensor] = []
-
-    def spread(self, batch: TensorDict) -> None:
-        """Bring the weights of all processes together, once the first rows show which of them a loss reaches.
-
-        Arguments:
-            batch: A few rows.
-        """
-        if ranks.num_ranks() == 1:
-            return
-        buffers = list(self.loss_of.buffers())
-        kept, state = [b.clone() for b in buffers], noise_state(self.device)
-        self.loss_of(batch).backward()
-        unused = any(p.grad is None for p in self.parameters)
-        for buffer, before in zip(buffers, kept, strict=True):
-            if buffer.is_floating_point() and not torch.equal(buffer, before):
-                self.moving.append(buffer)
-            buffer.copy_(before)
-        self.optimiser.zero_grad(set_to_none=True)
-        set_noise_state(state, self.device)
-        options: dict[str, Any] = {"find_unused_parameters": unused, SYNC_BUFFERS: False}
-        with ranks.answering():
-            self.module = DistributedDataParallel(self.loss_of, **options)
+        self.moving: list[Tensor] | None = None if ranks.num_ranks() > 1 else []
+        self.adder = None
+        if ranks.num_ranks() > 1:
+            for tensor in (*loss_of.parameters(), *loss_of.buffers()):
+                tensor.detach().copy_(ranks.of_first(tensor.detach()))
+            self.adder = Adder(sum(p.numel() for p in self.parameters), self.parameters[0])
+        self.signalled: Callable[[], int] = lambda: 0
+        self.somebody_signalled = False
 
     def gradient(self, batch: TensorDict, kl_weight: float) -> tuple[Tensor, Tensor]:
         """Loss of a batch, `()`, nats per row, and the norm of its gradient, which the parameters then hold, clipped."""
@@ -97,34 +75,50 @@ class Descent:
         """Follow the gradient."""
         self.optimiser.step()
         self.average.update()
-        for buffer in self.moving:
+        for buffer in self.moving or ():
             buffer.copy_(ranks.summed(buffer) / ranks.num_ranks())
 
     def _whole(self, batch: TensorDict, kl_weight: float) -> Tensor:
-        loss = self.module(batch, kl_weight)
+        loss = self.loss_of(batch, kl_weight)
         loss.backward()
         return loss.detach()
 
     def _in_parts(self, batch: TensorDict, kl_weight: float) -> Tensor:
         parts = parts_of(num_rows_of(batch), self.num_parts)
         each = self.settings.accumulate
-        own = parts[ranks.rank() * each : (ranks.rank() + 1) * each]
-        state = noise_state(self.device)
-        losses = []
-        for part in own:
+        state, total = noise_state(self.device), []
+        before = [b.clone() for b in self.loss_of.buffers()] if self.moving is None else []
+        for part in parts[ranks.rank() * each : (ranks.rank() + 1) * each]:
             set_noise_state(state, self.device)
-            with PartNoise(part), self._summing(part is own[-1]):
-                loss = self.module(part.of(batch), kl_weight) * part.share
-                # DistributedDataParallel takes the mean over the processes.
-                (loss * ranks.num_ranks()).backward()
-            losses.append(loss.detach())
-        return ranks.summed(torch.stack(losses).sum())
+            with PartNoise(part):
+                loss = self.loss_of(part.of(batch), kl_weight) * part.share
+            loss.backward()
+            total.append(loss.detach())
+        if self.moving is None:
+            self.moving = self._moved(before)
+        return self._added(torch.stack(total).sum())
 
-    def _summing(self, is_last: bool) -> AbstractContextManager[Any]:
-        """The processes' gradients are added once a step, with the last piece."""
-        if is_last or not isinstance(self.module, DistributedDataParallel):
-            return nullcontext()
-        return self.module.no_sync()
+    def _added(self, loss: Tensor) -> Tensor:
+        """Add the processes' gradients, and their shares of the loss; see whether a signal has come to any."""
+        if self.adder is None:
+            return loss
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        few = torch.stack(
+            [loss, torch.as_tensor(float(self.signalled()), device=self.device, dtype=loss.dtype)]
+        )
+        totals, few = self.adder(gradients, few)
+        for parameter, total in zip(self.parameters, totals, strict=True):
+            parameter.grad = total
+        self.somebody_signalled = bool(few[1])
+        return few[0]
+
+    def _moved(self, before: list[Tensor]) -> list[Tensor]:
+        """Buffers that a step has changed in any process, such as a baseline's running mean."""
+        buffers = list(self.loss_of.buffers())
+        own = [not torch.equal(b, was) for b, was in zip(buffers, before, strict=True)]
+        anywhere = map(any, zip(*ranks.all_of(own), strict=True))
+        moved = [b for b, has in zip(buffers, anywhere, strict=True) if has]
+        return [b for b in moved if b.is_floating_point()]
 
     def _in_precision(self) -> AbstractContextManager[Any]:
         if self.settings.precision == "bfloat16":

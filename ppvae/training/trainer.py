@@ -64,7 +64,6 @@ class Trainer:
 
     def run(self) -> Iterator[Record]:
         """Train epoch by epoch, yielding each record after it."""
-        self.descent.spread(batch_for(self.story, seen(self.rows), 2))
         for epoch in range(len(self.history.records) + 1, self.settings.epochs + 1):
             if self._out_of_patience():
                 break
