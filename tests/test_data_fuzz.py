@@ -188,6 +188,21 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
+def test_a_table_of_a_repeated_number_may_not_mean_gigabytes(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    for rows, message in ((2**20, None), (2**25, "unpacks to 100 times its size at most, got")):
+        column = arrow.array(np.zeros(rows, np.int8))
+        parquet.write_table(arrow.table({str(i): column for i in range(5)}), path)
+        if message is None:
+            assert len(load(path, split="all")) == rows
+        else:
+            with pytest.raises(ValueError, match=message):
+                load(path, split="all")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_bombs_are_refused_without_the_memory_that_they_mean(tmp_path):
     bombs(tmp_path)

@@ -1,6 +1,6 @@
 r"""NumPy's `.npy` and `.npz`, read without pickles and without trusting a declared shape."""
 
-__all__ = ["NpyFile", "read_npy", "read_npz"]
+__all__ = ["NpyFile", "check_room", "read_npy", "read_npz"]
 
 import math
 import struct
@@ -113,7 +113,11 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-            _check_room(members, path)
+            if not members:
+                raise ValueError(
+                    f"expected at least one array in {path}, got an archive that is empty"
+                )
+            check_room(sum(info.file_size for info in members), path)
             return {
                 info.filename.removesuffix(".npy"): _member(archive, info, path) for info in members
             }
@@ -123,13 +127,12 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"expected a zip archive of arrays at {path}, got: {fault}") from fault
 
 
-def _check_room(members: list[zipfile.ZipInfo], path: Path) -> None:
-    if not members:
-        raise ValueError(f"expected at least one array in {path}, got an archive that is empty")
-    size, unpacked = path.stat().st_size, sum(info.file_size for info in members)
+def check_room(unpacked: int, path: Path) -> None:
+    r"""Raises ValueError where a file declares to unpack to far more bytes than it has."""
+    size = path.stat().st_size
     if unpacked > max(ROOM, MAX_RATIO * size):
         raise ValueError(
-            f"expected an archive that unpacks to {MAX_RATIO} times its size at most, got {path} of {size} bytes, "
+            f"expected a file that unpacks to {MAX_RATIO} times its size at most, got {path} of {size} bytes, "
             f"which declares {unpacked}: if these are data, save them as .npy"
         )
 

@@ -16,12 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .arrays import read_npy, read_npz
+from .arrays import check_room, read_npy, read_npz
 from .collect import as_rows
 from .splits import PARTS, cut
 
 # A file without splits of its own is shuffled and cut into 80 / 10 / 10 per cent.
 HELD_OUT = {"valid": 0.1, "test": 0.1}
+
+# pyarrow's errors are of these kinds.
+TABLE_FAULTS = (LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
 
 # What the restricted unpickler raises on damaged bytes as well as on refused content.
 PT_FAULTS = (
@@ -185,13 +188,14 @@ def _read_parquet(path: Path) -> dict[str, Any]:
     try:
         import pandas
 
+        _check_table(path)
         frame = pandas.read_parquet(path)
     except ImportError as fault:
         raise ValueError(
             f"expected pandas and pyarrow to read {path}, got: {fault}. Install them, or save the "
             "table as .csv or .npz"
         ) from fault
-    except (OSError, ValueError) as fault:
+    except TABLE_FAULTS as fault:
         raise ValueError(f"expected a table in Parquet's format at {path}, got: {fault}") from fault
     for column, dtype in frame.dtypes.items():
         if getattr(dtype, "kind", "O") not in "fiub":
@@ -200,6 +204,16 @@ def _read_parquet(path: Path) -> dict[str, Any]:
             )
     values = torch.from_numpy(frame.to_numpy(dtype=np.float64, na_value=np.nan, copy=True))
     return {"x": values.to(torch.get_default_dtype())}
+
+
+def _check_table(path: Path) -> None:
+    r"""Columns that repeat a number are small in a file, however many rows they have."""
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        return  # pandas has another engine, or says that it has none
+    told = parquet.read_metadata(path)
+    check_room(8 * told.num_rows * told.num_columns, path)
 
 
 def _read_pt(path: Path) -> dict[str, Any]:
