@@ -16,7 +16,7 @@ from .rows import Rows
 
 # What is looked at where rows in memory would all be: so many rows, of so many numbers in all.
 ROWS_TO_LOOK_AT = 2000
-NUMBERS_TO_LOOK_AT = 2**22
+NUMBERS_TO_LOOK_AT = 2**23
 
 
 class Stream(ABC):
@@ -52,7 +52,7 @@ class Stream(ABC):
 
     @cached_property
     def first(self) -> Rows:
-        r"""The first rows, at most 2,000 of them and 4 million numbers: what is looked at where all rows cannot be."""
+        r"""The first rows, at most 2,000 of them and 8 million numbers: what is looked at where all rows cannot be."""
         width = sum(t.numel() for t in self.head(1).tensors.values())
         room = max(1, NUMBERS_TO_LOOK_AT // max(1, width))
         return self.head(min(ROWS_TO_LOOK_AT, len(self), room))
