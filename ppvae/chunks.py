@@ -8,6 +8,7 @@ __all__ = [
     "pieces",
     "row_chunks",
     "row_slices",
+    "rows_per_chunk",
 ]
 
 from collections.abc import Iterator, Mapping
@@ -27,8 +28,13 @@ def row_chunks(
     """
     step = len(next(iter(batch.values())))
     if not is_local(guide):
-        step = max(1, min(1000, CHUNK_NUMBERS // numbers_per_row(batch)))
+        step = rows_per_chunk(batch)
     yield from row_slices(batch, step)
+
+
+def rows_per_chunk(batch: Mapping[str, Tensor]) -> int:
+    """Rows of which one particle fits in a chunk, 1000 at most."""
+    return max(1, min(1000, CHUNK_NUMBERS // numbers_per_row(batch)))
 
 
 def is_local(guide: nn.Module | None) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ppvae.data import Rows, as_rows
+from ppvae.data import Rows, Stream, open_rows, seen
 from ppvae.evidence import Effort
 from ppvae.fit import fit
 from ppvae.gaps import NUM_SIMULATED, Gaps, certify, check_request, evidence_methods, gaps
@@ -59,7 +59,7 @@ def compare(
     Arguments:
         story: The story.
         guides: Name -> guide.
-        data: Training rows, anything that `ppvae.data.as_rows` takes.
+        data: Training rows, anything that `fit` takes.
         val: Validation rows for early stopping, likewise.
         test: Rows to measure on; None measures on training rows.
         decoder: `shared`: the story is trained with the first guide and frozen, then every guide is fitted to it;
@@ -102,10 +102,10 @@ def compare(
         raise ValueError(f"expected a decoder among {', '.join(DECODERS)}; got '{decoder}'")
     if rows < 1:
         raise ValueError(f"expected at least one row to measure on, got rows={rows}")
-    train = as_rows(data)
-    measured = train if test is None else as_rows(test)
-    measured = measured.head(min(rows, len(measured)))
-    check_data(story, batch_for(story, train))
+    train = open_rows(data)
+    opened = train if test is None else open_rows(test)
+    measured = opened.head(min(rows, len(opened)))
+    check_data(story, batch_for(story, seen(train)))
     batch = batch_for(story, measured)
     check_data(story, batch)
     check_request(story, evidence, num_particles, batch)
@@ -153,7 +153,7 @@ def compare(
 def _train_all(
     story: nn.Module,
     guides: Mapping[str, nn.Module],
-    data: Rows,
+    data: Rows | Stream,
     decoder: str,
     training: dict[str, Any],
     folder: LeagueFolder,

@@ -12,7 +12,7 @@ import pyro
 from torch import nn
 
 from ppvae import objectives, ranks
-from ppvae.data import Rows, as_rows
+from ppvae.data import Rows, Stream, open_rows, seen
 from ppvae.objectives import Objective
 from ppvae.progress import stages
 from ppvae.story import check_data, local_params, one_tensor_of, seeded
@@ -66,7 +66,9 @@ def fit(
     Arguments:
         story: The story.
         guide: A guide for it.
-        data: Training rows, anything that `ppvae.data.as_rows` takes.
+        data: Training rows, anything that `ppvae.data.as_rows` takes. Memory-mapped arrays (also `ppvae.data.mapped`)
+            and a `DataLoader`, which keeps its own order, are read batch by batch: only their first 2,000 rows are
+            looked at before, the others as they come.
         val: Validation rows, likewise.
         objective: A key of `ppvae.objectives.OBJECTIVES`, or an objective made for this story and guide. Where the guide
             leaves out discrete sites, `trace_elbo` becomes `enum_elbo`, and says so.
@@ -118,7 +120,7 @@ def fit(
     _check_folder(run_dir, resume, checkpoint_every)
     if patience is not None and val is None:
         raise ValueError(f"expected validation rows (val) for patience={patience}, got val=None")
-    rows, val_rows = _prepare(story, guide, as_rows(data), val, settings)
+    rows, val_rows = _prepare(story, guide, open_rows(data), val, settings)
     with seeded(seed, story):  # a baseline has weights of its own
         loss_of = _objective(objective, story, guide, rows, settings)
     hooks = Callbacks(callbacks if ranks.is_first() else ())
@@ -158,7 +160,7 @@ def _objective(
     objective: str | Objective,
     story: nn.Module,
     guide: nn.Module,
-    rows: Rows,
+    rows: Rows | Stream,
     settings: Training,
 ) -> Objective:
     """The named objective, or the one given, once it is known to be made for these modules and rows."""
@@ -184,7 +186,7 @@ def _objective(
 
 
 def _build(
-    name: str, story: nn.Module, guide: nn.Module, rows: Rows, options: dict[str, Any]
+    name: str, story: nn.Module, guide: nn.Module, rows: Rows | Stream, options: dict[str, Any]
 ) -> Objective:
     """The named objective; `enum_elbo` for `trace_elbo` where discrete sites are to be summed over, which is said."""
     summed = summed_sites(story, guide, rows)
@@ -197,17 +199,17 @@ def _build(
 
 
 def _prepare(
-    story: nn.Module, guide: nn.Module, rows: Rows, val: Any, settings: Training
-) -> tuple[Rows, Rows | None]:
+    story: nn.Module, guide: nn.Module, rows: Rows | Stream, val: Any, settings: Training
+) -> tuple[Rows | Stream, Rows | Stream | None]:
     """Bring modules and rows to one device and precision, and check that they fit."""
     where = resolve_device(settings.device)
     dtype = PRECISIONS[settings.precision] or one_tensor_of(story).dtype
     for module in (story, guide):
         module.to(device=where, dtype=dtype)
     rows = rows.to(device=where, dtype=dtype)
-    val_rows = None if val is None else as_rows(val).to(device=where, dtype=dtype)
+    val_rows = None if val is None else open_rows(val).to(device=where, dtype=dtype)
     for part in filter(None, (rows, val_rows)):
-        check_data(story, part.frozen(seed=0).tensors)
+        check_data(story, seen(part).frozen(seed=0).tensors)
     return rows, val_rows
 
 

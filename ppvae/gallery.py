@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.data import SIMULATED, Request, Rows, load_request, parse_request
+from ppvae.data import SIMULATED, Request, Rows, Stream, load_request, parse_request
 from ppvae.data.request import changed
 from ppvae.data.splits import cut
 from ppvae.story import seeded, simulate
@@ -118,7 +118,7 @@ def example_rows(
     binarize: Any = None,
     root: Path | None = None,
     options: Mapping[str, Any] | None = None,
-) -> tuple[Rows, Rows, Rows]:
+) -> tuple[Rows | Stream, Rows | Stream, Rows | Stream]:
     """The rows that a story is tried on, to train, to stop and to measure.
 
     Arguments:

@@ -8,6 +8,7 @@ __all__ = [
     "Scores",
     "batch_for",
     "check_pair",
+    "chunks_for",
     "draw",
     "draw_all",
     "log_weights",
@@ -16,7 +17,7 @@ __all__ = [
     "summed_sites",
 ]
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.chunks import is_local, particle_step, pieces, row_chunks
-from ppvae.data import as_rows
+from ppvae.chunks import is_local, particle_step, pieces, row_chunks, rows_per_chunk
+from ppvae.data import Rows, Stream, as_rows, open_rows, seen
 from ppvae.ranks import over_parts
 from ppvae.story import (
     Batch,
@@ -77,16 +78,30 @@ def batch_for(story: nn.Module, data: Any, num_rows: int | None = None) -> Tenso
     Arguments:
         story: The story.
         data: Anything that `ppvae.data.as_rows` takes.
-        num_rows: Only the first so many; None takes all.
+        num_rows: Only the first so many, of a stream too; None takes all.
 
     Returns:
         Name -> `(B, *event)`.
     """
-    rows = as_rows(data)
-    rows = rows if num_rows is None else rows.head(min(num_rows, len(rows)))
+    if num_rows is None:
+        rows = as_rows(data)
+    else:
+        opened = open_rows(data)
+        rows = opened.head(min(num_rows, len(opened)))
     like = one_tensor_of(story)
     rows = rows.frozen(seed=0).to(device=like.device, dtype=like.dtype)
     return dict(rows.tensors)
+
+
+def chunks_for(story: nn.Module, rows: Rows | Stream) -> Iterator[TensorDict]:
+    """What `batch_for` gives, in pieces that one particle of fits in a chunk; of a stream one at a time is in memory."""
+    if isinstance(rows, Rows):
+        yield from row_chunks(batch_for(story, rows))
+        return
+    like = one_tensor_of(story)
+    step = rows_per_chunk(rows.head(1).tensors)
+    bits = torch.Generator().manual_seed(0)
+    yield from rows.to(like.device, like.dtype).batches(step, generator=bits)
 
 
 def draw(
@@ -261,9 +276,9 @@ def summed_sites(story: nn.Module, guide: nn.Module, data: Any) -> list[str]:
     Arguments:
         story: The story.
         guide: Its guide.
-        data: Rows, anything that `ppvae.data.as_rows` takes.
+        data: Rows, anything that `ppvae.data.as_rows` takes; of a stream the first ones are looked at.
     """
-    batch = batch_for(story, data)
+    batch = batch_for(story, seen(data))
     few = batch if getattr(guide, "is_local", False) else {k: v[:2] for k, v in batch.items()}
     sites = check_pair(story, guide, few)
     with torch.no_grad(), measuring(0, story, guide):

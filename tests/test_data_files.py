@@ -154,6 +154,7 @@ def test_a_csv_file_with_a_fault_is_refused_by_line(tmp_path, content, message):
 
 def test_parquet_goes_through_pandas(tmp_path, monkeypatch):
     pandas = pytest.importorskip("pandas")
+    monkeypatch.setattr("ppvae.data.files._check_table", lambda path: None)
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     frame = pandas.DataFrame({"a": [1, 2], "b": [0.5, None], "c": ["u", "v"]})
     monkeypatch.setattr(pandas, "read_parquet", lambda path: frame)

@@ -23,7 +23,10 @@ FLOORS = (
 )
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 # Imports that a user may lack, or that cost seconds where most runs do not need them.
-OPTIONAL = {"data": {"torchvision.datasets", "pandas"}, "training": {"torch.utils.tensorboard"}}
+OPTIONAL = {
+    "data": {"torchvision.datasets", "pandas", "pyarrow"},
+    "training": {"torch.utils.tensorboard"},
+}
 MAX_LINES = 300
 
 SOURCES = sorted((ROOT / "ppvae").rglob("*.py"))

@@ -58,7 +58,7 @@ Data = Annotated[
     Option(
         "--data",
         help="A data set by name, the path of a file, or simulated (rows of the story's own), each with options as in "
-        "digits:labels=100, mnist:rows=5000:missing=0.5, cifar10:images=true; else the story's own example.",
+        "digits:labels=100, mnist:rows=5000:missing=0.5, cifar10:images=true, big.npy:mapped=true; else the story's own example.",
     ),
 ]
 DataRoot = Annotated[Path | None, Option("--data-root", help="Folder of the data sets.")]

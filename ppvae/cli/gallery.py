@@ -46,13 +46,14 @@ def check(
 
     import ppvae
     from ppvae.cli import setup as parts
+    from ppvae.data import seen
     from ppvae.weights import batch_for
 
     setup = parts.prepare(
         story, data, [], data_root=data_root, binarize=binarize, options=options,
         seed=seed, device="cpu",
     )  # fmt: skip
-    sites = ppvae.check_story(setup.story, batch_for(setup.story, setup.train))
+    sites = ppvae.check_story(setup.story, batch_for(setup.story, seen(setup.train)))
     table = Table("site", "role", "plate", "shape of a row", "support")
     for site in sites.values():
         where = "data" if site.is_local else "global"

@@ -172,6 +172,7 @@ def fit(
     from ppvae import ranks
     from ppvae.cli import setup as parts
     from ppvae.cli.run import remember
+    from ppvae.data import seen
     from ppvae.training import TensorBoard
 
     _check_resume(resume, run_dir)
@@ -195,10 +196,12 @@ def fit(
         )  # fmt: skip
     if ranks.is_first():
         ppvae.save(path, setup.story, built)
-    found = ppvae.elbo(setup.story, built, setup.test, seed=seed).mean()
+    measured = seen(setup.test)
+    found = ppvae.elbo(setup.story, built, measured, seed=seed).mean()
+    which = "" if len(measured) == len(setup.test) else f" (the first of {len(setup.test)})"
     out = parts.console(setup)
     out.print(
-        f"ELBO {found} nats per row on {len(setup.test)} test rows; best epoch {history.best_epoch} of "
+        f"ELBO {found} nats per row on {len(measured)} test rows{which}; best epoch {history.best_epoch} of "
         f"{len(history.records)}, {history.seconds:.1f} s",
         highlight=False,
     )

@@ -25,7 +25,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ppvae import guides, ranks
-from ppvae.data import DATASETS, Rows, load
+from ppvae.data import DATASETS, Rows, Stream, load, seen
 from ppvae.fit import fit
 from ppvae.gallery import example_of, example_rows, load_story
 from ppvae.runs import load as load_weights
@@ -41,9 +41,9 @@ ROWS_TO_LOOK_AT = 2000
 class Setup:
     """Data in its three splits, and an untrained story with its guides; `notes` say what was chosen unasked."""
 
-    train: Rows
-    val: Rows
-    test: Rows
+    train: Rows | Stream
+    val: Rows | Stream
+    test: Rows | Stream
     story: nn.Module
     guides: dict[str, nn.Module]
     notes: tuple[str, ...] = ()
@@ -75,11 +75,12 @@ def prepare(
         data = example_of(story)
         notes.append(f"data {data}: the example of {story}")
     train, val, test = example_rows(story, data, binarize=binarize, root=data_root, options=given)
-    few = dict(train.head(min(ROWS_TO_LOOK_AT, len(train))).frozen(seed=0).tensors)
+    known = seen(train)
+    few = dict(known.head(min(ROWS_TO_LOOK_AT, len(known))).frozen(seed=0).tensors)
     with seeded(seed):
         made = load_story(story, few, **given)
         for part in (train, val, test):
-            check_data(made, batch_for(made, part))
+            check_data(made, batch_for(made, seen(part)))
         names = _named(guide_names, made, train)
         if None in guide_names:
             notes.append(f"guides {', '.join(names)}: they suit the story")
@@ -90,7 +91,7 @@ def prepare(
     return Setup(train, val, test, made, built, tuple(notes))
 
 
-def _named(guide_names: Sequence[str | None], story: nn.Module, data: Rows) -> list[str]:
+def _named(guide_names: Sequence[str | None], story: nn.Module, data: Rows | Stream) -> list[str]:
     """Names of families; each None becomes the next that suits the story."""
     if None not in guide_names:
         return [n for n in guide_names if n is not None]
@@ -120,7 +121,7 @@ def column(name: str, data: str, setup: Setup, data_root: Path | None, num_rows:
     Raises:
         ValueError: If the data have none of that name, or more than one number a row.
     """
-    rows: Any = setup.test
+    rows: Any = setup.test.head(min(num_rows, len(setup.test)))
     labels = name == "class" and data in DATASETS
     if labels:
         rows = load(data, split="test", root=data_root, labels=True)

@@ -1,11 +1,29 @@
 r"""What `Rows` holds true of itself, and the faults it reports when told otherwise."""
 
-__all__ = ["check_probabilities", "check_tensors", "row_numbers"]
+__all__ = [
+    "check_batch_size",
+    "check_floating",
+    "check_probabilities",
+    "check_tensors",
+    "row_numbers",
+]
 
 import torch
 from torch import Tensor
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def check_batch_size(batch_size: int) -> None:
+    r"""Raises ValueError unless it is a whole number of at least 1."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"expected a batch size of at least 1 row, got {batch_size!r}")
+
+
+def check_floating(dtype: torch.dtype | None) -> None:
+    r"""Raises ValueError unless rows can have this type; None keeps theirs."""
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"expected a floating dtype for the rows, got {dtype}")
 
 
 def row_numbers(index: Tensor, count: int, name: str) -> Tensor:

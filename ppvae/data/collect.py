@@ -1,6 +1,6 @@
 r"""Whatever holds rows → `Rows`: arrays, dicts of arrays, torch data sets and loaders."""
 
-__all__ = ["as_rows", "concatenated"]
+__all__ = ["as_rows", "concatenated", "named", "tensors_of"]
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from .rows import Rows
+from .stream import Stream
 
 CHUNK = 512  # items collated at a time: bounds the Python objects alive at once
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -28,7 +29,7 @@ def as_rows(data: Any, *, name: str = "data") -> Rows:
     data set is read until it ends.
 
     Arguments:
-        data: `Rows` (returned as they are), a tensor or array `(N, *event)`, a dict of these by
+        data: `Rows` (returned as they are), a `Stream` (read whole), a tensor or array `(N, *event)`, a dict of these by
             name, a torch `Dataset`, or a `DataLoader`.
         name: what to call the data in tables and error messages.
 
@@ -42,20 +43,22 @@ def as_rows(data: Any, *, name: str = "data") -> Rows:
     """
     if isinstance(data, Rows):
         return data
+    if isinstance(data, Stream):
+        return data.head(len(data))
     if isinstance(data, TensorDataset):
-        columns: dict[str, Any] = _named(data.tensors)
+        columns: dict[str, Any] = named(data.tensors)
     elif isinstance(data, DataLoader):
-        columns = concatenated(_tensors(_named(batch)) for batch in data)
+        columns = concatenated(tensors_of(named(batch)) for batch in data)
     elif isinstance(data, Dataset):
-        columns = concatenated(_tensors(chunk) for chunk in _chunks(data))
+        columns = concatenated(tensors_of(chunk) for chunk in _chunks(data))
     elif isinstance(data, tuple):
         raise ValueError(
             f"expected a tensor, an array or a dict of them, got a tuple of {len(data)}: name the "
             "parts with a dict"
         )
     else:
-        columns = _named(data if isinstance(data, Mapping) else {"x": data})
-    return Rows(_tensors(columns), name=name)
+        columns = named(data if isinstance(data, Mapping) else {"x": data})
+    return Rows(tensors_of(columns), name=name)
 
 
 def concatenated(parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -95,7 +98,7 @@ def _joined(name: str, tensors: list[Tensor]) -> Tensor:
     return torch.cat(tensors)
 
 
-def _named(item: Any) -> dict[str, Any]:
+def named(item: Any) -> dict[str, Any]:
     r"""One item or one batch by name; a pair is (x, y), as torch's own data sets give it."""
     if isinstance(item, Mapping):
         for key in item:
@@ -113,7 +116,7 @@ def _named(item: Any) -> dict[str, Any]:
 
 def _chunks(dataset: Dataset[Any]) -> Iterator[dict[str, Any]]:
     items = iter(dataset) if isinstance(dataset, IterableDataset) else _items(dataset)
-    while chunk := [_named(item) for item in islice(items, CHUNK)]:
+    while chunk := [named(item) for item in islice(items, CHUNK)]:
         names = list(chunk[0])
         for item in chunk:
             if set(item) != set(names):
@@ -137,7 +140,8 @@ def _collated(name: str, values: list[Any]) -> Any:
     return column.to(torch.get_default_dtype()) if type(values[0]) is float else column
 
 
-def _tensors(columns: Mapping[str, Any]) -> dict[str, Tensor]:
+def tensors_of(columns: Mapping[str, Any]) -> dict[str, Tensor]:
+    r"""Columns by name as floating tensors `(N, *event)` without infinities; faults as in `as_rows`."""
     return {name: _tensor(name, value) for name, value in columns.items()}
 
 

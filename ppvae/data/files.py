@@ -5,6 +5,8 @@ __all__ = ["READERS", "read_file"]
 import csv
 import math
 import pickle
+import struct
+import zipfile
 from array import array
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,23 +16,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .arrays import read_npy, read_npz
+from .arrays import check_room, read_npy, read_npz
 from .collect import as_rows
 from .splits import PARTS, cut
 
 # A file without splits of its own is shuffled and cut into 80 / 10 / 10 per cent.
 HELD_OUT = {"valid": 0.1, "test": 0.1}
 
+# pyarrow's errors are of these kinds.
+TABLE_FAULTS = (LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
+
 # What the restricted unpickler raises on damaged bytes as well as on refused content.
 PT_FAULTS = (
     pickle.UnpicklingError,
     AttributeError,
+    AssertionError,
     EOFError,
     LookupError,
+    MemoryError,
     OSError,
+    OverflowError,
+    RecursionError,
     RuntimeError,
     TypeError,
     ValueError,
+    struct.error,
+    zipfile.BadZipFile,
 )
 
 
@@ -177,13 +188,14 @@ def _read_parquet(path: Path) -> dict[str, Any]:
     try:
         import pandas
 
+        _check_table(path)
         frame = pandas.read_parquet(path)
     except ImportError as fault:
         raise ValueError(
             f"expected pandas and pyarrow to read {path}, got: {fault}. Install them, or save the "
             "table as .csv or .npz"
         ) from fault
-    except (OSError, ValueError) as fault:
+    except TABLE_FAULTS as fault:
         raise ValueError(f"expected a table in Parquet's format at {path}, got: {fault}") from fault
     for column, dtype in frame.dtypes.items():
         if getattr(dtype, "kind", "O") not in "fiub":
@@ -194,8 +206,19 @@ def _read_parquet(path: Path) -> dict[str, Any]:
     return {"x": values.to(torch.get_default_dtype())}
 
 
+def _check_table(path: Path) -> None:
+    r"""Columns that repeat a number are small in a file, however many rows they have."""
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        return  # pandas has another engine, or says that it has none
+    told = parquet.read_metadata(path)
+    check_room(8 * told.num_rows * told.num_columns, path)
+
+
 def _read_pt(path: Path) -> dict[str, Any]:
     try:
+        _check_packing(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except PT_FAULTS as fault:
         raise ValueError(
@@ -209,7 +232,31 @@ def _read_pt(path: Path) -> dict[str, Any]:
                 f"expected a tensor or a dict of tensors by name in {path}, got "
                 f"{type(value).__name__} at {key!r}"
             )
+        _check_stored(key, value, path)
     return columns
+
+
+def _check_packing(path: Path) -> None:
+    r"""torch stores tensors as they are: what would unpack to more than the file was not written by it."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+        if sum(info.file_size for info in members) > path.stat().st_size:
+            raise ValueError("an archive that unpacks to more than its size")
+
+
+def _check_stored(key: str, value: Tensor, path: Path) -> None:
+    r"""A tensor may be a view that repeats a few stored numbers for ever."""
+    if value.layout is not torch.strided or value.device.type != "cpu":
+        raise ValueError(
+            f"expected dense tensors on the CPU in {path}, got {value.layout} on {value.device} at {key!r}"
+        )
+    stored = value.untyped_storage().nbytes() // value.element_size()
+    if value.numel() > stored:
+        raise ValueError(
+            f"expected the {value.numel()} numbers of shape {tuple(value.shape)} at {key!r} in {path}, got {stored} stored "
+            "ones: save a clone() of an expanded tensor"
+        )
 
 
 READERS: dict[str, Callable[[Path], dict[str, Any]]] = {

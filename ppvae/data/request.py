@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from .binarize import Binarize
+from .mapped import mapped
 from .rows import Rows
 from .sources import load
+from .stream import Stream
 
 # Rows that a story itself generates; `ppvae.gallery` makes them.
 SIMULATED = "simulated"
@@ -30,6 +32,7 @@ class Request:
         missing: Share of the entries of `x` that are hidden at random (NaN).
         images: Whether images stay `(C, H, W)`.
         binarize: As in `load`.
+        mapped: Whether a `.npy` file is read as it is needed, see `mapped`; the first so many `rows` fit in memory.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Request:
     missing: float = 0.0
     images: bool = False
     binarize: Binarize | None = None
+    mapped: bool = False
 
     def __post_init__(self) -> None:
         if self.rows is not None and (not isinstance(self.rows, int) or self.rows < 4):
@@ -46,6 +50,11 @@ class Request:
             raise ValueError(f"expected labels=all or a number of rows, got {self.labels!r}")
         if not isinstance(self.missing, (int, float)) or not 0 <= self.missing < 1:
             raise ValueError(f"expected a share missing from 0 to below 1, got {self.missing!r}")
+        if self.mapped and (self.labels or (self.missing and self.rows is None)):
+            raise ValueError(
+                "expected no labels, and nothing missing, beside mapped=true, got "
+                f"labels={self.labels} and missing={self.missing}: write NaN into the file"
+            )
 
 
 def parse_request(text: str) -> Request:
@@ -73,7 +82,7 @@ def load_request(
     *,
     binarize: Binarize | None = None,
     root: str | os.PathLike[str] | None = None,
-) -> Rows:
+) -> Rows | Stream:
     """Load one split as it is asked for.
 
     Arguments:
@@ -83,8 +92,14 @@ def load_request(
         root: As in `load`.
 
     Returns:
-        The rows.
+        The rows; a stream of them where they are to be read as needed.
     """
+    if request.mapped:
+        how: Any = binarize or request.binarize or "none"
+        opened = mapped(request.name, split=split, binarize=how)
+        if request.rows is None:
+            return opened
+        return changed(opened.head(num_wanted(request.rows, split, len(opened))), request, split)
     found = load(
         request.name, split=split, binarize=binarize or request.binarize, root=root,
         flat=not request.images, labels=request.labels is not None,
@@ -95,14 +110,18 @@ def load_request(
 def changed(rows: Rows, request: Request, split: str) -> Rows:
     """Rows cut, and with labels and entries hidden, as a request says."""
     if request.rows is not None:
-        wanted = request.rows if split == "train" else max(1, request.rows // 4)
-        rows = rows.head(min(wanted, len(rows)))
+        rows = rows.head(num_wanted(request.rows, split, len(rows)))
     tensors = dict(rows.tensors)
     if isinstance(request.labels, int):
         tensors["y"] = few_labels(tensors["y"], request.labels if split == "train" else 0)
     if request.missing:
         tensors["x"] = with_missing(tensors["x"], request.missing, SEED)
     return Rows(tensors, dynamic=rows.dynamic, name=rows.name)
+
+
+def num_wanted(rows: int, split: str, held: int) -> int:
+    """Rows of a split that `rows` training rows mean, of so many that it has."""
+    return min(rows if split == "train" else max(1, rows // 4), held)
 
 
 def few_labels(labels: Tensor, count: int) -> Tensor:
@@ -136,5 +155,6 @@ _READ: dict[str, Any] = {
     "labels": lambda text: text if text == "all" else int(text),
     "missing": float,
     "images": _flag,
+    "mapped": _flag,
     "binarize": str,
 }

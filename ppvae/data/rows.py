@@ -1,6 +1,6 @@
 r"""`Rows`: named tensors in memory that share their first dimension, and batches of them."""
 
-__all__ = ["Rows"]
+__all__ = ["Rows", "permutation"]
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -8,7 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .checks import check_probabilities, check_tensors, row_numbers
+from .checks import (
+    check_batch_size,
+    check_floating,
+    check_probabilities,
+    check_tensors,
+    row_numbers,
+)
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -110,8 +116,7 @@ class Rows:
         Raises:
             ValueError: a batch size below 1, or `drop_last` with fewer rows than one batch.
         """
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"expected a batch size of at least 1 row, got {batch_size!r}")
+        check_batch_size(batch_size)
         count = len(self)
         if drop_last and batch_size > count:
             raise ValueError(
@@ -120,7 +125,7 @@ class Rows:
                 f"every row of '{self.name}' would be dropped"
             )
         stop = count - count % batch_size if drop_last else count
-        order = _permutation(count, generator, self.device) if shuffle else None
+        order = permutation(count, generator, self.device) if shuffle else None
         return self._pass(batch_size, stop, order, generator)
 
     def head(self, n: int) -> "Rows":
@@ -137,8 +142,7 @@ class Rows:
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "Rows":
         r"""The same rows on another device or in another floating type."""
-        if dtype is not None and not dtype.is_floating_point:
-            raise ValueError(f"expected a floating dtype for the rows, got {dtype}")
+        check_floating(dtype)
         moved = {name: t.to(device=device, dtype=dtype) for name, t in self.tensors.items()}
         return replace(self, tensors=moved)
 
@@ -207,6 +211,7 @@ def _bernoulli(probabilities: Tensor, generator: torch.Generator | None) -> Tens
     return torch.where(probabilities.isnan(), probabilities, bits)
 
 
-def _permutation(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+def permutation(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    r"""Row numbers in random order, `(count,)`, drawn where the generator lives."""
     where = device if generator is None else generator.device
     return torch.randperm(count, generator=generator, device=where).to(device)

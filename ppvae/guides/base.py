@@ -15,7 +15,7 @@ from typing import Any
 from pyro.distributions import Distribution
 from torch import Size, nn
 
-from ppvae.data import as_rows
+from ppvae.data import seen
 from ppvae.guides.contract import LOGITS, GlobalPart, GuideBase
 from ppvae.guides.discrete import DiscretePlace
 from ppvae.guides.features import Features
@@ -47,7 +47,7 @@ class Guide(GuideBase):
     Arguments:
         story: The story; only its sites are read, it is not kept.
         data: Rows like those to come, anything that `ppvae.data.as_rows` takes: tells which sites are observed,
-            their shapes and ranges, and whether entries are missing.
+            their shapes and ranges, and whether entries are missing (of a stream, its first rows do).
         encoder: A module from a batch's rows to `(B, features)`; by default chosen from their shape.
         hidden: Hidden widths of the default encoder.
         denoising: Standard deviation of noise on the encoder's inputs in training, in units of its standardised inputs; smooths
@@ -80,7 +80,7 @@ class Guide(GuideBase):
         super().__init__(name=name)
         if not hidden:
             raise ValueError("expected at least one hidden width for the encoder, got none")
-        rows = as_rows(data)
+        rows = seen(data)
         masked = [k for k, v in rows.tensors.items() if has_missing(v)]
         batch = batch_for(story, rows, ROWS_TO_LOOK_AT)
         sites = sites_of(story, batch)

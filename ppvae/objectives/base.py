@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ppvae.data import as_rows
+from ppvae.data import open_rows, seen
 from ppvae.objectives.draws import GuideSite, sites_drawn
 from ppvae.objectives.tempering import Tempering
 from ppvae.options import options_of
@@ -34,7 +34,8 @@ class Objective(nn.Module, ABC):
     Arguments:
         story: The story.
         guide: Its guide.
-        data: The training rows, anything that `ppvae.data.as_rows` takes: tells their number N and their sites.
+        data: The training rows, anything that `ppvae.data.as_rows` takes: tells their number N and their sites
+            (of a stream, its first rows do).
         num_particles: Particles of each row, drawn at once.
         beta: Weight of the latent sites' terms, one for all or by site; 1 gives the bound itself.
 
@@ -74,9 +75,9 @@ class Objective(nn.Module, ABC):
             raise ValueError(
                 f"expected num_particles of at least {self.min_particles} for {self.name}, got {num_particles}"
             )
-        rows = as_rows(data)
+        rows = open_rows(data)
         self.story, self.guide = story, guide
-        batch = batch_for(self, rows, 2)
+        batch = batch_for(self, seen(rows), 2)
         self.num_rows, self.num_particles, self.beta = len(rows), num_particles, beta
         self.sites = check_pair(story, guide, batch)
         with local_params(story, guide), measuring(0, story, guide):

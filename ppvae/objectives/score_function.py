@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ppvae.data import as_rows
+from ppvae.data import seen
 from ppvae.objectives.base import Objective, with_gradient_of
 from ppvae.objectives.baselines import BASELINES
 from ppvae.objectives.draws import draw_detached
@@ -50,7 +50,7 @@ class ScoreFunction(Objective):
         if baseline not in BASELINES:
             raise ValueError(f"expected a baseline among {', '.join(BASELINES)}; got '{baseline}'")
         super().__init__(story, guide, data, **options)
-        rows = as_rows(data)
+        rows = seen(data)
         masked = [k for k, v in rows.tensors.items() if has_missing(v)]
         self.baseline = baseline
         self.guess = BASELINES[baseline](batch_for(self, rows, ROWS_TO_LOOK_AT), masked)

@@ -27,7 +27,7 @@ from ppvae.story.program import (
 from ppvae.story.relaxable import LinearBernoulli, LinearOneHot
 from ppvae.story.score import LogJoint, log_joint
 from ppvae.story.sites import DATA_PLATE, Layout, Site, Sites
-from ppvae.story.values import check_data, check_drawn, partly_missing
+from ppvae.story.values import check_data, check_drawn, check_values, partly_missing
 
 __all__ = [
     "DATA_PLATE",
@@ -52,6 +52,7 @@ __all__ = [
     "check_data",
     "check_drawn",
     "check_story",
+    "check_values",
     "entries_of",
     "evaluating",
     "has_missing",

@@ -1,6 +1,6 @@
 r"""Data and guides against a story: shapes, supports, which values may be missing, which sites are drawn."""
 
-__all__ = ["check_data", "check_drawn", "parents_of", "partly_missing"]
+__all__ = ["check_data", "check_drawn", "check_values", "parents_of", "partly_missing"]
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -39,9 +39,7 @@ def check_data(story: nn.Module, batch: Batch) -> Sites:
     values, covariates = split_batch(story, batch)
     _refuse_missing(covariates, covariates, "a covariate cannot be missing")
     sites = sites_of(story, batch)
-    missing = {k: torch.isnan(v) for k, v in values.items() if has_missing(v)}
-    for name, value in values.items():
-        _check_support(sites[name], value, missing.get(name))
+    missing = check_values(sites, values)
     if missing:
         parents = parents_of(story, covariates, ROWS_TO_TRACE)
         finite = partly_missing(story, batch, sites)
@@ -51,6 +49,26 @@ def check_data(story: nn.Module, batch: Batch) -> Sites:
         _refuse_missing(values, (set(missing) & parents) - set(finite), why)
         _try_partly_missing(story, batch, missing)
     return sites
+
+
+def check_values(sites: Sites, batch: TensorDict) -> TensorDict:
+    """Check that the values of observed sites lie in their supports, or are missing.
+
+    Arguments:
+        sites: The story's sites.
+        batch: Name -> `(B, *event)`; names that are no observed site are passed over.
+
+    Returns:
+        Where values are missing, name -> `(B, *event)` of bools, for the sites that miss some.
+
+    Raises:
+        ValueError: At the first value outside.
+    """
+    values = {k: v for k, v in batch.items() if k in sites.observed}
+    missing = {k: torch.isnan(v) for k, v in values.items() if has_missing(v)}
+    for name, value in values.items():
+        _check_support(sites[name], value, missing.get(name))
+    return missing
 
 
 def check_drawn(drawn: SampleRows, sites: Sites) -> None:

@@ -6,19 +6,18 @@ from typing import NoReturn
 
 import torch
 
-from ppvae.chunks import row_chunks
-from ppvae.data import Rows
+from ppvae.data import Rows, Stream
 from ppvae.objectives import Objective
 from ppvae.story import LogJoint, measuring, num_rows_of, sites_of
-from ppvae.weights import batch_for, draw
+from ppvae.weights import chunks_for, draw
 
 
-def blame(loss_of: Objective, rows: Rows, when: str, loss_is_finite: bool) -> NoReturn:
+def blame(loss_of: Objective, rows: Rows | Stream, when: str, loss_is_finite: bool) -> NoReturn:
     """Say at which sites and rows the loss stopped being finite, from one pass over all rows.
 
     Arguments:
         loss_of: The objective, as it was when that came; its gradient too.
-        rows: The training rows.
+        rows: The training rows; those of a loader are counted in the order of a pass.
         when: Which step.
         loss_is_finite: Whether only the gradient is not.
 
@@ -27,9 +26,9 @@ def blame(loss_of: Objective, rows: Rows, when: str, loss_is_finite: bool) -> No
     """
     story, guide = loss_of.story, loss_of.guide
     found: dict[str, list[int]] = {}
-    batch, start = batch_for(story, rows), 0
-    sites = sites_of(story, batch)
-    for piece in row_chunks(batch):
+    start = 0
+    for piece in chunks_for(story, rows):
+        sites = sites_of(story, piece)
         with torch.no_grad(), measuring(0, story, guide):
             drawn = draw(guide, piece, 1, sites)
             scored = LogJoint(story, piece, sites).by_site(drawn.values)

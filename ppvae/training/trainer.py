@@ -4,25 +4,25 @@ __all__ = ["Trainer"]
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from operator import mul
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ppvae import ranks
-from ppvae.chunks import row_chunks
-from ppvae.data import Rows
+from ppvae.data import Rows, Stream, seen
 from ppvae.objectives import Objective
 from ppvae.ranks import noise_state, set_noise_state
-from ppvae.story import TensorDict, num_rows_of, seeded
+from ppvae.story import TensorDict, check_values, num_rows_of, seeded
 from ppvae.training.blame import blame
 from ppvae.training.history import History, Record
 from ppvae.training.settings import SCHEDULES, Training
 from ppvae.training.step import Descent
 from ppvae.training.telemetry import site_telemetry
-from ppvae.weights import batch_for, score
+from ppvae.weights import batch_for, chunks_for, score
 
 ROWS_WITHOUT_VALIDATION = 1000  # training rows that stand in for validation rows
 ROWS_OF_TELEMETRY = 200
@@ -43,7 +43,7 @@ class Trainer:
     """
 
     def __init__(
-        self, loss_of: Objective, rows: Rows, val: Rows | None, settings: Training
+        self, loss_of: Objective, rows: Rows | Stream, val: Rows | Stream | None, settings: Training
     ) -> None:
         self.loss_of, self.rows, self.val, self.settings = loss_of, rows, val, settings
         self.story, self.guide = loss_of.story, loss_of.guide
@@ -90,9 +90,10 @@ class Trainer:
         """Stand before the first batch of an epoch."""
         self.order = self.generator.get_state()  # the epoch's order of rows, and its redrawn bits
         self.batches_done = self.skipped = 0
-        self.losses: list[Tensor] = []
+        # Numbers, not tensors: small ones that live on among large ones that come and go break the heap into pieces.
+        self.losses: list[float] = []
         self.counts: list[int] = []
-        self.norms: list[Tensor] = []
+        self.norms: list[float] = []
         self.elapsed = 0.0  # seconds of this epoch, before an interruption
 
     def _epoch(self, epoch: int) -> Record:
@@ -102,7 +103,8 @@ class Trainer:
         self.guide.train()
         self.generator.set_state(self.order)  # batches that are done are drawn again, and left out
         drawn = self.rows.batches(self.settings.batch_size, generator=self.generator, shuffle=True)
-        for batch in islice(drawn, self.batches_done, None):
+        looked_at = self._looked_at(drawn, self.rows)
+        for batch in islice(looked_at, self.batches_done, None):
             self._set_lr(epoch)
             loss = self._step(batch, kl_weight, epoch)
             self.batches_done += 1
@@ -114,6 +116,16 @@ class Trainer:
         record = self._record(epoch, kl_weight, time.perf_counter() - start)
         self._begin()
         return record
+
+    def _looked_at(
+        self, batches: Iterable[TensorDict], rows: Rows | Stream
+    ) -> Iterator[TensorDict]:
+        """Batches of a stream, whose values are checked as they come: at the door only its first rows were seen."""
+        unseen = isinstance(rows, Stream) and not hasattr(self.story, "run_conditioned")
+        for batch in batches:
+            if unseen:
+                check_values(self.loss_of.sites, batch)
+            yield batch
 
     def _set_lr(self, epoch: int) -> None:
         done = (epoch - 1 + self.batches_done / self.num_batches) / self.settings.epochs
@@ -127,9 +139,9 @@ class Trainer:
         loss, norm = self.descent.gradient(batch, kl_weight)
         if torch.isfinite(loss + norm):
             self.descent.move()
-            self.losses.append(loss)
+            self.losses.append(float(loss))
             self.counts.append(num_rows_of(batch))
-            self.norms.append(norm)
+            self.norms.append(float(norm))
             return loss
         for buffer, before in zip(buffers, kept, strict=True):
             buffer.copy_(before)
@@ -150,10 +162,9 @@ class Trainer:
     def _record(self, epoch: int, kl_weight: float, seconds: float) -> Record:
         if not self.losses:
             blame(self.loss_of, self.rows, f"every step of epoch {epoch}", False)
-        counts = torch.tensor(self.counts)
-        share = counts.to(self.losses[0]) / int(counts.sum())
-        mean_loss = float((torch.stack(self.losses) * share).sum())
-        few = self.rows.head(min(ROWS_WITHOUT_VALIDATION, len(self.rows)))
+        mean_loss = math.fsum(map(mul, self.losses, self.counts)) / sum(self.counts)
+        first = seen(self.rows)
+        few = first.head(min(ROWS_WITHOUT_VALIDATION, len(first)))
         with self.descent.average.in_place():
             plain = (
                 -mean_loss
@@ -166,7 +177,7 @@ class Trainer:
                 "elbo": plain,
                 "val_elbo": None if self.val is None else self._elbo(self.val),
                 **self._telemetry(few if self.val is None else self.val),
-                "gradient_norm": float(torch.stack(self.norms).mean()),
+                "gradient_norm": math.fsum(self.norms) / len(self.norms),
                 "skipped": self.skipped,
                 "seconds": seconds,
                 "rows_per_second": len(self.rows) / seconds,
@@ -174,7 +185,7 @@ class Trainer:
             self._remember(record)
         return record
 
-    def _elbo(self, rows: Rows) -> float:
+    def _elbo(self, rows: Rows | Stream) -> float:
         """Plain ELBO with one particle and the same noise at every epoch, in nats per row."""
         self.story.eval()
         self.guide.eval()
@@ -184,12 +195,12 @@ class Trainer:
             shared = scores.log_shared.sum() * num_rows_of(piece) / len(rows)
             return float(scores.log_weights.sum() + shared)
 
-        pieces = row_chunks(batch_for(self.story, rows))
         with torch.no_grad(), seeded(0, self.story):
+            pieces = self._looked_at(chunks_for(self.story, rows), rows)
             return sum(ranks.over_parts(total, pieces)) / len(rows)
 
-    def _telemetry(self, rows: Rows) -> dict[str, Any]:
-        few = batch_for(self.story, rows, ROWS_OF_TELEMETRY)
+    def _telemetry(self, rows: Rows | Stream) -> dict[str, Any]:
+        few = batch_for(self.story, seen(rows), ROWS_OF_TELEMETRY)
         return site_telemetry(self.story, self.guide, few, self.loss_of.sites)
 
     def _remember(self, record: Record) -> None:
@@ -249,8 +260,7 @@ class Trainer:
 
     def _take_up(self, state: dict[str, Any]) -> None:
         """Stand in the middle of an epoch."""
-        where = self.rows.device
         self.batches_done, self.counts = state["batches"], state["counts"]
-        self.losses = [loss.to(where) for loss in state["losses"]]
-        self.norms = [norm.to(where) for norm in state["norms"]]
+        self.losses = [float(loss) for loss in state["losses"]]  # tensors, in earlier versions
+        self.norms = [float(norm) for norm in state["norms"]]
         self.skipped, self.elapsed = state["skipped"], state["elapsed"]

@@ -4,11 +4,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import ppvae
 from ppvae import ranks
@@ -77,6 +79,15 @@ def fit_global(run: Path) -> dict[str, Any]:
     return trained(story, guide, rows, val=rows[:10])
 
 
+def fit_stream(run: Path) -> dict[str, Any]:
+    """A loader that shuffles, and a file, are read by each process for itself."""
+    story, guide, rows = digits()
+    file = run.parent / f"rows_{ranks.rank()}.npy"
+    np.save(file, rows.tensors["x"].numpy().astype(np.uint8))
+    loader = DataLoader(TensorDataset(rows.tensors["x"]), batch_size=7, shuffle=True)
+    return trained(story, guide, loader, val=ppvae.data.mapped(file, split="all"))
+
+
 def fit_each(run: Path) -> dict[str, Any]:
     """Every objective, from the same start."""
     found = {}
@@ -129,7 +140,8 @@ def fault(run: Path) -> dict[str, Any]:
     return {}
 
 
-JOBS = {f.__name__: f for f in (fit, fit_flow, fit_baseline, fit_global, fit_each, measure, fault)}
+MADE = (fit, fit_flow, fit_baseline, fit_global, fit_stream, fit_each, measure, fault)
+JOBS = {f.__name__: f for f in MADE}
 
 if __name__ == "__main__":
     names, run, result = sys.argv[1].split(","), Path(sys.argv[2]), Path(sys.argv[3])

@@ -13,7 +13,16 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-NAMES = ("fit", "fit_flow", "fit_baseline", "fit_global", "fit_each", "measure", "fault")
+NAMES = (
+    "fit",
+    "fit_flow",
+    "fit_baseline",
+    "fit_global",
+    "fit_stream",
+    "fit_each",
+    "measure",
+    "fault",
+)
 
 
 def job(start: list[str], folder: Path) -> dict[str, Any]:
@@ -34,7 +43,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict
     return alone, together
 
 
-@pytest.mark.parametrize("name", ["fit", "fit_flow", "fit_global"])
+@pytest.mark.parametrize("name", ["fit", "fit_flow", "fit_global", "fit_stream"])
 def test_two_processes_train_what_one_trains(both, name):
     alone, together = (found[name] for found in both)
     assert alone.keys() == together.keys()
