@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ppvae.export import to_arviz
     from ppvae.fit import History, fit
     from ppvae.gaps import Gaps, gaps
-    from ppvae.predict import embed, generate, reconstruct
+    from ppvae.predict import embed, generate, impute, reconstruct, traverse
     from ppvae.report import report
     from ppvae.runs import load, save
     from ppvae.story import adopt, check_story, log_joint, observe, simulate
@@ -55,6 +55,7 @@ _PUBLIC = {
     "fit": "fit",
     "gaps": "gaps",
     "generate": "predict",
+    "impute": "predict",
     "iwelbo": "evidence",
     "load": "runs",
     "log_evidence": "evidence",
@@ -66,6 +67,7 @@ _PUBLIC = {
     "save": "runs",
     "simulate": "story",
     "to_arviz": "export",
+    "traverse": "predict",
 }
 _MODULES = ("data", "diagnostics", "evidence", "guides", "nets", "objectives", "plots")
 
@@ -91,6 +93,7 @@ __all__ = [
     "gaps",
     "generate",
     "guides",
+    "impute",
     "iwelbo",
     "load",
     "log_evidence",
@@ -105,6 +108,7 @@ __all__ = [
     "save",
     "simulate",
     "to_arviz",
+    "traverse",
 ]
 
 
