@@ -59,7 +59,7 @@ class Levels(constraints.Constraint):
         super().__init__()
 
     def __repr__(self) -> str:
-        return f"Levels({self.levels})"
+        return f"{self.levels} levels from 0 to 1"
 
     def check(self, value: Tensor) -> Tensor:
         steps = value * (self.levels - 1)

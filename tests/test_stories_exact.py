@@ -78,7 +78,7 @@ def test_a_discretised_logistic_pulls_from_far_out_in_a_tail_too():
 def test_shades_between_two_levels_are_refused():
     story = load_story("conv_vae", {"x": torch.zeros(2, 1, 4, 4)}, levels=256)
     between = {"x": torch.full((2, 1, 4, 4), 100.5 / 255)}
-    with pytest.raises(ValueError, match=r"Levels\(256\).*got 0.394118 in row 0"):
+    with pytest.raises(ValueError, match=r"256 levels from 0 to 1\), got 0.394118 in row 0"):
         ppvae.check_story(story, between)
 
 
