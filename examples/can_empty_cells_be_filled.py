@@ -39,7 +39,10 @@ def diabetes() -> TensorDict:
 def wine() -> TensorDict:
     """Column kinds to cells, `(178, columns)`."""
     amounts, grower = load_wine(return_X_y=True)
-    return {"amount": torch.tensor(amounts).float(), "choice": torch.tensor(grower).float()[:, None]}
+    return {
+        "amount": torch.tensor(amounts).float(),
+        "choice": torch.tensor(grower).float()[:, None],
+    }
 
 
 TABLES = {"diabetes": diabetes, "wine": wine}

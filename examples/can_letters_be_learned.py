@@ -86,7 +86,9 @@ def main(
 
 def table(found: dict[str, Any]) -> str:
     """One line for each way; gains on the first are paired over the rows."""
-    lines = ["way                           ELBO   log p(x) >=    gain in ELBO on the first   seconds"]
+    lines = [
+        "way                           ELBO   log p(x) >=    gain in ELBO on the first   seconds"
+    ]
     first = None
     for name, one in found["ways"].items():
         elbo, log_p = (torch.tensor(one[f"{key}_by_row"]) for key in ("elbo", "log_p"))

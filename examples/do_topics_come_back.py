@@ -29,7 +29,7 @@ from ppvae.story import seeded
 SEED, LR, BATCH_SIZE, STEPS, KEY_TOPICS = 0, 1e-2, 50, 16, 8
 RESULTS = Path(__file__).parent / "results" / "do_topics_come_back.json"
 FILE = "JSBChorales/jsb-chorales-quarter.json"
-NAMES = "C C# D Eb E F F# G Ab A Bb B".split()
+NAMES = ["C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"]
 MAJOR = (0, 2, 4, 5, 7, 9, 11)
 
 

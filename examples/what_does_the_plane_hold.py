@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 import ppvae
@@ -26,9 +25,7 @@ def trained(train: Rows, latent_dim: int, epochs: int) -> tuple[nn.Module, nn.Mo
     with seeded(SEED):
         story = load_story("vae", train.head(100).batch(), latent_dim=latent_dim)
         guide = ppvae.guides.build("mean_field", story, train)
-    history = ppvae.fit(
-        story, guide, train, epochs=epochs, batch_size=BATCH_SIZE, lr=LR, seed=SEED
-    )
+    history = ppvae.fit(story, guide, train, epochs=epochs, batch_size=BATCH_SIZE, lr=LR, seed=SEED)
     return story, guide, history.seconds
 
 

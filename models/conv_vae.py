@@ -46,6 +46,7 @@ from torch.distributions import constraints
 
 from ppvae.nets import ConvDecoder
 
+USUAL_LEVELS = (2, 17, 256)  # black and white, scikit-learn's digits, bytes
 MIN_SCALE = 1e-3  # a quarter of a step between 256 levels: all mass on one
 
 
@@ -147,10 +148,20 @@ class ConvVAE(PyroModule):
         latent_dim: int = 20,
         channels: Sequence[int] = (64, 32),
     ) -> "ConvVAE":
-        """The story for pictures like `batch["x"]`, `(B, C, H, W)`: 256 levels, or 17 where sixteenths do."""
+        """The story for pictures like `batch["x"]`, `(B, C, H, W)`, with the fewest usual levels that they keep to."""
         x = batch["x"]
+        if x.dim() != 4:
+            raise ValueError(
+                f"expected pictures (B, C, H, W) at 'x', got {tuple(x.shape)}; data sets give them as NAME:images=true"
+            )
         if levels is None:
-            levels = 17 if bool((x * 16 == (x * 16).round()).all()) else 256
+            fitting = [n for n in USUAL_LEVELS if bool(Levels(n).check(x.nan_to_num(0.0)).all())]
+            if not fitting:
+                raise ValueError(
+                    f"expected values on {', '.join(map(str, USUAL_LEVELS))} equal steps from 0 to 1 at 'x'; rescale them, "
+                    "or name the number with levels"
+                )
+            levels = fitting[0]
         return cls(x.shape[1:], levels, latent_dim, channels)
 
     def forward(self, n: int) -> None:

@@ -97,7 +97,9 @@ class TabularVAE(PyroModule):
         options = int(batch["choice"].nan_to_num(0.0).max()) + 1 if "choice" in batch else 1
         story = cls(columns, options, latent_dim, hidden)
         logs = {"amount": torch.log, "count": torch.log1p}
-        numbers = [logs.get(kind, torch.clone)(batch[kind]) for kind in story.kinds if kind in NUMBERS]
+        numbers = [
+            logs.get(kind, torch.clone)(batch[kind]) for kind in story.kinds if kind in NUMBERS
+        ]
         if numbers:
             each = torch.cat(numbers, -1)
             story.middle = each.nanmean(0)
@@ -109,9 +111,7 @@ class TabularVAE(PyroModule):
         real_scale, amount_spread, count_spread = self.spreads()
         with pyro.plate("data", n):
             z = pyro.sample("z", dist.Normal(self.zero, 1.0).to_event(1))  # (n, D)
-            numbers, odds, options = self.decoder(z).split(
-                [len(self.unit), *self.sizes[3:]], -1
-            )
+            numbers, odds, options = self.decoder(z).split([len(self.unit), *self.sizes[3:]], -1)
             typical = self.middle + self.unit * numbers  # the network speaks in standard units
             loc, log_typical, log_rate = typical.split(self.sizes[:3], -1)
             if "real" in self.kinds:

@@ -80,6 +80,19 @@ def test_shades_between_two_levels_are_refused():
     between = {"x": torch.full((2, 1, 4, 4), 100.5 / 255)}
     with pytest.raises(ValueError, match=r"256 levels from 0 to 1\), got 0.394118 in row 0"):
         ppvae.check_story(story, between)
+    with pytest.raises(ValueError, match="expected values on 2, 17, 256 equal steps"):
+        load_story("conv_vae", between)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_the_number_of_levels_is_read_off_the_pictures(levels):
+    x = torch.linspace(0, 1, levels).expand(2, 1, 1, levels)
+    assert load_story("conv_vae", {"x": x}).levels == levels
+
+
+def test_flat_pictures_are_no_pictures():
+    with pytest.raises(ValueError, match=r"expected pictures \(B, C, H, W\) at 'x', got \(2, 16\)"):
+        load_story("conv_vae", {"x": torch.zeros(2, 16)})
 
 
 def test_bits_per_dimension_of_even_levels_are_the_logarithm_of_their_number():
