@@ -76,9 +76,14 @@ def prepare(
     train, val, test = example_rows(story, data, binarize=binarize, root=data_root, options=given)
     few = dict(train.head(min(ROWS_TO_LOOK_AT, len(train))).frozen(seed=0).tensors)
     with seeded(seed):
-        made = load_story(story, few, **given)
-        for part in (train, val, test):
-            check_data(made, batch_for(made, part))
+        try:
+            made = load_story(story, few, **given)
+            for part in (train, val, test):
+                check_data(made, batch_for(made, part))
+        except ValueError as error:
+            if not notes:
+                raise
+            raise ValueError(f"{error}; with {notes[0]}, name your own with --data") from error
         names = _named(guide_names, made, train)
         if None in guide_names:
             notes.append(f"guides {', '.join(names)}: they suit the story")
