@@ -57,7 +57,7 @@ def asked_of(
 def main(
     data: str = "mnist",
     rows: int | None = 20_000,
-    epochs: int = 40,
+    epochs: int = 25,
     a_class: int = 200,
     causes: tuple[int, ...] = (2, 8, 20),
     results: Path | None = RESULTS,

@@ -62,7 +62,7 @@ def strip(left: Tensor, right: Tensor) -> Tensor:
 def main(
     data: str = "mnist",
     rows: int = 10_000,
-    epochs: int = 20,
+    epochs: int = 15,
     stories: tuple[str, ...] = STORIES,
     results: Path | None = RESULTS,
     pictures: Path | None = None,
