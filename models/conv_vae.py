@@ -158,7 +158,7 @@ class ConvVAE(PyroModule):
             fitting = [n for n in USUAL_LEVELS if bool(Levels(n).check(x.nan_to_num(0.0)).all())]
             if not fitting:
                 raise ValueError(
-                    f"expected values on {', '.join(map(str, USUAL_LEVELS))} equal steps from 0 to 1 at 'x'; rescale them, "
+                    f"expected {', '.join(map(str, USUAL_LEVELS))} equally spaced levels from 0 to 1 at 'x'; rescale them, "
                     "or name the number with levels"
                 )
             levels = fitting[0]

@@ -80,7 +80,7 @@ def test_shades_between_two_levels_are_refused():
     between = {"x": torch.full((2, 1, 4, 4), 100.5 / 255)}
     with pytest.raises(ValueError, match=r"256 levels from 0 to 1\), got 0.394118 in row 0"):
         ppvae.check_story(story, between)
-    with pytest.raises(ValueError, match="expected values on 2, 17, 256 equal steps"):
+    with pytest.raises(ValueError, match="expected 2, 17, 256 equally spaced levels"):
         load_story("conv_vae", between)
 
 
