@@ -14,7 +14,7 @@ import torch
 import ppvae
 from ppvae.data import Request, load_request
 from ppvae.gallery import load_story
-from ppvae.plots import image_grid
+from ppvae.plots import image_grid, image_plane, plane
 from ppvae.story import seeded
 
 SEED, SHAPE = 0, (28, 20)
@@ -27,14 +27,6 @@ def trained(train: Any, valid: Any, latent_dim: int, epochs: int) -> tuple[Any, 
         story = load_story("gaussian_vae", train.head(100).batch(), latent_dim=latent_dim)
         guide = ppvae.guides.build("mean_field", story, train)
     return story, guide, ppvae.fit(story, guide, train, val=valid, epochs=epochs, seed=SEED)
-
-
-def plane(story: Any, steps: int = 9) -> torch.Tensor:
-    """Mean frames at a grid of two causes, at equal steps of probability, `(steps^2, P)`."""
-    normal = torch.distributions.Normal(0.0, 1.0)
-    z = normal.icdf(torch.linspace(0.05, 0.95, steps))
-    with torch.no_grad():
-        return story.decoder(torch.cartesian_prod(z, z)).chunk(2, -1)[0]
 
 
 def main(
@@ -70,9 +62,9 @@ def main(
         }
         shown = {k: v.reshape(-1, *SHAPE).clamp(0, 1) for k, v in shown.items()}
         image_grid(shown).savefig(pictures / "frey_face.png", dpi=100)
-        flat = plane(trained(train, valid, 2, epochs)[0]).reshape(-1, *SHAPE).clamp(0, 1)
-        rows = {" " * (i + 1): row for i, row in enumerate(flat.split(9))}
-        image_grid(rows).savefig(pictures / "frey_face_plane.png", dpi=100)
+        walk = ppvae.traverse(trained(train, valid, 2, epochs)[0], {"z": plane(9, 0.9)})
+        sheet = image_plane(walk["x"].clamp(0, 1), SHAPE)
+        sheet.savefig(pictures / "frey_face_plane.png", dpi=90)
     return found
 
 

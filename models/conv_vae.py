@@ -2,26 +2,27 @@ r"""A convolutional variational autoencoder: pictures with channels, whose level
 
 Story
     Each row is a picture of `C` channels, `H` high and `W` wide, whose values are one of `L` levels from 0 to 1, as
-    files store them. A few standard normal causes are decoded by convolutions to a location at each value; nearness
-    to it is logistic, and the chance of a level is the logistic's mass around it, all that lies beyond for the first
-    and last. This is `gaussian_vae` with neighbouring pixels told together, and with chances in place of densities: the
-    evidence is a true code length. Divided by `C H W log 2` it is in bits per dimension.
+    files store them. A few standard normal causes are decoded by convolutions to a location and a scale at each value;
+    nearness to the location is logistic, and the chance of a level is the logistic's mass around it, all that lies
+    beyond for the first and last. This is `gaussian_vae` with neighbouring pixels told together, and with chances in place
+    of densities: the scale needs no floor to keep the likelihood finite, and the evidence is a true code length. Divided
+    by `C H W log 2` it is in bits per dimension.
 
 Program
     z ~ Normal(0, I_D)
-    x ~ DiscretisedLogistic(loc = decoder(z), scale, L levels)
+    x ~ DiscretisedLogistic(loc(z), scale(z), L levels)
 
 Graph
     +-- data (n) --------+
     |   (z) ---> [x]     |
     +--------------------+
-    decoder, scale ---> [x]
+    decoder ------> [x]
 
 Sites
     | name | role     | shape     | support  | unit              |
     |------|----------|-----------|----------|-------------------|
     | z    | latent   | (D,)      | real     | standard          |
-    | x    | observed | (C, H, W) | [0, 1]   | share of full ink |
+    | x    | observed | (C, H, W) | levels   | share of full ink |
 
 Source
     D. P. Kingma, T. Salimans, R. Jozefowicz, X. Chen, I. Sutskever, M. Welling (2016). Improving variational
@@ -39,13 +40,31 @@ import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from pyro.distributions import TorchDistribution
-from pyro.nn import PyroModule, PyroParam
+from pyro.nn import PyroModule
 from torch import Size, Tensor
 from torch.distributions import constraints
 
 from ppvae.nets import ConvDecoder
 
-MIN_LOG_MASS = 1e-12  # of a level far out in a tail, where the difference of two sigmoids is lost
+USUAL_LEVELS = (2, 17, 256)  # black and white, scikit-learn's digits, bytes
+MIN_SCALE = 1e-3  # a quarter of a step between 256 levels: all mass on one
+
+
+class Levels(constraints.Constraint):
+    """`levels` equally spaced values from 0 to 1."""
+
+    is_discrete = True
+
+    def __init__(self, levels: int) -> None:
+        self.levels = levels
+        super().__init__()
+
+    def __repr__(self) -> str:
+        return f"{self.levels} levels from 0 to 1"
+
+    def check(self, value: Tensor) -> Tensor:
+        steps = value * (self.levels - 1)
+        return (value >= 0) & (value <= 1) & ((steps - steps.round()).abs() < 1e-3)
 
 
 class DiscretisedLogistic(TorchDistribution):
@@ -58,7 +77,6 @@ class DiscretisedLogistic(TorchDistribution):
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    support = constraints.unit_interval
 
     def __init__(self, loc: Tensor, scale: Tensor, levels: int) -> None:
         self.loc, self.scale = torch.broadcast_tensors(loc, scale)
@@ -68,6 +86,10 @@ class DiscretisedLogistic(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> "DiscretisedLogistic":
         shape = Size(batch_shape)
         return DiscretisedLogistic(self.loc.expand(shape), self.scale.expand(shape), self.levels)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self) -> Levels:
+        return Levels(self.levels)
 
     @property
     def mean(self) -> Tensor:
@@ -81,13 +103,17 @@ class DiscretisedLogistic(TorchDistribution):
             return (drawn * (self.levels - 1)).round() / (self.levels - 1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log of the level's mass, in nats."""
+        """log of the level's mass, in nats.
+
+        With edges a above and b below, sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)): a product, whose
+        logarithm and gradient stay right far out in a tail. At the ends one factor is left.
+        """
         half = 0.5 / (self.levels - 1)
-        above = (value + half - self.loc) / self.scale
-        below = (value - half - self.loc) / self.scale
-        inside = (above.sigmoid() - below.sigmoid()).clamp_min(MIN_LOG_MASS).log()
-        lowest, highest = F.logsigmoid(above), F.logsigmoid(-below)
-        return torch.where(value < half, lowest, torch.where(value > 1 - half, highest, inside))
+        log_below_top = F.logsigmoid((value + half - self.loc) / self.scale)
+        log_above_bottom = F.logsigmoid((self.loc - value + half) / self.scale)
+        log_both = log_below_top + log_above_bottom + (-torch.expm1(-2 * half / self.scale)).log()
+        log_mass = torch.where(value < half, log_below_top, log_both)
+        return torch.where(value > 1 - half, log_above_bottom, log_mass)
 
 
 class ConvVAE(PyroModule):
@@ -110,9 +136,8 @@ class ConvVAE(PyroModule):
         channels: Sequence[int] = (64, 32),
     ) -> None:
         super().__init__()
-        self.decoder = ConvDecoder(latent_dim, shape, channels)
-        self.levels = levels
-        self.scale: Any = PyroParam(torch.full((shape[0], 1, 1), 0.1), constraints.positive)
+        self.decoder = ConvDecoder(latent_dim, (2 * shape[0], *shape[1:]), channels)
+        self.shape, self.levels = tuple(shape), levels
         self.register_buffer("zero", torch.zeros(latent_dim))
 
     @classmethod
@@ -123,19 +148,29 @@ class ConvVAE(PyroModule):
         latent_dim: int = 20,
         channels: Sequence[int] = (64, 32),
     ) -> "ConvVAE":
-        """The story for pictures like `batch["x"]`, `(B, C, H, W)`: 256 levels, or 17 where sixteenths do."""
+        """The story for pictures like `batch["x"]`, `(B, C, H, W)`, with the fewest usual levels that they keep to."""
         x = batch["x"]
+        if x.dim() != 4:
+            raise ValueError(
+                f"expected pictures (B, C, H, W) at 'x', got {tuple(x.shape)}; data sets give them as NAME:images=true"
+            )
         if levels is None:
-            levels = 17 if bool((x * 16 == (x * 16).round()).all()) else 256
+            fitting = [n for n in USUAL_LEVELS if bool(Levels(n).check(x.nan_to_num(0.0)).all())]
+            if not fitting:
+                raise ValueError(
+                    f"expected {', '.join(map(str, USUAL_LEVELS))} equally spaced levels from 0 to 1 at 'x'; rescale them, "
+                    "or name the number with levels"
+                )
+            levels = fitting[0]
         return cls(x.shape[1:], levels, latent_dim, channels)
 
     def forward(self, n: int) -> None:
-        scale = self.scale
         with pyro.plate("data", n):
             z = pyro.sample("z", dist.Normal(self.zero, 1.0).to_event(1))  # (n, D)
-            loc = self.decoder(z).sigmoid()  # (n, C, H, W)
-            pyro.sample("x", DiscretisedLogistic(loc, scale, self.levels).to_event(3))
+            middle, spread = self.decoder(z).chunk(2, -3)  # (n, C, H, W) each
+            scale = MIN_SCALE + F.softplus(spread - 2)
+            pyro.sample("x", DiscretisedLogistic(middle.sigmoid(), scale, self.levels).to_event(3))
 
     def bits_per_dimension(self, nats: Tensor) -> Tensor:
         """A log evidence in nats per row as a code length, in bits per value."""
-        return -nats / (prod(self.decoder.shape) * log(2))
+        return -nats / (prod(self.shape) * log(2))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ppvae.export import to_arviz
     from ppvae.fit import History, fit
     from ppvae.gaps import Gaps, gaps
-    from ppvae.predict import embed, generate, reconstruct
+    from ppvae.predict import embed, generate, impute, reconstruct, traverse
     from ppvae.ranks import joined
     from ppvae.report import report
     from ppvae.runs import load, save
@@ -56,6 +56,7 @@ _PUBLIC = {
     "fit": "fit",
     "gaps": "gaps",
     "generate": "predict",
+    "impute": "predict",
     "iwelbo": "evidence",
     "joined": "ranks",
     "load": "runs",
@@ -68,6 +69,7 @@ _PUBLIC = {
     "save": "runs",
     "simulate": "story",
     "to_arviz": "export",
+    "traverse": "predict",
 }
 _MODULES = ("data", "diagnostics", "evidence", "guides", "nets", "objectives", "plots")
 
@@ -93,6 +95,7 @@ __all__ = [
     "gaps",
     "generate",
     "guides",
+    "impute",
     "iwelbo",
     "joined",
     "load",
@@ -108,6 +111,7 @@ __all__ = [
     "save",
     "simulate",
     "to_arviz",
+    "traverse",
 ]
 
 

@@ -135,3 +135,31 @@ def test_a_run_folder_with_files_is_refused_and_left_alone(command, numbers, tmp
     typed = [command, "factor_analysis", "--data", numbers, "--run-dir", "mine", "--epochs", "1"]
     assert "expected an empty or new run folder" in refused([*typed, "--no-progress"], capsys)
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+COUNTS_OF_A_DEPTH = """
+import pyro, torch
+import pyro.distributions as dist
+from pyro.nn import PyroModule
+
+class Counts(PyroModule):
+    def forward(self, n, depth):
+        with pyro.plate("data", n):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Poisson(WRONG).to_event(1))
+"""
+
+
+def test_data_that_were_not_asked_for_are_named_where_they_do_not_fit(tmp_path, capsys):
+    (tmp_path / "counts.py").write_text(COUNTS_OF_A_DEPTH)
+    line = refused(["check", "counts.py"], capsys)
+    assert "expected the covariates ['depth'] in the data, got keys ['x']" in line
+    assert line.endswith("with data digits: the example of counts.py, name your own with --data")
+
+
+def test_an_error_inside_a_story_says_where(tmp_path, capsys):
+    (tmp_path / "counts.py").write_text(COUNTS_OF_A_DEPTH)
+    np.savez(tmp_path / "rows.npz", x=np.ones((20, 2)), depth=np.ones(20))
+    assert main(["check", "counts.py", "--data", "rows.npz"]) == 1
+    err = capsys.readouterr().err
+    assert "NameError: name 'WRONG' is not defined in counts.py, line 10 (--debug" in err

@@ -19,7 +19,7 @@ def blocks(language: str) -> list[str]:
 def test_the_story_of_the_page_is_checked_trained_and_used(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    story, use = blocks("python")
+    story, use, *_ = blocks("python")
     Path("birds.py").write_text(story)
     check, fit, *_ = (line.split()[1:] for line in blocks("sh"))
     assert main(check) == 0
@@ -28,6 +28,21 @@ def test_the_story_of_the_page_is_checked_trained_and_used(
     assert main([*fit, "--device", "cpu"]) == 0
     exec(use, {})
     assert "torch.Size([100, 2]) torch.Size([5, 8])" in capsys.readouterr().out
+
+
+def test_the_story_with_covariates_and_holes_is_trained_and_fills_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    *_, story, rows, use = blocks("python")
+    Path("flocks.py").write_text(story)
+    exec(rows, {})
+    check, fit = (line.split()[1:] for line in blocks("sh")[-1].splitlines())
+    assert main(check) == 0
+    assert "covariate" in capsys.readouterr().out
+    fit[fit.index("--epochs") + 1] = "2"
+    assert main([*fit, "--device", "cpu"]) == 0
+    exec(use, {})
+    assert "torch.Size([200, 60, 8]) True torch.Size([3, 8])" in capsys.readouterr().out
 
 
 def test_a_forgotten_to_event_is_told_in_the_words_of_the_page(

@@ -110,10 +110,3 @@ def test_chords_and_single_steps_are_measured() -> None:
     found = load_example("do_chords_remember").main(epochs=1, few=12, particles=20, results=None)
     assert found["independent_steps"]["log_p"] > found["independent_steps"]["elbo"]
     assert found["deep_markov"]["log_p"] > found["deep_markov"]["elbo"]
-
-
-def test_what_stories_make_up_is_laid_out(tmp_path: Path) -> None:
-    run = load_example("what_do_the_stories_make_up")
-    found = run.main(epochs=1, pictures=tmp_path, stories=("conv_vae", "conditional_vae"))
-    assert all(math.isfinite(v) for v in found.values())
-    assert (tmp_path / "gallery.png").exists()

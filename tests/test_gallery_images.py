@@ -1,7 +1,9 @@
 r"""`conv_vae` on pictures with channels: small files in the layout of the real sets, and Fashion-MNIST itself."""
 
+import math
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +76,13 @@ def test_pictures_in_the_layout_of_the_real_files_are_told(
     assert rows.tensors["x"].shape[1:] == shape
     typed = ["fit", "conv_vae", "--data", asked, "--data-root", str(tmp_path / "root")]
     assert main([*typed, *TINY]) == 0
-    assert "ELBO" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    bits = float(re.search(r"at most ([\d.]+) bits per dimension", out)[1])
+    nats = float(re.search(r"ELBO (\S+) ±", out)[1].replace("−", "-"))
+    assert bits == pytest.approx(-nats / rows.tensors["x"][0].numel() / math.log(2), abs=1e-3)
+    assert 7 < bits < 9  # noise of bytes
+    assert main(["generate", "run", "--n", "4", "--out", "new.png"]) == 0
+    assert Path("new.png").stat().st_size > 1000
 
 
 @pytest.mark.skipif(

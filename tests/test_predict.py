@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from labelled import Labelled, LabelledGuide
 from pyro.nn import PyroModule
 
 from models.factor_analysis import FactorAnalysis
@@ -23,22 +24,6 @@ class ExactGuide(PyroModule):
     def forward(self, batch):
         with pyro.plate("data", len(batch["x"])):
             pyro.sample("z", self.posterior(batch))
-
-
-class Labelled(PyroModule):
-    """A class and a cause decide a number: one observed site is the parent of another."""
-
-    def forward(self, n):
-        with pyro.plate("data", n):
-            y = pyro.sample("y", dist.Categorical(torch.ones(3)))
-            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
-            pyro.sample("x", dist.Normal(10.0 * y + z, 1.0))
-
-
-class LabelledGuide(PyroModule):
-    def forward(self, batch):
-        with pyro.plate("data", len(batch["x"])):
-            pyro.sample("z", dist.Normal(torch.zeros(len(batch["x"])), 0.001))
 
 
 class Grouped(PyroModule):

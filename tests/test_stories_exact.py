@@ -45,19 +45,54 @@ def test_the_posterior_of_pca_is_joint_over_evidence():
     torch.testing.assert_close(found, log_joint)
 
 
-def test_the_levels_of_a_discretised_logistic_have_mass_one():
-    module = __import__("sys").modules[story_class("conv_vae").__module__]
+def discretised_logistic():
+    return __import__("sys").modules[story_class("conv_vae").__module__].DiscretisedLogistic
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_the_levels_of_a_discretised_logistic_have_mass_one(levels):
     loc = torch.tensor([0.0, 0.03, 0.5, 1.2]).double()
-    for scale in (0.01, 0.1, 1.0):
-        fn = module.DiscretisedLogistic(loc, torch.full_like(loc, scale), 17)
-        levels = (torch.arange(17) / 16).double().unsqueeze(-1)
-        mass = fn.log_prob(levels).exp()
-        torch.testing.assert_close(mass.sum(0), torch.ones_like(loc), atol=1e-9, rtol=0)
+    values = (torch.arange(levels).double() / (levels - 1)).unsqueeze(-1)
+    for scale in (1e-4, 0.01, 0.1, 1.0):
+        fn = discretised_logistic()(loc, torch.full_like(loc, scale), levels)
+        mass = fn.log_prob(values).exp()
+        torch.testing.assert_close(mass.sum(0), torch.ones_like(loc), atol=1e-12, rtol=0)
         with seeded(0):
             drawn = fn.sample((20_000,))
-        share = torch.stack([(drawn == level).double().mean(0) for level in levels[:, 0]])
+        assert bool(fn.support.check(drawn).all())
+        share = torch.stack([(drawn == level).double().mean(0) for level in values[:, 0]])
         error = (mass * (1 - mass) / 20_000).sqrt()
-        assert bool(((share - mass).abs() <= 4.5 * error + 1e-4).all())  # 17 x 12 shares
+        assert bool(((share - mass).abs() <= 5 * error + 1e-4).all())  # up to 256 x 16 shares
+
+
+def test_a_discretised_logistic_pulls_from_far_out_in_a_tail_too():
+    loc = torch.tensor(0.1, dtype=torch.float32, requires_grad=True)
+    log_mass = discretised_logistic()(loc, torch.tensor(1e-3), 256).log_prob(torch.tensor(0.8))
+    log_mass.backward()
+    assert float(log_mass.detach()) == pytest.approx(
+        -(204 / 255 - 0.1 - 0.5 / 255) / 1e-3, rel=1e-3
+    )
+    assert float(loc.grad) == pytest.approx(1e3, rel=1e-3)  # one over the scale
+
+
+def test_shades_between_two_levels_are_refused():
+    story = load_story("conv_vae", {"x": torch.zeros(2, 1, 4, 4)}, levels=256)
+    between = {"x": torch.full((2, 1, 4, 4), 100.5 / 255)}
+    with pytest.raises(ValueError, match=r"256 levels from 0 to 1\), got 0.394118 in row 0"):
+        ppvae.check_story(story, between)
+    with pytest.raises(ValueError, match="expected 2, 17, 256 equally spaced levels"):
+        load_story("conv_vae", between)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_the_number_of_levels_is_read_off_the_pictures(levels):
+    x = torch.linspace(0, 1, levels).expand(2, 1, 1, levels)
+    assert load_story("conv_vae", {"x": x}).levels == levels
+
+
+def test_flat_pictures_are_no_pictures():
+    with pytest.raises(ValueError, match=r"expected pictures \(B, C, H, W\) at 'x', got \(2, 16\)"):
+        load_story("conv_vae", {"x": torch.zeros(2, 16)})
 
 
 def test_bits_per_dimension_of_even_levels_are_the_logarithm_of_their_number():

@@ -47,17 +47,22 @@ def check(
     import ppvae
     from ppvae.cli import setup as parts
     from ppvae.data import seen
+    from ppvae.story import in_words, split_batch
     from ppvae.weights import batch_for
 
     setup = parts.prepare(
         story, data, [], data_root=data_root, binarize=binarize, options=options,
         seed=seed, device="cpu",
     )  # fmt: skip
-    sites = ppvae.check_story(setup.story, batch_for(setup.story, seen(setup.train)))
+    batch = batch_for(setup.story, seen(setup.train))
+    sites = ppvae.check_story(setup.story, batch)
     table = Table("site", "role", "plate", "shape of a row", "support")
     for site in sites.values():
         where = "data" if site.is_local else "global"
-        table.add_row(site.name, site.role, where, str(tuple(site.row_shape)), str(site.support))
+        shape, support = str(tuple(site.row_shape)), in_words(site.support)
+        table.add_row(site.name, site.role, where, shape, support)
+    for name, value in split_batch(setup.story, batch)[1].items():
+        table.add_row(name, "covariate", "data", str(tuple(value.shape[1:])), "given")
     out = parts.console(setup)
     out.print(table)
     out.print(f"{story} keeps the contract, and {setup.train} fits it.", highlight=False)

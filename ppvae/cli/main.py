@@ -4,8 +4,10 @@ __all__ = ["app", "main", "spread_lists"]
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -82,7 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         if isinstance(error, ValueError):
             return _say(str(error), BAD_INPUT)
-        return _say(f"{type(error).__name__}: {error} (--debug shows the traceback)", OTHER_ERROR)
+        said, place = str(error).partition(SHAPE_TABLE)[0].strip(), _place(error)
+        said = f"{type(error).__name__}: {said}{place} (--debug shows the traceback)"
+        return _say(said, OTHER_ERROR)
 
 
 def spread_lists(words: Sequence[str]) -> list[str]:
@@ -119,6 +123,21 @@ def _together() -> Iterator[None]:
                 redirect_stderr(nowhere),
             ):
                 yield
+
+
+def _place(error: BaseException) -> str:
+    """Where in the user's own file, such as a story, an error came up."""
+    while error.__cause__ is not None:  # Pyro raises errors inside a model anew
+        error = error.__cause__
+    ours = str(Path(__file__).resolve().parent.parent)
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename.endswith(".py")
+        and not frame.filename.startswith(ours)
+        and "site-packages" not in frame.filename
+    ]
+    return f" in {Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
 
 
 def _say(message: str, code: int) -> int:

@@ -205,6 +205,9 @@ def fit(
         f"{len(history.records)}, {history.seconds:.1f} s",
         highlight=False,
     )
+    bits_of: Any = getattr(setup.story, "bits_per_dimension", None)
+    if bits_of is not None:  # a story of whole levels: the ELBO bounds a code length
+        out.print(f"at most {float(bits_of(found.value)):.3f} bits per dimension", highlight=False)
     out.print(f"weights: {path}", highlight=False, soft_wrap=True)
 
 

@@ -78,9 +78,14 @@ def prepare(
     known = seen(train)
     few = dict(known.head(min(ROWS_TO_LOOK_AT, len(known))).frozen(seed=0).tensors)
     with seeded(seed):
-        made = load_story(story, few, **given)
-        for part in (train, val, test):
-            check_data(made, batch_for(made, seen(part)))
+        try:
+            made = load_story(story, few, **given)
+            for part in (train, val, test):
+                check_data(made, batch_for(made, seen(part)))
+        except ValueError as error:
+            if not notes:
+                raise
+            raise ValueError(f"{error}; with {notes[0]}, name your own with --data") from error
         names = _named(guide_names, made, train)
         if None in guide_names:
             notes.append(f"guides {', '.join(names)}: they suit the story")

@@ -11,9 +11,11 @@ __all__ = [
     "estimator_dots",
     "gap_bars",
     "image_grid",
+    "image_plane",
     "khat_histogram",
     "khat_map",
     "latent_scatter",
+    "plane",
     "tail_dots",
     "training_curves",
     "unit_bars",
@@ -25,6 +27,7 @@ from .gaps import gap_bars
 from .images import image_grid
 from .khat import khat_histogram
 from .latent import latent_scatter
+from .plane import image_plane, plane
 from .predictive import tail_dots
 from .rows import direction_map, khat_map
 from .training import training_curves

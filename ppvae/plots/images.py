@@ -1,6 +1,6 @@
 r"""Rows of images, one above the other: data, reconstructions, samples, imputations."""
 
-__all__ = ["image_grid"]
+__all__ = ["colour_images", "image_grid"]
 
 import math
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ def image_grid(
     """
     if not rows:
         raise ValueError("expected at least one labelled row of images; got none.")
-    images = {label: _colour_images(label, to_numpy(x), shape) for label, x in rows.items()}
+    images = {label: colour_images(label, to_numpy(x), shape) for label, x in rows.items()}
     sizes = {label: x.shape[1:3] for label, x in images.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"expected one height and width in all rows; got {sizes}.")
@@ -58,8 +58,8 @@ def image_grid(
     return figure
 
 
-def _colour_images(label: str, values: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
-    # any accepted shape -> (n, H, W, 3)
+def colour_images(label: str, values: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
+    """Images of any accepted shape as `(n, H, W, 3)`; `label` names them in an error."""
     if values.ndim < 2 or not values.size:
         raise ValueError(
             f"expected images of shape (n, D), (n, H, W) or (n, C, H, W) in row {label!r}; "

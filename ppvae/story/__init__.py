@@ -1,6 +1,6 @@
 r"""The story contract: a Pyro program that generates rows, conditioned and scored row by row.
 
-Read in this order: `program` (no side effects), `sites` (what a story draws), `batch` (its data), `messengers`,
+Read in this order: `program` (no side effects), `sites` and `supports` (what a story draws), `batch` (its data), `messengers`,
 `observe`, `finite` and `score` (conditioning, simulating, scoring), `flat` (latent sites as one real vector), `check` and
 `values` (the doctor), `adopt` (plain Pyro pairs).
 """
@@ -27,6 +27,7 @@ from ppvae.story.program import (
 from ppvae.story.relaxable import LinearBernoulli, LinearOneHot
 from ppvae.story.score import LogJoint, log_joint
 from ppvae.story.sites import DATA_PLATE, Layout, Site, Sites
+from ppvae.story.supports import in_words
 from ppvae.story.values import check_data, check_drawn, check_values, partly_missing
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "entries_of",
     "evaluating",
     "has_missing",
+    "in_words",
     "local_params",
     "log_joint",
     "measuring",

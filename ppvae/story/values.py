@@ -16,6 +16,7 @@ from ppvae.story.messengers import SampleRows, has_missing, valid_value
 from ppvae.story.observe import ROWS_TO_TRACE, sites_of
 from ppvae.story.program import TensorDict, local_params, seeded
 from ppvae.story.sites import Site, Sites
+from ppvae.story.supports import in_words
 
 
 def check_data(story: nn.Module, batch: Batch) -> Sites:
@@ -163,7 +164,7 @@ def _check_support(site: Site, value: Tensor, missing: Tensor | None) -> None:
         row = int(bad[0, 0])
         example = _outside(value[row].flatten(), site.support)
         raise ValueError(
-            f"site '{site.name}': expected values in its support {site.support}, got {example:g} in row {row}"
+            f"site '{site.name}': expected values in its support ({in_words(site.support)}), got {example:g} in row {row}"
             f"{_advice(site.support)}"
         )
 

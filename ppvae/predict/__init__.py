@@ -1,0 +1,12 @@
+r"""What a trained story and guide say: new rows, rows encoded, decoded again, completed; walks through the latent sites.
+
+Reading order: `leaves` (the story run on latent draws, which the others share), `generate` and `traverse`
+(the story alone), `embed`, `reconstruct` and `impute` (story and guide).
+"""
+
+__all__ = ["embed", "generate", "impute", "reconstruct", "traverse"]
+
+from .embed import embed
+from .generate import generate, traverse
+from .impute import impute
+from .reconstruct import reconstruct

@@ -1,0 +1,67 @@
+r"""Rows encoded and decoded again."""
+
+__all__ = ["reconstruct"]
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppvae.chunks import row_chunks
+from ppvae.story import TensorDict, measuring
+from ppvae.weights import draw_all
+
+from .leaves import leaves, mean_of, paired, particle_steps
+
+
+def reconstruct(
+    story: nn.Module,
+    guide: nn.Module,
+    data: Any,
+    *,
+    given: Sequence[str] = (),
+    num_particles: int = 1,
+    seed: int = 0,
+) -> TensorDict:
+    """Encode rows and decode them again: the mean of each observed site under the guide's draws.
+
+    The story is run on the latent draws alone, so that no observed value can come back by itself.
+
+    Arguments:
+        story: The story.
+        guide: Its guide.
+        data: Rows, anything that `ppvae.data.as_rows` takes.
+        given: Observed sites to hold at their data, such as labels that other sites depend on; they
+            are not reconstructed.
+        num_particles: Draws of each row, S; the means are averaged over them.
+        seed: Seed of the draws.
+
+    Returns:
+        Observed site -> `(B, *row)`, in the data's own unit.
+
+    Raises:
+        ValueError: If the data or the guide do not fit the story, `given` names no observed site,
+            or an observed site's distribution has no mean.
+    """
+    batch, sites = paired(story, guide, data, num_particles)
+    unknown = sorted(set(given) - set(sites.observed))
+    if unknown:
+        raise ValueError(f"expected `given` among {sorted(sites.observed)}, got {unknown}")
+    wanted = [name for name in sites.observed if name not in given]
+    parts: list[TensorDict] = []
+    with torch.no_grad(), measuring(seed, story, guide):
+        for rows in row_chunks(batch, guide):
+            total: TensorDict = {}
+            for size in particle_steps(rows, num_particles):
+                latents = draw_all(story, guide, rows, size, sites).values
+                for name, means in leaves(
+                    story, rows, latents, sites, given, wanted, _mean
+                ).items():
+                    total[name] = total.get(name, torch.zeros_like(means[0])) + means.sum(0)
+            parts.append({name: t / num_particles for name, t in total.items()})
+    return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+
+
+def _mean(node: Any) -> Tensor:
+    return mean_of(node, f"hold it at its data with given=['{node['name']}']")
