@@ -22,7 +22,7 @@ def test_both_ways_to_read_digits_beat_chance_after_a_little_training() -> None:
 def test_layers_and_priors_are_measured_and_taken_up_where_they_stopped(tmp_path: Path) -> None:
     run = load_example("do_two_layers_beat_one")
     few = {
-        "data": "digits", "rows": 200, "test_rows": 20, "epochs": 1, "particles": 50,
+        "data": "digits", "rows": 200, "test_rows": 20, "epochs": 1, "particles": 50, "seeds": (0,),
         "results": tmp_path / "found.json", "runs": tmp_path / "runs",
     }  # fmt: skip
     first = run.main(rivals=("one layer",), **few)
@@ -30,7 +30,8 @@ def test_layers_and_priors_are_measured_and_taken_up_where_they_stopped(tmp_path
     assert (tmp_path / "layers_and_priors.png").exists()
     assert list(whole["rivals"]) == list(run.RIVALS)
     assert whole["rivals"]["one layer"] == first["rivals"]["one layer"]
-    assert all(one["log_p"] >= one["elbo"] for one in whole["rivals"].values())
+    assert all(r["seeds"]["0"]["log_p"] >= r["seeds"]["0"]["elbo"] for r in whole["rivals"].values())
+    assert run.table(whole).count("±") == len(run.RIVALS) - 1
     with pytest.raises(ValueError, match="remove it first"):
         run.main(**{**few, "epochs": 2})
 
@@ -74,9 +75,14 @@ def test_strings_are_heard_better_row_by_row(tmp_path: Path) -> None:
 
 def test_digits_are_told_in_codes_and_new_ones_written(tmp_path: Path) -> None:
     run = load_example("can_codes_write_digits")
-    found = run.main("digits", rows=None, test_rows=100, epochs=4, results=None, pictures=tmp_path)
+    found = run.main(
+        "digits", test_rows=200, epochs=(4, 4), reader_epochs=5, results=None, pictures=tmp_path
+    )
     assert found["elbo"] == pytest.approx(found["log_x_given_codes"] + found["log_codes"])
     assert found["log_x_given_codes"] > -64 * math.log(2)  # better than a coin for each pixel
+    assert found["log_codes"] > found["log_codes_all_alike"]
+    assert found["reader_is_right"] > 0.5
+    assert {"digits", "codes at random", "written at 1"} < set(found["reader_is_sure"])
     assert (tmp_path / "codes.png").exists()
 
 
