@@ -75,7 +75,9 @@ def main(
 
 def table(found: dict[str, Any]) -> str:
     """One line for each guide; differences to the first are paired over the rows."""
-    lines = ["guide              ELBO   log p(x) >=   ELBO above first   log p above first   active"]
+    lines = [
+        "guide              ELBO   log p(x) >=   ELBO above first   log p above first   active"
+    ]
     first = next(iter(found["guides"].values()))
     for family, one in found["guides"].items():
         means, gains = [], []

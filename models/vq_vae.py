@@ -57,14 +57,14 @@ class Grammar(nn.Module):
         super().__init__()
         self.shape = shape
         places, codes = shape
-        self.letters = nn.Parameter(torch.randn(places, codes, width) / width**0.5)
+        self.letters = nn.Parameter(torch.randn(places - 1, codes, width) / width**0.5)
         self.reader = nn.GRU(width, width, batch_first=True)
         self.heads = nn.Parameter(torch.randn(places, width, codes) / width**0.5)
         self.odds = nn.Parameter(torch.zeros(places, codes))
 
     def forward(self, codes: Tensor) -> Tensor:
         """One-hot sentences to log odds, both `(N, M, K)`; those of a place see only the codes before it."""
-        read = torch.einsum("nmk,mkw->nmw", codes[:, :-1], self.letters[:-1])
+        read = torch.einsum("nmk,mkw->nmw", codes[:, :-1], self.letters)
         features = self.reader(nn.functional.pad(read, (0, 0, 1, 0)))[0]  # (N, M, width)
         return torch.einsum("nmw,mwk->nmk", features, self.heads) + self.odds
 
