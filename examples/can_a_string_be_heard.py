@@ -62,7 +62,7 @@ def write_sound(string: Any, causes: list[list[float]], path: Path) -> None:
 def main(
     held_out: int = 1000,
     refined: int = 100,
-    epochs: int = 100,
+    epochs: int = 150,
     family: str = "full_rank",
     max_steps: int = 300,
     num_draws: int = 1000,

@@ -53,11 +53,11 @@ def sentences(story: Any, guide: Any, rows: ppvae.data.Rows, seed: int) -> dict[
 
 
 def learned(
-    train: ppvae.data.Rows, valid: ppvae.data.Rows, epochs: tuple[int, int], options: dict[str, Any]
+    train: ppvae.data.Rows, valid: ppvae.data.Rows, epochs: tuple[int, int], width: int
 ) -> tuple[Any, Any, list[float]]:
     """Story and guide after both stages, and the seconds that each took."""
     with seeded(SEED):
-        story: Any = load_story("vq_vae", train.head(100).batch(), **options)
+        story: Any = load_story("vq_vae", train.head(100).batch(), grammar_width=width)
         guide = ppvae.guides.build("vector_quantized", story, train)
     story.grammar.requires_grad_(False)
     first = ppvae.fit(story, guide, train, epochs=epochs[0], seed=SEED)
@@ -107,16 +107,16 @@ def main(
     data: str = "mnist",
     rows: int | None = None,
     test_rows: int = 2000,
-    epochs: tuple[int, int] = (20, 20),
+    epochs: tuple[int, int] = (20, 12),
+    grammar_width: int = 128,
     reader_epochs: int = 2,
     results: Path | None = RESULTS,
     pictures: Path | None = None,
-    **options: Any,
 ) -> dict[str, Any]:
     """Train in two stages, measure on test pictures, write new ones, and have all read."""
     train, valid = (load_request(Request(data, rows=rows), split) for split in ("train", "valid"))
     test = load_request(Request(data), "test").head(test_rows)
-    story, guide, seconds = learned(train, valid, epochs, options)
+    story, guide, seconds = learned(train, valid, epochs, grammar_width)
     told = sentences(story, guide, test, SEED)
     grey, held_out = (
         load_request(Request(data, binarize="none", labels="all"), s).tensors for s in ("train", "test")
@@ -145,7 +145,7 @@ def main(
     story.temperature = 1.0
     found = {
         "data": data, "rows": len(train), "test_rows": test_rows, "seed": SEED, "epochs": epochs,
-        "copies": COPIES, "places": places, "codes": num_codes, "torch": torch.__version__,
+        "copies": COPIES, "grammar_width": grammar_width, "places": places, "codes": num_codes, "torch": torch.__version__,
         "seconds": seconds, "seconds_reading": round(time.perf_counter() - start, 1),
         "elbo": log_x + log_codes, "log_x_given_codes": log_x, "log_codes": log_codes,
         "log_codes_all_alike": -places * log(num_codes),

@@ -126,8 +126,8 @@ class VQVAE(PyroModule):
     def __init__(
         self,
         num_pixels: int = 784,
-        num_places: int = 8,
-        num_codes: int = 64,
+        num_places: int = 6,
+        num_codes: int = 128,
         code_dim: int = 8,
         hidden: Sequence[int] = (200, 200),
         grammar_width: int = 64,
@@ -143,17 +143,17 @@ class VQVAE(PyroModule):
     def from_data(
         cls,
         batch: Mapping[str, Tensor],
-        num_places: int | None = None,
+        num_places: int = 6,
         num_codes: int | None = None,
         code_dim: int = 8,
         hidden: Sequence[int] = (200, 200),
         grammar_width: int = 64,
         temperature: float = 1.0,
     ) -> "VQVAE":
-        """The story for pictures like `batch["x"]`, `(B, P)`: 8 of 64 codes, for fewer than 200 pixels 6 of 32."""
+        """The story for pictures like `batch["x"]`, `(B, P)`: 6 of 128 codes, for fewer than 200 pixels 6 of 32."""
         num_pixels = batch["x"][0].numel()
-        places, codes = (8, 64) if num_pixels >= 200 else (6, 32)
-        sizes = num_places or places, num_codes or codes, code_dim
+        num_codes = num_codes or (128 if num_pixels >= 200 else 32)
+        sizes = num_places, num_codes, code_dim
         return cls(num_pixels, *sizes, hidden, grammar_width, temperature)
 
     def forward(self, n: int) -> None:

@@ -81,7 +81,9 @@ def test_strings_are_heard_better_row_by_row(tmp_path: Path) -> None:
     )  # fmt: skip
     errors = [found[kind]["pitch"]["median_error"] for kind in ("amortized", "local")]
     assert errors[1] < errors[0]
-    for one in found["amortized"].values():  # wide after so few steps, and yet right: 90 of 100, ± 4 sd
+    for one in found[
+        "amortized"
+    ].values():  # wide after so few steps, and yet right: 90 of 100, ± 4 sd
         assert abs(one["coverage"] - 0.9) < 4 * (0.9 * 0.1 / 100) ** 0.5
     rate, wave = scipy.io.wavfile.read(tmp_path / "pair.wav")
     assert rate == run.RATE and len(wave) == 2 * rate and abs(wave).max() > 1000
