@@ -62,9 +62,9 @@ def write_sound(string: Any, causes: list[list[float]], path: Path) -> None:
 def main(
     held_out: int = 1000,
     refined: int = 100,
-    epochs: int = 150,
+    epochs: int = 80,
     family: str = "full_rank",
-    max_steps: int = 300,
+    max_steps: int = 150,
     num_draws: int = 1000,
     results: Path | None = RESULTS,
     wav: Path | None = None,

@@ -20,7 +20,7 @@ from ppvae.evidence import importance_evidence
 from ppvae.gallery import load_story
 from ppvae.story import seeded
 
-SEED, BATCH_SIZE, LR, SCHEDULE, WARMUP = 0, 100, 1e-3, "cosine", 5
+SEED, BATCH_SIZE, LR, SCHEDULE, WARMUP = 0, 100, 1e-3, "cosine", 3
 LATENT_DIMS = (5, 10, 15, 20)
 RESULTS = Path(__file__).parent / "results" / "do_deep_layers_stay_awake.json"
 GUIDES: dict[str, dict[str, Any]] = {
@@ -35,7 +35,7 @@ def main(
     data: str = "mnist",
     rows: int | None = 20_000,
     test_rows: int = 1000,
-    epochs: int = 15,
+    epochs: int = 10,
     particles: int = 300,
     guides: tuple[str, ...] = tuple(GUIDES),
     results: Path | None = RESULTS,

@@ -36,7 +36,7 @@ RIVALS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
     ),
     "twenty causes": ("vae", {"latent_dim": 20}, "mean_field", {}),
     "freer guide": ("vae", {"latent_dim": 40}, "iaf", {"flow_hidden": (200,), "context": 64}),
-    "learned prior": ("vamp_vae", {"latent_dim": 40}, "mean_field", {}),
+    "learned prior": ("vamp_vae", {"latent_dim": 40, "num_components": 50}, "mean_field", {}),
 }  # fmt: skip
 TWICE = ("one layer", "two layers")  # trained from every seed, the others from the first
 

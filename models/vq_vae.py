@@ -147,14 +147,14 @@ class VQVAE(PyroModule):
         num_codes: int | None = None,
         code_dim: int = 8,
         hidden: Sequence[int] = (200, 200),
-        grammar_width: int = 64,
+        grammar_width: int | None = None,
         temperature: float = 1.0,
     ) -> "VQVAE":
-        """The story for pictures like `batch["x"]`, `(B, P)`: 6 of 128 codes, for fewer than 200 pixels 6 of 32."""
+        """The story for pictures like `batch["x"]`, `(B, P)`; for fewer than 200 pixels 32 codes and a width of 24."""
         num_pixels = batch["x"][0].numel()
-        num_codes = num_codes or (128 if num_pixels >= 200 else 32)
-        sizes = num_places, num_codes, code_dim
-        return cls(num_pixels, *sizes, hidden, grammar_width, temperature)
+        codes, width = (128, 64) if num_pixels >= 200 else (32, 24)
+        sizes = num_places, num_codes or codes, code_dim
+        return cls(num_pixels, *sizes, hidden, grammar_width or width, temperature)
 
     def forward(self, n: int) -> None:
         with pyro.plate("data", n):
