@@ -1,10 +1,9 @@
-r"""Do deep layers stay awake? `hierarchical_vae` with four layers on MNIST, under four guides.
+r"""Do deep layers stay awake? `hierarchical_vae` with four layers on MNIST, under three guides.
 
 The same story, `latent_dims=(5, 10, 15, 20)` with skip connections from every layer to the pixels, is trained at equal epochs with each guide:
-`mean_field` (every layer read off the row alone), `structured` (top-down), `ladder` (top-down, the story's priors corrected), and
-`bidirectional` (half of every layer read bottom-up, the rest top-down, after BIVA). For held-out rows: the ELBO, log p(x) bounded below by importance
-sampling, differences to the first guide paired over the rows, and the active numbers of each layer, the topmost first. Written to
-`examples/results/do_deep_layers_stay_awake.json`, each guide when it is done.
+`structured` (top-down), `ladder` (top-down, the story's priors corrected), and `bidirectional` (half of every layer read bottom-up, the rest
+top-down, after BIVA). For held-out rows: the ELBO, log p(x) bounded below by importance sampling, differences to the first guide paired over the
+rows, and the active numbers of each layer, the topmost first. Written to `examples/results/do_deep_layers_stay_awake.json`, each guide when it is done.
 """
 
 import json
@@ -24,7 +23,6 @@ SEED, BATCH_SIZE, LR, SCHEDULE, WARMUP = 0, 100, 1e-3, "cosine", 3
 LATENT_DIMS = (5, 10, 15, 20)
 RESULTS = Path(__file__).parent / "results" / "do_deep_layers_stay_awake.json"
 GUIDES: dict[str, dict[str, Any]] = {
-    "mean_field": {},
     "structured": {"site_hidden": (100,), "context": 32},
     "ladder": {},
     "bidirectional": {"path": 100, "step_hidden": (100,), "context": 32},
