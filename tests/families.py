@@ -7,7 +7,7 @@ ONE_NUMBER |= {"covariate"}
 NEEDS_TWO = {"iaf", "realnvp", "sylvester"}
 SEVERAL_SITES = {"two_sites", "inner_auto", "inner_explicit", "deep_plates", "hierarchical"}
 SEVERAL_SITES |= {"chain", "names"}
-NEEDS_SEVERAL_SITES = {"structured", "ladder"}
+NEEDS_SEVERAL_SITES = {"structured", "ladder", "bidirectional"}
 # Guides of discrete sites have tests of their own: test_discrete.py and test_vector_quantized.py.
 DISCRETE = {"enumerated", "categorical", "concrete", "vector_quantized"}
 # Splines have kinks and planar steps sharp bends, on which the rule of the integral test converges slowly:

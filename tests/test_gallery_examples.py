@@ -22,7 +22,7 @@ def test_both_ways_to_read_digits_beat_chance_after_a_little_training() -> None:
 def test_layers_and_priors_are_measured_and_taken_up_where_they_stopped(tmp_path: Path) -> None:
     run = load_example("do_two_layers_beat_one")
     few = {
-        "data": "digits", "rows": 200, "test_rows": 20, "epochs": 1, "particles": 50,
+        "data": "digits", "rows": 200, "test_rows": 20, "epochs": 1, "particles": 50, "seeds": (0,),
         "results": tmp_path / "found.json", "runs": tmp_path / "runs",
     }  # fmt: skip
     first = run.main(rivals=("one layer",), **few)
@@ -30,9 +30,22 @@ def test_layers_and_priors_are_measured_and_taken_up_where_they_stopped(tmp_path
     assert (tmp_path / "layers_and_priors.png").exists()
     assert list(whole["rivals"]) == list(run.RIVALS)
     assert whole["rivals"]["one layer"] == first["rivals"]["one layer"]
-    assert all(one["log_p"] >= one["elbo"] for one in whole["rivals"].values())
+    assert all(
+        r["seeds"]["0"]["log_p"] >= r["seeds"]["0"]["elbo"] for r in whole["rivals"].values()
+    )
+    assert run.table(whole).count("±") == len(run.RIVALS) - 1
     with pytest.raises(ValueError, match="remove it first"):
         run.main(**{**few, "epochs": 2})
+
+
+def test_a_deep_hierarchy_is_measured_under_each_guide(tmp_path: Path) -> None:
+    run, file = load_example("do_deep_layers_stay_awake"), tmp_path / "found.json"
+    found = run.main("digits", rows=200, test_rows=30, epochs=2, particles=50, results=file)
+    assert list(found["guides"]) == list(run.GUIDES)
+    for one in found["guides"].values():
+        assert sum(one["log_p_by_row"]) > sum(one["elbo_by_row"])
+        assert set(one["active_units"]) == {"z_1", "z_2", "z_3", "z_4"}
+    assert run.table(found).count("±") == 2 * (len(run.GUIDES) - 1) and file.exists()
 
 
 def test_clusters_are_held_against_the_labels() -> None:
@@ -63,20 +76,29 @@ def test_the_elbo_of_held_out_rows_rises(tmp_path: Path, monkeypatch: pytest.Mon
 def test_strings_are_heard_better_row_by_row(tmp_path: Path) -> None:
     run = load_example("can_a_string_be_heard")
     found = run.main(
-        rows=300, held_out=10, epochs=4, max_steps=80, num_draws=200, results=None,
+        held_out=100, refined=10, epochs=5, max_steps=80, num_draws=200, results=None,
         wav=tmp_path / "pair.wav",
     )  # fmt: skip
     errors = [found[kind]["pitch"]["median_error"] for kind in ("amortized", "local")]
     assert errors[1] < errors[0]
+    for one in found[
+        "amortized"
+    ].values():  # wide after so few steps, and yet right: 90 of 100, ± 4 sd
+        assert abs(one["coverage"] - 0.9) < 4 * (0.9 * 0.1 / 100) ** 0.5
     rate, wave = scipy.io.wavfile.read(tmp_path / "pair.wav")
     assert rate == run.RATE and len(wave) == 2 * rate and abs(wave).max() > 1000
 
 
 def test_digits_are_told_in_codes_and_new_ones_written(tmp_path: Path) -> None:
     run = load_example("can_codes_write_digits")
-    found = run.main("digits", rows=None, test_rows=100, epochs=4, results=None, pictures=tmp_path)
+    found = run.main(
+        "digits", test_rows=200, epochs=(4, 4), reader_epochs=5, results=None, pictures=tmp_path
+    )
     assert found["elbo"] == pytest.approx(found["log_x_given_codes"] + found["log_codes"])
     assert found["log_x_given_codes"] > -64 * math.log(2)  # better than a coin for each pixel
+    assert found["log_codes"] > found["log_codes_all_alike"]
+    assert found["reader_is_right"] > 0.5
+    assert {"digits", "codes at random", "written at 1"} < set(found["reader_is_sure"])
     assert (tmp_path / "codes.png").exists()
 
 

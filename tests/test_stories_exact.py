@@ -101,10 +101,11 @@ def test_bits_per_dimension_of_even_levels_are_the_logarithm_of_their_number():
     assert float(story.bits_per_dimension(nats)) == pytest.approx(2.0, rel=1e-6)
 
 
-def test_the_chances_of_all_sentences_sum_to_one_and_are_those_of_draws():
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_chances_of_all_sentences_sum_to_one_and_are_those_of_draws(temperature):
     story = made("vq_vae", num_pixels=4, num_places=2, num_codes=3, code_dim=2, grammar_width=5)
     module = __import__("sys").modules[type(story).__module__]
-    law = module.Sentence(story.grammar, story.head, story.shape)
+    law = module.Sentence(story.grammar, temperature)
     eye = torch.eye(3).double()
     every = torch.stack([torch.stack([eye[a], eye[b]]) for a, b in product(range(3), repeat=2)])
     chance = law.log_prob(every).exp().detach()
@@ -114,6 +115,17 @@ def test_the_chances_of_all_sentences_sum_to_one_and_are_those_of_draws():
     number = drawn[:, 0].argmax(-1) * 3 + drawn[:, 1].argmax(-1)
     share = number.bincount(minlength=9) / 20_000
     assert bool(((share - chance).abs() < 4 * (chance * (1 - chance) / 20_000).sqrt()).all())
+
+
+def test_the_odds_of_a_code_see_those_before_it_alone():
+    story = made("vq_vae", num_pixels=4, num_places=4, num_codes=3, code_dim=2, grammar_width=5)
+    codes = ppvae.simulate(story, 2, seed=0)["codes"]
+    odds = story.grammar(codes)
+    for place in range(4):
+        other = codes.clone()
+        other[:, place] = 1 - other[:, place]
+        moved = ((story.grammar(other) - odds) != 0).any(-1)
+        assert moved.tolist() == [[m > place for m in range(4)]] * 2
 
 
 def test_the_vamp_prior_is_an_even_mixture():

@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from ppvae.guides.base import Guide
+from ppvae.guides.bidirectional import Bidirectional
 from ppvae.guides.categorical import Categorical
 from ppvae.guides.concrete import Concrete
 from ppvae.guides.contract import GuideBase
@@ -32,6 +33,7 @@ __all__ = [
     "FAMILIES",
     "IAF",
     "NSF",
+    "Bidirectional",
     "Categorical",
     "Concrete",
     "Enumerated",

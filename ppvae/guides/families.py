@@ -3,6 +3,7 @@ r"""The table of the families that take a story by themselves: one row for each.
 __all__ = ["PLAIN"]
 
 from ppvae.guides.base import Guide
+from ppvae.guides.bidirectional import Bidirectional
 from ppvae.guides.categorical import Categorical
 from ppvae.guides.concrete import Concrete
 from ppvae.guides.enumerated import Enumerated
@@ -33,6 +34,7 @@ PLAIN: dict[str, type[Guide]] = {
     "mixture": Mixture,
     "structured": Structured,
     "ladder": Ladder,
+    "bidirectional": Bidirectional,
     "enumerated": Enumerated,
     "categorical": Categorical,
     "concrete": Concrete,

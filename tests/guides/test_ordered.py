@@ -1,4 +1,4 @@
-r"""Guides that follow the story's own order of sites: structured and ladder."""
+r"""Guides that follow the story's own order of sites: structured, ladder and bidirectional."""
 
 import math
 
@@ -10,6 +10,7 @@ from pyro.nn import PyroModule
 from stories import CASES, rows_of
 
 import ppvae
+from ppvae.guides.bidirectional import there_and_back
 from ppvae.weights import score
 
 
@@ -35,7 +36,8 @@ MEAN_FIELD_GAP = 0.5 * math.log(10 * (136 / 9) / (10 * (136 / 9) - 36))
 
 
 @pytest.mark.parametrize(
-    ("family", "expected"), [("structured", 0.0), ("ladder", 0.0), ("mean_field", MEAN_FIELD_GAP)]
+    ("family", "expected"),
+    [("structured", 0.0), ("ladder", 0.0), ("bidirectional", 0.0), ("mean_field", MEAN_FIELD_GAP)],
 )
 def test_guides_in_the_storys_order_are_exact_on_a_linear_chain(family, expected):
     story = LinearChain()
@@ -104,3 +106,50 @@ def test_a_ladder_cannot_stand_on_what_is_observed():
     with pytest.raises(ValueError, match=r"depend on no observed one.*\['y'\]; use structured"):
         ppvae.guides.build("ladder", LabelFirst(), data)
     ppvae.guides.build("structured", LabelFirst(), data)
+
+
+def test_layers_are_read_from_the_lowest_up_and_from_the_top_down():
+    top, middle, low = layers = [slice(0, 2), slice(2, 5), slice(5, 9)]
+    halves = there_and_back(layers, 0.5)
+    assert halves == [slice(5, 7), slice(2, 4), top, slice(4, 5), slice(7, 9)]
+    assert there_and_back(layers, 0.0) == [top, middle, low]
+    assert there_and_back(layers, 1.0) == [low, middle, top]
+    for share in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="share between 0 and 1 for bidirectional, got"):
+            ppvae.guides.build("bidirectional", LinearChain(), torch.zeros(5), share=share)
+
+
+class Layers(PyroModule):
+    """Three layers of two, three and four numbers, each moved by the ones above it."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("zero", torch.zeros(4).double())
+
+    def forward(self, n):
+        with pyro.plate("data", n):
+            total = self.zero[:1]
+            for name, size in (("z_3", 2), ("z_2", 3), ("z_1", 4)):
+                z = pyro.sample(name, dist.Normal(self.zero[:size] + total, 1.0).to_event(1))
+                total = total + z.sum(-1, keepdim=True)
+            pyro.sample("x", dist.Normal(total + self.zero, 1.0).to_event(1))
+
+
+def test_what_is_read_on_the_way_up_does_not_see_what_is_above():
+    story = Layers()
+    x = ppvae.simulate(story, 3, seed=0)["x"]
+    guide = ppvae.guides.build("bidirectional", story, x, hidden=(16,))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for parameter in guide.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    q = guide.posterior({"x": x[:1]})
+    eps = torch.randn(9, dtype=torch.float64)
+    moved = torch.func.jacfwd(lambda e: q.push(e[None])[0][0])(eps) != 0  # (u, eps)
+    turn = {"up 1": [5, 6], "up 2": [2, 3], "top": [0, 1], "down 2": [4], "down 1": [7, 8]}
+    before = []
+    for name, part in turn.items():
+        seen = moved[part].any(0).nonzero().flatten().tolist()
+        assert sorted(seen) == sorted([*before, *part]), name
+        assert bool(moved[part][:, before].all()), name
+        before += part
