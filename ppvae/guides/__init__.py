@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from ppvae.guides.auxiliary import Auxiliary
 from ppvae.guides.base import Guide
 from ppvae.guides.categorical import Categorical
 from ppvae.guides.concrete import Concrete
@@ -32,6 +33,7 @@ __all__ = [
     "FAMILIES",
     "IAF",
     "NSF",
+    "Auxiliary",
     "Categorical",
     "Concrete",
     "Enumerated",
