@@ -50,14 +50,14 @@ class Auxiliary(Guide):
         data: Any,
         *,
         num_auxiliary: int | None = None,
-        num_layers: int = 1,
+        num_layers: int = 3,
         flow_hidden: Sequence[int] = (64,),
         context: int = 16,
         num_nodes: int = 128,
         **options: Any,
     ) -> None:
         least = min(1 if num_auxiliary is None else num_auxiliary, num_layers, context, num_nodes)
-        if min(least, *flow_hidden) < 1 or num_layers % 2 == 0:
+        if min((least, *flow_hidden)) < 1 or num_layers % 2 == 0:
             raise ValueError(
                 "expected num_auxiliary, flow_hidden, context and num_nodes of at least 1 and an odd num_layers, got "
                 f"{num_auxiliary}, {tuple(flow_hidden)}, {context}, {num_nodes} and {num_layers}"

@@ -1,7 +1,5 @@
 """The auxiliary guide: weights that are right, a density by quadrature, and what must not be asked of it; float64."""
 
-from functools import partial
-from importlib import import_module
 
 import pyro
 import pyro.distributions as dist
@@ -10,15 +8,14 @@ import torch
 from exact import linear_gaussian, rows_of
 from pyro import poutine
 from pyro.nn import PyroModule
-from torch import nn
 
 import ppvae
 from ppvae import guides
 from ppvae.evidence import elbo
 from ppvae.guides import optimize_local
+from ppvae.guides.contract import positive
 from ppvae.objectives import OBJECTIVES
-from ppvae.story import LogJoint, local_params, measuring, sites_of
-from ppvae.weights import draw, score
+from ppvae.story import local_params, measuring
 
 NUM_ROWS = 4
 
@@ -76,7 +73,7 @@ def test_its_weights_have_the_evidence_as_their_mean_however_bad_the_reverse_mod
 
 def test_the_density_is_the_integral_over_v():
     story, batch = correlated()
-    guide = built(story, batch, 0.3, num_auxiliary=1)
+    guide = built(story, batch, 0.05, num_auxiliary=1)
     grid = torch.linspace(-12, 12, 4001).double()
     with torch.no_grad(), measuring(0, guide):
         q = guide.posterior(batch)
@@ -84,13 +81,13 @@ def test_the_density_is_the_integral_over_v():
         both = [torch.cat([v.expand(50, NUM_ROWS, 1), u], -1) for v in grid]
         log_both = torch.stack([q.extended.law.log_prob(pair) for pair in both])
         exact = log_both.logsumexp(0) + (grid[1] - grid[0]).log()
-        close = guides.Auxiliary.family(guide, guide.parameters_of(batch), guide.transport)
-        close.num_nodes = 4096
-        assert float((q.log_prob(u) - exact).abs().max()) < 0.05
-        assert float((close.log_prob(u) - exact).abs().max()) < 0.005
+        assert float((q.log_prob(u) - exact).abs().max()) < 0.02
+        q.num_nodes = 4096
+        assert float((q.log_prob(u) - exact).abs().max()) < 0.001
+        q.num_nodes = 128
         own = q.sample((20_000,))
-        lack = (q.log_prob(own) - q.log_prob(own.clone())).mean(0)  # E KL(q(v|u) || r)
-    assert bool((lack > 0).all())
+        lack = q.log_prob(own) - q.log_prob(own.clone())  # in the mean E KL(q(v|u) || r)
+    assert bool((lack.mean(0) > 4 * lack.std(0) / len(lack) ** 0.5).all())
 
 
 def test_it_closes_the_gap_of_correlations_which_independent_gaussians_cannot():
@@ -113,6 +110,11 @@ def test_annealing_from_it_starts_at_the_gaussian_in_its_place_and_finds_the_evi
     assert bool(((found.value - exact).abs() < 4 * found.std_error + 0.02).all())
 
 
+def inverse_of_positive(scale):
+    raw = torch.linspace(-5, 5, 100_001).double()
+    return raw[(positive(raw) - scale).abs().argmin()]
+
+
 class Unseen(PyroModule):
     """The data say nothing about z."""
 
@@ -129,14 +131,15 @@ class Unseen(PyroModule):
 def test_coverage_holds_densities_against_densities():
     """v carries most of z, and the reverse model does not know: what draws weigh is far from their density."""
     story = Unseen()
-    guide = built(story, torch.randn(20, 1).double(), flow_hidden=(), context=1)
+    rows = {"x": torch.randn(20, 1).double()}
+    guide = built(story, rows, flow_hidden=(), context=1)
     with torch.no_grad():
         for parameter in guide.parameters():
             parameter.zero_()
-        cascade = guide.transport.layers[0].networks[0][-1]
-        cascade.weight[0, 0] = 0.9
-        cascade.bias[1] = torch.tensor(0.19).sqrt().expm1().log()  # softplus
-    found = ppvae.diagnostics.coverage(story, guide, num_simulations=500, num_draws=99)
+        to_u = guide.transport.layers[0].networks[0][-1]  # from v and context to shift and raw scale
+        to_u.weight[0, 0] = 0.9
+        to_u.bias[1] = inverse_of_positive(0.19**0.5)
+    found = ppvae.diagnostics.coverage(story, guide, rows, num_simulations=500, num_draws=99)
     assert found.verdict == "pass", found
 
 
@@ -152,14 +155,12 @@ def test_an_objective_that_takes_the_score_of_q_refuses_it(name):
         OBJECTIVES[name](story, built(story, batch), batch, num_particles=2)
 
 
-@pytest.mark.parametrize("name", ["trace_elbo", "mean_field_elbo", "iwae", "renyi", "wake_sleep"])
+@pytest.mark.parametrize("name", ["trace_elbo", "iwae", "renyi", "wake_sleep"])
 def test_other_objectives_train_all_of_it(name):
     story, batch = correlated()
     guide = built(story, batch)
     before = {k: p.clone() for k, p in guide.named_parameters()}
-    ppvae.fit(
-        story, guide, batch, objective=name, epochs=2, num_particles=2, progress=False
-    )  # fmt: skip
+    ppvae.fit(story, guide, batch, objective=name, epochs=2, num_particles=2, progress=False)
     assert all(not torch.equal(before[k], p) for k, p in guide.named_parameters())
 
 

@@ -2,6 +2,7 @@ r"""What each family can and cannot do, against closed forms and grids; float64.
 
 import math
 
+import pyro.distributions as dist
 import pytest
 import torch
 from exact import linear_gaussian, rows_of
@@ -213,6 +214,32 @@ def test_the_gradient_of_a_mixtures_draws_is_that_of_the_exact_moment():
         draws = torch.stack(draws)
         error = draws.std(0) / len(draws) ** 0.5
         assert bool(((draws.mean(0) - exact).abs() < 4 * error + 1e-12).all())
+
+
+def test_weights_learnt_along_the_path_of_parted_components_have_no_gradient_to_speak_of():
+    """Why `Mixture` has equal weights: draws would have to carry mass over empty land, where hardly any of them is."""
+
+    def log_joint(z):  # modes of weight 0.85 and 0.15
+        return dist.Normal(0.578, 1.0).log_prob(z[..., 0]) + dist.Normal(1.5, 0.3).log_prob(
+            z[..., 0].abs()
+        )
+
+    torch.manual_seed(0)
+    locs, scales = torch.tensor([[-1.3], [1.4]]).double(), torch.tensor([[0.29], [0.29]]).double()
+    found = {"path": [], "strata": []}
+    for _ in range(1000):
+        logits = torch.zeros(2).double().requires_grad_()
+        q = dist.MixtureOfDiagNormals(locs, scales, logits)
+        u = q.rsample((16,))
+        found["path"].append(torch.autograd.grad((log_joint(u) - q.log_prob(u)).mean(), logits)[0])
+        q = dist.MixtureOfDiagNormals(locs, scales, logits)
+        u = locs + scales * torch.randn(8, 2, 1).double()
+        log_w = (log_joint(u) - q.log_prob(u)).mean(0)
+        found["strata"].append(torch.autograd.grad((logits.softmax(0) * log_w).sum(), logits)[0])
+    path, strata = (torch.stack(found[k])[:, 1] for k in ("path", "strata"))
+    assert float(strata.mean()) > 0.3 and float(strata.std()) < 0.05
+    assert float(path.abs().median()) < 0.05 * float(strata.mean())
+    assert float(path.std()) > 20 * float(strata.std()), (path.std(), strata.std())
 
 
 def test_particles_for_a_gradient_visit_the_components_evenly():
