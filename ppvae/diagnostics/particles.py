@@ -118,9 +118,7 @@ def log_guide_at(guide: nn.Module, batch: TensorDict, latents: TensorDict, sites
     return scored.local
 
 
-def log_guide_of(
-    guide: nn.Module, batch: TensorDict, drawn: SampleRows, sites: Sites
-) -> Tensor:
+def log_guide_of(guide: nn.Module, batch: TensorDict, drawn: SampleRows, sites: Sites) -> Tensor:
     """log q(z | x) of a guide's own draws, to be held against `log_guide_at`, `(S, B)`, in nats.
 
     What they were scored by when drawn, except where that is no density of z: a guide with numbers of its own beside z.
@@ -131,7 +129,8 @@ def log_guide_of(
         drawn: What it drew.
         sites: The story's sites.
     """
-    if hasattr(guide, "posterior") and hasattr(guide.posterior(batch), "extended"):
+    posterior: Any = getattr(guide, "posterior", None)
+    if posterior is not None and hasattr(posterior(batch), "extended"):
         return log_guide_at(guide, batch, drawn.values, sites)
     return drawn.local
 

@@ -75,12 +75,14 @@ class Auxiliary(Guide):
 
     def family(self, parameters: TensorDict, transport: Any) -> Marginal:
         loc, scale = parameters["loc"], positive(parameters["raw_scale"])
-        ours = Pushforward(
-            *(nn.functional.pad(t, (self.transport.num_auxiliary, 0), value=v) for t, v in ((loc, 0.0), (scale, 1.0))),
+        ours = loc.new_zeros(*loc.shape[:-1], self._num_auxiliary or loc.shape[-1])
+        law = Pushforward(
+            torch.cat([ours, loc], -1),
+            torch.cat([ours + 1, scale], -1),
             squashed(parameters["context"]),
             transport,
         )
-        return Marginal(Extended(ours, self.flat.dim), self._num_nodes)
+        return Marginal(Extended(law, loc.shape[-1]), self._num_nodes)
 
 
 class AuxiliaryNetworks(nn.Module):
@@ -98,15 +100,15 @@ class AuxiliaryNetworks(nn.Module):
         self, num_auxiliary: int, dim: int, context: int, num_layers: int, hidden: Sequence[int]
     ) -> None:
         super().__init__()
-        self.num_auxiliary = num_auxiliary
         parts = [slice(0, num_auxiliary), slice(num_auxiliary, num_auxiliary + dim)]
         self.layers = nn.ModuleList(
             Cascade(parts[::-1] if i % 2 else parts, context, hidden) for i in range(num_layers)
         )
         self.backwards = MLP(dim + context, 2 * num_auxiliary, hidden)
+        last: Any = self.backwards[-1]
         with torch.no_grad():
-            self.backwards[-1].weight.mul_(NEXT_TO_IDENTITY)
-            self.backwards[-1].bias.zero_()
+            last.weight.mul_(NEXT_TO_IDENTITY)
+            last.bias.zero_()
 
     def forward(self, eps: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """`(*, a + d)` and `(*, context)` to v and u side by side, and log |det| `(*,)`."""
@@ -118,7 +120,8 @@ class AuxiliaryNetworks(nn.Module):
 
     def inverse(self, both: Tensor, context: Tensor) -> Tensor:
         """The noise that `forward` sends to v and u, `(*, a + d)`."""
-        for layer in reversed(self.layers):
+        layers: list[Any] = [*self.layers]
+        for layer in reversed(layers):
             both = layer.inverse(both, context)
         return both
 

@@ -1,6 +1,5 @@
 """The auxiliary guide: weights that are right, a density by quadrature, and what must not be asked of it; float64."""
 
-
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -136,7 +135,9 @@ def test_coverage_holds_densities_against_densities():
     with torch.no_grad():
         for parameter in guide.parameters():
             parameter.zero_()
-        to_u = guide.transport.layers[0].networks[0][-1]  # from v and context to shift and raw scale
+        to_u = guide.transport.layers[0].networks[0][
+            -1
+        ]  # from v and context to shift and raw scale
         to_u.weight[0, 0] = 0.9
         to_u.bias[1] = inverse_of_positive(0.19**0.5)
     found = ppvae.diagnostics.coverage(story, guide, rows, num_simulations=500, num_draws=99)
@@ -151,7 +152,9 @@ NEED_DENSITY = ("stl", "dreg", "score_function", "vimco", "reweighted_wake_sleep
 @pytest.mark.parametrize("name", NEED_DENSITY)
 def test_an_objective_that_takes_the_score_of_q_refuses_it(name):
     story, batch = correlated()
-    with pytest.raises(ValueError, match=rf"density for {name}, got a reverse model .*use trace_elbo"):
+    with pytest.raises(
+        ValueError, match=rf"density for {name}, got a reverse model .*use trace_elbo"
+    ):
         OBJECTIVES[name](story, built(story, batch), batch, num_particles=2)
 
 
@@ -166,7 +169,13 @@ def test_other_objectives_train_all_of_it(name):
 
 @pytest.mark.parametrize(
     "options",
-    [{"num_auxiliary": 0}, {"num_layers": 2}, {"num_nodes": 0}, {"flow_hidden": (0,)}, {"context": 0}],
+    [
+        {"num_auxiliary": 0},
+        {"num_layers": 2},
+        {"num_nodes": 0},
+        {"flow_hidden": (0,)},
+        {"context": 0},
+    ],
 )
 def test_a_size_out_of_range_is_an_error(options):
     story, batch = correlated()

@@ -2,11 +2,13 @@ r"""What each family can and cannot do, against closed forms and grids; float64.
 
 import math
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from exact import linear_gaussian, rows_of
 from families import CONTINUOUS, NEEDS_SEVERAL_SITES
+from pyro.nn import PyroModule
 
 from ppvae import guides
 from ppvae.evidence import elbo
@@ -192,6 +194,28 @@ def test_a_mixture_finds_both_signs_and_one_gaussian_is_low_by_log_two():
     assert single == pytest.approx(math.log(2), abs=0.02)
 
 
+class Leaning(PyroModule):
+    """A number seen by its size, whose prior leans to one side: modes of weight 0.85 and 0.15."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("lean", torch.tensor([0.578]).double())
+
+    def forward(self, n):
+        with pyro.plate("data", n):
+            z = pyro.sample("z", dist.Normal(self.lean, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.abs(), 0.3).to_event(1))
+
+
+def test_equal_weights_come_closer_to_unequal_modes_than_one_gaussian():
+    story, batch = Leaning(), {"x": torch.tensor([[1.4], [1.5], [1.6]]).double()}
+    log_evidence = grid_evidence(story, batch, (-8,), (8,), nodes=8001)
+    mixture = trained(built("mixture", story, batch, num_components=8), story, batch, 300)
+    single = gap_of(built("mean_field", story, batch), story, batch, log_evidence)
+    assert single == pytest.approx(-math.log(0.85), abs=0.03)
+    assert -0.02 < gap_of(mixture, story, batch, log_evidence) < 0.1
+
+
 def test_the_closed_form_of_the_sign_symmetric_story_is_its_integral():
     batch = {"x": torch.tensor([[-0.1], [0.0], [0.5], [2.0]]).double()}
     story = load_story("sign_symmetric", batch).double()
@@ -216,7 +240,7 @@ def test_the_gradient_of_a_mixtures_draws_is_that_of_the_exact_moment():
         assert bool(((draws.mean(0) - exact).abs() < 4 * error + 1e-12).all())
 
 
-def test_weights_learnt_along_the_path_of_parted_components_have_no_gradient_to_speak_of():
+def test_weights_learnt_along_the_path_of_parted_components_drown_in_noise():
     """Why `Mixture` has equal weights: draws would have to carry mass over empty land, where hardly any of them is."""
 
     def log_joint(z):  # modes of weight 0.85 and 0.15
@@ -238,8 +262,7 @@ def test_weights_learnt_along_the_path_of_parted_components_have_no_gradient_to_
         found["strata"].append(torch.autograd.grad((logits.softmax(0) * log_w).sum(), logits)[0])
     path, strata = (torch.stack(found[k])[:, 1] for k in ("path", "strata"))
     assert float(strata.mean()) > 0.3 and float(strata.std()) < 0.05
-    assert float(path.abs().median()) < 0.05 * float(strata.mean())
-    assert float(path.std()) > 20 * float(strata.std()), (path.std(), strata.std())
+    assert float(path.std()) > 100 * float(strata.std()), (path.std(), strata.std())
 
 
 def test_particles_for_a_gradient_visit_the_components_evenly():
