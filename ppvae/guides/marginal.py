@@ -63,12 +63,13 @@ class Marginal(TorchDistribution):
     r"""The law of u alone, where v and u come from `Extended`.
 
     Its own draws are scored by the v that they came with: `log_prob` is their extended score, which a weight wants. Other values are scored by
-    :math:`\log \frac1K \sum_k q(v_k, u) / r(v_k|u)` over K fixed, evenly spread quantiles :math:`v_k` of the reverse model: an estimate of log q(u) that
-    is the same each time, close where the reverse model is, and too low in the mean where K is too few.
+    :math:`\log \frac1{2K} \sum_k q(v_k, u) / m(v_k)` over K fixed, evenly spread quantiles :math:`v_k` of the reverse model and K of the
+    standard normal, from which v starts, with half of each density in m: an estimate of log q(u) that is the same each time. It is close
+    where either of the two is near q(v|u), and too low in the mean where K is too few.
 
     Arguments:
         extended: The law of v and u.
-        num_nodes: K.
+        num_nodes: K, of each of the two.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
@@ -96,11 +97,15 @@ class Marginal(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._last is not None and value is self._last[0]:
             return self._last[1]
-        reverse = self.extended.reverse(value).base_dist
-        log_sum = torch.full((), -math.inf)
-        for node in _nodes(self.num_nodes, reverse.loc.shape[-1]).to(value):
-            both = torch.cat([reverse.loc + reverse.scale * node, value], -1)
-            log_sum = torch.logaddexp(log_sum.to(value), self.extended.log_prob(both))
+        reverse = self.extended.reverse(value)
+        plain = dist.Normal(torch.zeros_like(reverse.mean), 1.0).to_event(1)
+        log_sum = torch.full_like(value[..., 0], -math.inf)
+        for node in _nodes(self.num_nodes, reverse.event_shape[0]).to(value):
+            for law in (reverse, plain):
+                v = law.mean + law.stddev * node
+                log_q = self.extended.law.log_prob(torch.cat([v, value], -1))
+                log_nodes = torch.logaddexp(reverse.log_prob(v), plain.log_prob(v))
+                log_sum = torch.logaddexp(log_sum, log_q - log_nodes)
         return log_sum - math.log(self.num_nodes)
 
 
