@@ -33,7 +33,7 @@ class Auxiliary(Guide):
             above, more is a flow over both.
         flow_hidden: Hidden widths of the networks between v and u, and of the reverse model's.
         context: Length of the context vector that the encoder gives these networks.
-        num_nodes: Values of v over which the density at a given u is averaged.
+        num_nodes: Values of v from the reverse model, and as many from where v starts, over which the density at a given u is averaged.
 
     Raises:
         ValueError: If an option is out of range.
