@@ -73,7 +73,7 @@ def test_its_weights_have_the_evidence_as_their_mean_however_bad_the_reverse_mod
 def test_the_density_is_the_integral_over_v():
     story, batch = correlated()
     guide = built(story, batch, 0.05, num_auxiliary=1)
-    grid = torch.linspace(-12, 12, 4001).double()
+    grid = torch.linspace(-8, 8, 801).double()
     with torch.no_grad(), measuring(0, guide):
         q = guide.posterior(batch)
         u = q.sample((50,)).clone()
@@ -81,10 +81,10 @@ def test_the_density_is_the_integral_over_v():
         log_both = torch.stack([q.extended.law.log_prob(pair) for pair in both])
         exact = log_both.logsumexp(0) + (grid[1] - grid[0]).log()
         assert float((q.log_prob(u) - exact).abs().max()) < 0.02
-        q.num_nodes = 4096
-        assert float((q.log_prob(u) - exact).abs().max()) < 0.001
+        q.num_nodes = 1024
+        assert float((q.log_prob(u) - exact).abs().max()) < 0.005
         q.num_nodes = 128
-        own = q.sample((20_000,))
+        own = q.sample((4000,))
         lack = q.log_prob(own) - q.log_prob(own.clone())  # in the mean E KL(q(v|u) || r)
     assert bool((lack.mean(0) > 4 * lack.std(0) / len(lack) ** 0.5).all())
 
