@@ -3,7 +3,7 @@ r"""Which families take a funnel, and two moons? The approximation gap of each, 
     python examples/which_flows_bend_far_enough.py
 
 A diagonal Gaussian loses half a nat on the funnel and more than log 2 on the moons, of which it finds one. A family earns its cost
-where it leaves less than a quarter of that.
+where it leaves less than a quarter of that. Of two latent numbers `realnvp` makes what `iaf` makes.
 """
 
 import json
@@ -23,7 +23,7 @@ from ppvae.story import seeded
 
 SEED = 0
 FAMILIES = (
-    "mean_field", "full_rank", "mixture", "iaf", "realnvp", "nsf", "planar", "sylvester",
+    "mean_field", "full_rank", "mixture", "planar", "sylvester", "auxiliary", "iaf", "nsf",
 )  # fmt: skip
 ROWS: dict[str, dict[str, list[float]]] = {
     "funnel": {"x": [0.0, 1.0, 3.0]},

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ppvae.diagnostics.finding import Finding, Verdict
-from ppvae.diagnostics.particles import chunks, log_guide_at, refuse_all_summed
+from ppvae.diagnostics.particles import chunks, log_guide_at, log_guide_of, refuse_all_summed
 from ppvae.diagnostics.sbc import ALPHA
 from ppvae.diagnostics.simulated import simulate_pairs
 from ppvae.diagnostics.uniformity import LEVEL, Ranks, rank_among
@@ -151,5 +151,6 @@ def coverage(
             refuse_all_summed(drawn.values, pairs.sites, "expected coverage")
             truth = {k: pairs.truth[k][None, where] for k in drawn.values}
             at_truth = log_guide_at(guide, rows, truth, pairs.sites)[0]  # (B,)
-            ranks[0, where] = rank_among(-at_truth, -drawn.local).cpu()  # among (L, B)
+            at_draws = log_guide_of(guide, rows, drawn, pairs.sites)  # (L, B)
+            ranks[0, where] = rank_among(-at_truth, -at_draws).cpu()
     return Coverage(Ranks(("log q",), ranks, num_draws), "highest density")

@@ -4,6 +4,7 @@ __all__ = [
     "chunks",
     "inputs_of",
     "log_guide_at",
+    "log_guide_of",
     "log_prob_by_site",
     "missing_as",
     "refuse_all_summed",
@@ -23,6 +24,7 @@ from ppvae.chunks import CHUNK_NUMBERS, numbers_per_row
 from ppvae.story import (
     Layout,
     RowLogProb,
+    SampleRows,
     Sites,
     TensorDict,
     local_params,
@@ -114,6 +116,23 @@ def log_guide_at(guide: nn.Module, batch: TensorDict, latents: TensorDict, sites
             "give the guide a method posterior(batch) and an attribute flat, as those of ppvae.guides have"
         )
     return scored.local
+
+
+def log_guide_of(guide: nn.Module, batch: TensorDict, drawn: SampleRows, sites: Sites) -> Tensor:
+    """log q(z | x) of a guide's own draws, to be held against `log_guide_at`, `(S, B)`, in nats.
+
+    What they were scored by when drawn, except where that is no density of z: a guide with numbers of its own beside z.
+
+    Arguments:
+        guide: Any Pyro guide.
+        batch: Rows, name -> `(B, *event)`.
+        drawn: What it drew.
+        sites: The story's sites.
+    """
+    posterior: Any = getattr(guide, "posterior", None)
+    if posterior is not None and hasattr(posterior(batch), "extended"):
+        return log_guide_at(guide, batch, drawn.values, sites)
+    return drawn.local
 
 
 def _log_library_guide_at(

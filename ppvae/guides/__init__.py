@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from ppvae.guides.auxiliary import Auxiliary
 from ppvae.guides.base import Guide
 from ppvae.guides.bidirectional import Bidirectional
 from ppvae.guides.categorical import Categorical
@@ -33,6 +34,7 @@ __all__ = [
     "FAMILIES",
     "IAF",
     "NSF",
+    "Auxiliary",
     "Bidirectional",
     "Categorical",
     "Concrete",

@@ -2,6 +2,7 @@ r"""The table of the families that take a story by themselves: one row for each.
 
 __all__ = ["PLAIN"]
 
+from ppvae.guides.auxiliary import Auxiliary
 from ppvae.guides.base import Guide
 from ppvae.guides.bidirectional import Bidirectional
 from ppvae.guides.categorical import Categorical
@@ -32,6 +33,7 @@ PLAIN: dict[str, type[Guide]] = {
     "planar": Planar,
     "sylvester": Sylvester,
     "mixture": Mixture,
+    "auxiliary": Auxiliary,
     "structured": Structured,
     "ladder": Ladder,
     "bidirectional": Bidirectional,

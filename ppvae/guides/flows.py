@@ -113,6 +113,10 @@ class RowNetworks:
         """As `networks.inverse`."""
         return self._each_row("inverse", v, context)
 
+    def reverse(self, u: Tensor, context: Tensor) -> Tensor:
+        """As `networks.reverse`."""
+        return self._each_row("reverse", u, context)
+
     def _each_row(self, method: str | None, value: Tensor, context: Tensor) -> Any:
         rows = context.shape[0]
         flat = value.reshape(-1, rows, value.shape[-1]).transpose(0, 1)  # (B, S, d)
@@ -126,7 +130,7 @@ class RowNetworks:
 
         result = torch.func.vmap(one_row)(self.weights, flat, context)
         if method is not None:
-            return result.transpose(0, 1).reshape(value.shape)
+            return result.transpose(0, 1).reshape(*value.shape[:-1], -1)
         v, log_det = result
         return v.transpose(0, 1).reshape(value.shape), log_det.T.reshape(value.shape[:-1])
 

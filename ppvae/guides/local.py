@@ -13,6 +13,7 @@ from ppvae.guides.climb import climb
 from ppvae.guides.contract import GuideBase
 from ppvae.guides.flows import RowNetworks
 from ppvae.guides.site_local import SiteLocal
+from ppvae.guides.starts import keep_best, scattered
 from ppvae.story import (
     Batch,
     TensorDict,
@@ -25,6 +26,8 @@ from ppvae.story import (
 from ppvae.weights import refuse_global, score
 
 CHECK_PARTICLES = 100
+# Pieces of so many particles by which starts are told apart: their noise differs, and pieces of a posterior can be close.
+MANY_PIECES = 20
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,16 @@ class LocalGuide(GuideBase):
             transport = RowNetworks(transport, weights)
         return family.family(parameters, transport)
 
+    def repeated(self, num: int) -> "LocalGuide":
+        """A guide of the same rows, with the same parameters, `num` times over, one round after the other."""
+        batch = {k: v.repeat(num, *(1,) * (v.dim() - 1)) for k, v in self.batch.items()}
+        crowd = LocalGuide(self._family[0], batch)
+        with torch.no_grad():
+            for mine, many in ((self.rows, crowd.rows), (self.networks, crowd.networks)):
+                for key, parameter in mine.items():
+                    many[key].copy_(parameter.repeat(num, *(1,) * (parameter.dim() - 1)))
+        return crowd
+
     def optimize(self, story: nn.Module, **options: Any) -> LocalFit:
         """Climb to q*, see `optimize_local`."""
         return optimize_local(story, self, **options)
@@ -118,6 +131,7 @@ def optimize_local(
     local: "LocalGuide | SiteLocal",
     *,
     num_particles: int | None = None,
+    num_starts: int | None = None,
     max_steps: int = 2000,
     tolerance: float = 0.003,
     seed: int | None = 0,
@@ -127,12 +141,16 @@ def optimize_local(
     Adam on all rows at once: its steps act on each number apart, so the rows do not touch. When a window of
     steps gains less than `tolerance`, the step size shrinks, and after the last shrink the parameters' average
     over the last window is taken; for flows, whose steps are noisy, a window that noise hides is doubled
-    first. A row that fresh particles show to be below its start goes back to the start.
+    first. Where a row has few latent numbers, it is climbed from several places at once, its start and others among the
+    draws of all rows; the start is kept to unless fresh particles show that another leads higher. A row that they show to be
+    below its start goes back to the start.
 
     Arguments:
         story: The story.
         local: A guide from `guide.local(batch)` or `localize`; changed in place.
         num_particles: Particles of each row and step; None takes 8, and 32 where the gradient is noisier (flows).
+        num_starts: Places from which each row is climbed; None takes 4 where it has at most 8 latent numbers, among which
+            so few can find other pieces of a posterior, else 1. Somebody else's guide has one.
         max_steps: Bound on the steps; 0.7 of them go to the first step size at most.
         tolerance: Gain per row and window, in nats, below which the step size shrinks.
         seed: Seed of the draws.
@@ -141,10 +159,12 @@ def optimize_local(
         Steps, gains and whether the search converged.
 
     Raises:
-        ValueError: If the story has global latent sites: its rows are not independent; or there is no step.
+        ValueError: If the story has global latent sites: its rows are not independent; or there is no step, or no start.
     """
     if max_steps < 1:
         raise ValueError(f"expected max_steps of at least 1 in a search for q*, got {max_steps}")
+    if num_starts is not None and num_starts < 1:
+        raise ValueError(f"expected num_starts of at least 1 in a search for q*, got {num_starts}")
     refuse_global(sites_of(story, local.batch), "a search for q*")
     start = {k: p.detach().clone() for k, p in local.named_parameters()}
     check_seed = 1 if seed is None else seed + 1
@@ -152,7 +172,10 @@ def optimize_local(
         return LocalFit(0, torch.zeros(num_rows_of(local.batch)), True)
     before = _fresh_log_weights(story, local, check_seed)
     with measuring(seed, story):
-        num_steps, converged = climb(story, local, num_particles, max_steps, tolerance)
+        crowd = scattered(local, num_starts)
+        num_steps, converged = climb(story, crowd, num_particles, max_steps, tolerance)
+    if crowd is not local:
+        keep_best(local, crowd, _fresh_log_weights(story, crowd, check_seed, MANY_PIECES))
     difference = _fresh_log_weights(story, local, check_seed) - before
     gain, noise = difference.mean(0), difference.std(0) / CHECK_PARTICLES**0.5
     worse = ~(gain >= -2 * noise)  # also where it is NaN
@@ -164,7 +187,12 @@ def optimize_local(
     return LocalFit(num_steps, torch.where(worse, torch.zeros_like(gain), gain), converged)
 
 
-def _fresh_log_weights(story: nn.Module, local: Any, seed: int | None) -> Tensor:
+def _fresh_log_weights(
+    story: nn.Module, local: Any, seed: int | None, num_pieces: int = 1
+) -> Tensor:
     """log w of particles that the search does not see, `(S, B)`, in nats; the same noise for the same seed."""
     with measuring(seed, story), torch.no_grad():
-        return score(story, local, local.batch, CHECK_PARTICLES).log_weights
+        pieces = [
+            score(story, local, local.batch, CHECK_PARTICLES).log_weights for _ in range(num_pieces)
+        ]
+        return torch.cat(pieces)

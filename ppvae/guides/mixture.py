@@ -24,8 +24,10 @@ class Mixture(Guide):
     r"""Mixture of diagonal Gaussians, :math:`q(u|x) = \frac1K \sum_k \prod_i N(u_i; \mu_{ki}(x), \sigma_{ki}(x))`.
 
     Assumes that the posterior has at most K pieces, each without correlations. The weights are equal and a heavy
-    piece takes several components: learnt weights need either score-function gradients or gradients that carry
-    mass across the empty land between pieces, and both are far noisier than the rest. The components start
+    piece takes several components. Learnt weights need either score-function gradients or draws that carry
+    mass across the empty land between pieces, where hardly any of them is: of two parted components the gradient of the
+    weights had 300 times the standard deviation that draws from each component in turn give, and ten times its own size
+    (`test_weights_learnt_along_the_path_of_parted_components_drown_in_noise`). The components start
     next to each other, spread by half a standard deviation so that they can part. Other arguments as for `Guide`.
 
     Arguments:

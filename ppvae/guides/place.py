@@ -73,7 +73,8 @@ class Place:
         Arguments:
             q: A distribution, batch shape as at the plate `data` (empty for global sites), event shape `(d,)`.
         """
-        if self.only is not None:
+        drawn = getattr(q, "extended", q)  # with numbers of the guide's own in front
+        if self.only is not None and drawn is q:
             pyro.sample(self.only, q)
             return
         sample = self.sampler.entered()
@@ -81,7 +82,8 @@ class Place:
             for site in self.flat.sites.values():
                 sample(site, self._factor(site, q.base_dist))
             return
-        u = pyro.sample("_" + "_".join(self.flat.sites), q, infer={"is_auxiliary": True})
+        u = pyro.sample("_" + "_".join(self.flat.sites), drawn, infer={"is_auxiliary": True})
+        u = u[..., -self.flat.dim :]
         for name, site in self.flat.sites.items():
             sample(site, self._point_mass(site, u[..., self.flat.slices[name]]))
 

@@ -14,6 +14,7 @@ from ppvae.guides.base import Guide
 from ppvae.guides.contract import GuideBase
 from ppvae.guides.families import PLAIN
 from ppvae.guides.flows import Pushforward
+from ppvae.guides.marginal import Marginal
 from ppvae.options import refuse_unknown_options
 from ppvae.story import (
     Batch,
@@ -212,13 +213,14 @@ class SemiAmortized(Guide):
     def _draws(self, path: TensorDict, held: TensorDict) -> tuple[Tensor, Tensor]:
         """Particles `(S, B, d)` with the same noise for every row, and their log q `(S, B)`.
 
-        As in the search for q*, the score of q is left out of the gradient, except of flows: they would need their inverse.
+        As in the search for q*, the score of q is left out of the gradient, except of flows, which would need
+        their inverse, and of `auxiliary`, whose reverse model learns from it.
         """
 
         def of_row(path: TensorDict, held: TensorDict) -> tuple[Tensor, Tensor]:
             q: Any = self.distribution({k: v.unsqueeze(0) for k, v in path.items()})
             u = q.rsample((self.num_particles,))
-            if not isinstance(q, Pushforward):
+            if not isinstance(q, Pushforward | Marginal):
                 q = self.distribution({k: v.unsqueeze(0) for k, v in held.items()})
             return u.squeeze(1), q.log_prob(u).squeeze(1)
 

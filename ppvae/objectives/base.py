@@ -23,6 +23,10 @@ NOT_APART = (
     "expected a guide that draws the particles of a row independently for {name}, got one that spreads them over its "
     "components at the sites {sites}; use iwae or stl with it, or another guide"
 )
+NO_DENSITY = (
+    "expected a guide whose draws are scored by their density for {name}, got a reverse model beside it at the sites {sites}, "
+    "which this gradient would not train rightly; use trace_elbo or iwae with it, or another guide"
+)
 
 
 class Objective(nn.Module, ABC):
@@ -47,6 +51,7 @@ class Objective(nn.Module, ABC):
         has_paths: Whether the guide's draws are differentiable functions of its parameters.
         needs_paths: Whether they must be.
         needs_independence: Whether the particles of a row must be drawn independently of each other.
+        needs_density: Whether what draws are scored by must be their density: its gradient counts as the score of q.
         min_particles: The least `num_particles` that make sense.
         takes_weight: Whether latent terms can be weighed by anything but 1.
 
@@ -58,6 +63,7 @@ class Objective(nn.Module, ABC):
     is_bound_on: ClassVar[str] = ""
     needs_paths: ClassVar[bool] = False
     needs_independence: ClassVar[bool] = False
+    needs_density: ClassVar[bool] = False
     min_particles: ClassVar[int] = 1
     takes_weight: ClassVar[bool] = True
 
@@ -93,6 +99,8 @@ class Objective(nn.Module, ABC):
             self._refuse(drawn, lambda site: site.has_path, NO_PATH)
         if self.needs_independence and num_particles > 1:
             self._refuse(drawn, lambda site: site.is_apart, NOT_APART)
+        if self.needs_density:
+            self._refuse(drawn, lambda site: site.has_density, NO_DENSITY)
         self.check(batch, drawn)
 
     @abstractmethod

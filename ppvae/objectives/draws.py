@@ -36,17 +36,21 @@ class GuideSite:
         is_local: Inside the plate `data`.
         has_path: Whether its draws are differentiable functions of its parameters.
         is_apart: Whether the particles of a row are drawn independently of each other.
+        has_density: Whether their score is a log density; with a reverse model it is not (`auxiliary`).
     """
 
     fn: Any
     is_local: bool
     has_path: bool
     is_apart: bool
+    has_density: bool
 
     @classmethod
     def of(cls, fn: Any, is_local: bool) -> "GuideSite":
+        inner = _unwrapped(fn)
+        is_apart = not getattr(inner, "is_stratified", False)
         return cls(
-            fn, is_local, bool(fn.has_rsample), not getattr(_unwrapped(fn), "is_stratified", False)
+            fn, is_local, bool(fn.has_rsample), is_apart, getattr(inner, "has_density", True)
         )
 
 

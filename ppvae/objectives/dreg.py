@@ -31,6 +31,7 @@ class DReG(Objective):
     assumes = "reparametrised sites, independent particles"
     is_bound_on = "iwelbo"
     needs_paths = True
+    needs_density = True
     needs_independence = True
 
     def __init__(self, story: nn.Module, guide: nn.Module, data: Any, **options: Any) -> None:

@@ -37,6 +37,7 @@ class ReweightedWakeSleep(Objective):
 
     assumes = "local sites, a story that generates its data, several particles"
     is_bound_on = "iwelbo"
+    needs_density = True
     takes_weight = False
 
     def __init__(

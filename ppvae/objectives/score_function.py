@@ -37,6 +37,7 @@ class ScoreFunction(Objective):
 
     assumes = "any local sites, reparametrised global ones"
     is_bound_on = "elbo"
+    needs_density = True
 
     def __init__(
         self,

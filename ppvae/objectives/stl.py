@@ -25,6 +25,7 @@ class StickingTheLanding(Objective):
     assumes = "reparametrised sites"
     is_bound_on = "elbo"
     needs_paths = True
+    needs_density = True
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
         self.tempering.kl_weight = kl_weight

@@ -27,6 +27,7 @@ class VIMCO(Objective):
 
     assumes = "independent particles, at least two; any local sites, reparametrised global ones"
     is_bound_on = "iwelbo"
+    needs_density = True
     needs_independence = True
     min_particles = 2
 

@@ -3,7 +3,7 @@ r"""Every guide on every story: supports, shapes, densities, gradients, state, p
 import pyro
 import pytest
 import torch
-from families import CONTINUOUS, GRID, NEEDS_SEVERAL_SITES, NEEDS_TWO, pairs
+from families import CONTINUOUS, ESTIMATED, GRID, NEEDS_SEVERAL_SITES, NEEDS_TWO, pairs
 from pyro.infer import Trace_ELBO
 from stories import CASES, rows_of
 
@@ -48,17 +48,19 @@ def test_draws_lie_in_the_supports_and_are_scored_by_the_posterior(name, family,
     sites = sites_of(story, batch)
     with torch.no_grad():
         scores = score(story, guide, batch, NUM_PARTICLES, sites=sites)
+        assert scores.log_weights.shape == (NUM_PARTICLES, NUM_ROWS)
         for key, site in sites.latent.items():
             lead = (NUM_PARTICLES, NUM_ROWS) if site.is_local else (NUM_PARTICLES,)
             assert scores.latents[key].shape == lead + tuple(site.row_shape)
             assert bool(site.support.check(scores.latents[key]).all())
         u = guide.flat.pack(scores.latents)
         again, log_det = guide.flat.unpack(u)
-        log_guide = guide.posterior(batch).log_prob(u) - log_det
         for key in again:
             torch.testing.assert_close(again[key], scores.latents[key])
+        if family in ESTIMATED:
+            return  # what its draws are scored by is held in test_auxiliary.py
+        log_guide = guide.posterior(batch).log_prob(u) - log_det
         by_hand = log_joint(story, batch, scores.latents) - log_guide
-    assert scores.log_weights.shape == (NUM_PARTICLES, NUM_ROWS)
     torch.testing.assert_close(scores.log_weights, by_hand, rtol=1e-6, atol=1e-6)
 
 
@@ -144,7 +146,7 @@ def test_a_row_does_not_see_the_others(name, family):
     _, batch, guide = made(name, family)
     with torch.no_grad():
         together = guide.posterior(batch)
-        u = together.sample((2,))
+        u = together.sample((2,)).clone()
         first = guide.posterior({k: v[:1] for k, v in batch.items()})
         torch.testing.assert_close(first.log_prob(u[:, :1]), together.log_prob(u)[:, :1])
 

@@ -2,10 +2,13 @@ r"""What each family can and cannot do, against closed forms and grids; float64.
 
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from exact import linear_gaussian, rows_of
 from families import CONTINUOUS, NEEDS_SEVERAL_SITES
+from pyro.nn import PyroModule
 
 from ppvae import guides
 from ppvae.evidence import elbo
@@ -191,6 +194,28 @@ def test_a_mixture_finds_both_signs_and_one_gaussian_is_low_by_log_two():
     assert single == pytest.approx(math.log(2), abs=0.02)
 
 
+class Leaning(PyroModule):
+    """A number seen by its size, whose prior leans to one side: modes of weight 0.85 and 0.15."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("lean", torch.tensor([0.578]).double())
+
+    def forward(self, n):
+        with pyro.plate("data", n):
+            z = pyro.sample("z", dist.Normal(self.lean, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.abs(), 0.3).to_event(1))
+
+
+def test_equal_weights_come_closer_to_unequal_modes_than_one_gaussian():
+    story, batch = Leaning(), {"x": torch.tensor([[1.4], [1.5], [1.6]]).double()}
+    log_evidence = grid_evidence(story, batch, (-8,), (8,), nodes=8001)
+    mixture = trained(built("mixture", story, batch, num_components=8), story, batch, 300)
+    single = gap_of(built("mean_field", story, batch), story, batch, log_evidence)
+    assert single == pytest.approx(-math.log(0.85), abs=0.03)
+    assert -0.02 < gap_of(mixture, story, batch, log_evidence) < 0.1
+
+
 def test_the_closed_form_of_the_sign_symmetric_story_is_its_integral():
     batch = {"x": torch.tensor([[-0.1], [0.0], [0.5], [2.0]]).double()}
     story = load_story("sign_symmetric", batch).double()
@@ -213,6 +238,31 @@ def test_the_gradient_of_a_mixtures_draws_is_that_of_the_exact_moment():
         draws = torch.stack(draws)
         error = draws.std(0) / len(draws) ** 0.5
         assert bool(((draws.mean(0) - exact).abs() < 4 * error + 1e-12).all())
+
+
+def test_weights_learnt_along_the_path_of_parted_components_drown_in_noise():
+    """Why `Mixture` has equal weights: draws would have to carry mass over empty land, where hardly any of them is."""
+
+    def log_joint(z):  # modes of weight 0.85 and 0.15
+        return dist.Normal(0.578, 1.0).log_prob(z[..., 0]) + dist.Normal(1.5, 0.3).log_prob(
+            z[..., 0].abs()
+        )
+
+    torch.manual_seed(0)
+    locs, scales = torch.tensor([[-1.3], [1.4]]).double(), torch.tensor([[0.29], [0.29]]).double()
+    found = {"path": [], "strata": []}
+    for _ in range(1000):
+        logits = torch.zeros(2).double().requires_grad_()
+        q = dist.MixtureOfDiagNormals(locs, scales, logits)
+        u = q.rsample((16,))
+        found["path"].append(torch.autograd.grad((log_joint(u) - q.log_prob(u)).mean(), logits)[0])
+        q = dist.MixtureOfDiagNormals(locs, scales, logits)
+        u = locs + scales * torch.randn(8, 2, 1).double()
+        log_w = (log_joint(u) - q.log_prob(u)).mean(0)
+        found["strata"].append(torch.autograd.grad((logits.softmax(0) * log_w).sum(), logits)[0])
+    path, strata = (torch.stack(found[k])[:, 1] for k in ("path", "strata"))
+    assert float(strata.mean()) > 0.3 and float(strata.std()) < 0.05
+    assert float(path.std()) > 100 * float(strata.std()), (path.std(), strata.std())
 
 
 def test_particles_for_a_gradient_visit_the_components_evenly():

@@ -1,0 +1,183 @@
+"""The auxiliary guide: weights that are right, a density by quadrature, and what must not be asked of it; float64."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from exact import linear_gaussian, rows_of
+from pyro import poutine
+from pyro.nn import PyroModule
+
+import ppvae
+from ppvae import guides
+from ppvae.evidence import elbo
+from ppvae.guides import optimize_local
+from ppvae.guides.contract import positive
+from ppvae.objectives import OBJECTIVES
+from ppvae.story import local_params, measuring
+
+NUM_ROWS = 4
+
+
+def correlated(dim=2):
+    """A linear-Gaussian story whose posterior has strong correlations."""
+    story = linear_gaussian(data_dim=6, latent_dim=dim)
+    with torch.no_grad():
+        story.loadings.add_(2.0)
+    return story, rows_of(story, NUM_ROWS)
+
+
+def built(story, batch, spread=0.0, **options):
+    """A guide whose parameters are moved by `spread`, so that v and u hang on each other."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        guide = guides.build("auxiliary", story, batch, hidden=(16,), **options)
+        with torch.no_grad():
+            for parameter in guide.parameters():
+                parameter.add_(spread * torch.randn_like(parameter))
+    return guide
+
+
+@pytest.mark.parametrize("options", [{}, {"num_auxiliary": 1}, {"num_layers": 3}])
+def test_what_a_draw_weighs_is_log_q_of_both_less_the_reverse_model(options):
+    story, batch = correlated()
+    guide = built(story, batch, 0.3, **options)
+    with torch.no_grad(), local_params(guide):
+        nodes = poutine.trace(guide).get_trace(batch).nodes
+        both, law = nodes["_z"]["value"], nodes["_z"]["fn"].law
+        v, u = both[..., :-2], both[..., -2:]
+        torch.testing.assert_close(nodes["z"]["value"], u)
+        eps = law.pull(both)
+        slopes = torch.autograd.functional.jacobian(lambda e: law.push(e)[0], eps)
+        slopes = torch.stack([slopes[i, :, i] for i in range(NUM_ROWS)])
+        log_q = dist.Normal(0.0, 1.0).log_prob(eps).sum(-1) - slopes.det().abs().log()
+        log_r = nodes["_z"]["fn"].reverse(u).log_prob(v)
+        torch.testing.assert_close(nodes["_z"]["fn"].log_prob(both), log_q - log_r)
+
+
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_its_weights_have_the_evidence_as_their_mean_however_bad_the_reverse_model(num_layers):
+    story, batch = correlated()
+    guide = built(story, batch, 0.1, num_layers=num_layers)
+    with torch.no_grad():
+        guide.to_parameters.bias[2:4] += 2.0  # wider than the posterior
+    found = ppvae.log_evidence(
+        story, batch, method="iwae", guide=guide, num_particles=200_000, seed=0
+    )
+    assert float(found.std_error.max()) < 0.05
+    assert bool(
+        ((found.value - story.log_evidence(batch).detach()).abs() < 4 * found.std_error).all()
+    )
+
+
+def test_the_density_is_the_integral_over_v():
+    story, batch = correlated()
+    guide = built(story, batch, 0.05, num_auxiliary=1)
+    grid = torch.linspace(-8, 8, 801).double()
+    with torch.no_grad(), measuring(0, guide):
+        q = guide.posterior(batch)
+        u = q.sample((50,)).clone()
+        both = [torch.cat([v.expand(50, NUM_ROWS, 1), u], -1) for v in grid]
+        log_both = torch.stack([q.extended.law.log_prob(pair) for pair in both])
+        exact = log_both.logsumexp(0) + (grid[1] - grid[0]).log()
+        assert float((q.log_prob(u) - exact).abs().max()) < 0.02
+        q.num_nodes = 1024
+        assert float((q.log_prob(u) - exact).abs().max()) < 0.005
+        q.num_nodes = 128
+        own = q.sample((4000,))
+        lack = q.log_prob(own) - q.log_prob(own.clone())  # in the mean E KL(q(v|u) || r)
+    assert bool((lack.mean(0) > 4 * lack.std(0) / len(lack) ** 0.5).all())
+
+
+def test_it_closes_the_gap_of_correlations_which_independent_gaussians_cannot():
+    story, batch = correlated(3)
+    precision = story.posterior_precision().detach()
+    assert float(0.5 * (precision.diagonal().log().sum() - precision.logdet())) > 0.5
+    local = built(story, batch).local(batch)
+    optimize_local(story, local, max_steps=1200)
+    gap = story.log_evidence(batch).detach() - elbo(story, local, batch, num_particles=2000).value
+    assert -0.02 < float(gap.mean()) <= 0.05
+
+
+def test_annealing_from_it_starts_at_the_gaussian_in_its_place_and_finds_the_evidence():
+    story, batch = correlated()
+    guide = built(story, batch, 0.1)
+    found = ppvae.log_evidence(
+        story, batch, method="ais", guide=guide, annealing=ppvae.Annealing(20, 60), seed=0
+    )
+    exact = story.log_evidence(batch).detach()
+    assert bool(((found.value - exact).abs() < 4 * found.std_error + 0.02).all())
+
+
+def inverse_of_positive(scale):
+    raw = torch.linspace(-5, 5, 100_001).double()
+    return raw[(positive(raw) - scale).abs().argmin()]
+
+
+class Unseen(PyroModule):
+    """The data say nothing about z."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("zero", torch.zeros(1).double())
+
+    def forward(self, n):
+        with pyro.plate("data", n):
+            pyro.sample("z", dist.Normal(self.zero, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.zero, 1.0).to_event(1))
+
+
+def test_coverage_holds_densities_against_densities():
+    """v carries most of z, and the reverse model does not know: what draws weigh is far from their density."""
+    story = Unseen()
+    rows = {"x": torch.randn(20, 1).double()}
+    guide = built(story, rows, flow_hidden=(), context=1)
+    with torch.no_grad():
+        for parameter in guide.parameters():
+            parameter.zero_()
+        to_u = guide.transport.layers[0].networks[0][
+            -1
+        ]  # from v and context to shift and raw scale
+        to_u.weight[0, 0] = 0.9
+        to_u.bias[1] = inverse_of_positive(0.19**0.5)
+    found = ppvae.diagnostics.coverage(story, guide, rows, num_simulations=500, num_draws=99)
+    assert found.verdict == "pass", found
+
+
+# What cannot be asked of it
+
+NEED_DENSITY = ("stl", "dreg", "score_function", "vimco", "reweighted_wake_sleep")
+
+
+@pytest.mark.parametrize("name", NEED_DENSITY)
+def test_an_objective_that_takes_the_score_of_q_refuses_it(name):
+    story, batch = correlated()
+    with pytest.raises(
+        ValueError, match=rf"density for {name}, got a reverse model .*use trace_elbo"
+    ):
+        OBJECTIVES[name](story, built(story, batch), batch, num_particles=2)
+
+
+@pytest.mark.parametrize("name", ["trace_elbo", "iwae", "renyi", "wake_sleep"])
+def test_other_objectives_train_all_of_it(name):
+    story, batch = correlated()
+    guide = built(story, batch)
+    before = {k: p.clone() for k, p in guide.named_parameters()}
+    ppvae.fit(story, guide, batch, objective=name, epochs=2, num_particles=2, progress=False)
+    assert all(not torch.equal(before[k], p) for k, p in guide.named_parameters())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_auxiliary": 0},
+        {"num_layers": 2},
+        {"num_nodes": 0},
+        {"flow_hidden": (0,)},
+        {"context": 0},
+    ],
+)
+def test_a_size_out_of_range_is_an_error(options):
+    story, batch = correlated()
+    with pytest.raises(ValueError, match="of at least 1 and an odd num_layers, got"):
+        built(story, batch, **options)
