@@ -36,16 +36,19 @@ if TYPE_CHECKING:
     from ppvae.report import report
     from ppvae.runs import load, save
     from ppvae.story import adopt, check_story, log_joint, observe, simulate
+    from ppvae.training import Callback, TensorBoard
     from ppvae.weights import log_weights
 
 _PUBLIC = {
     "Annealing": "evidence",
+    "Callback": "training",
     "Estimate": "estimate",
     "EstimatorBench": "estimators",
     "Gaps": "gaps",
     "History": "fit",
     "League": "compare",
     "Sandwich": "evidence",
+    "TensorBoard": "training",
     "adopt": "story",
     "bdmc": "evidence",
     "check_story": "story",
@@ -75,12 +78,14 @@ _MODULES = ("data", "diagnostics", "evidence", "guides", "nets", "objectives", "
 
 __all__ = [
     "Annealing",
+    "Callback",
     "Estimate",
     "EstimatorBench",
     "Gaps",
     "History",
     "League",
     "Sandwich",
+    "TensorBoard",
     "adopt",
     "bdmc",
     "check_story",

@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 UNFINISHED = ".writing-"  # how the names of files begin that a kill may leave half written
+READABLE = 0o644  # by colleagues too: temporary files are not
 SOURCE = "source"  # under which a file of weights keeps the mark of its program
 PLAIN = (bool, int, float, str, type(None))  # exactly these: a NumPy number is no plain one
 
@@ -42,6 +43,7 @@ def write_tensors(file: Path, module: nn.Module, source: str = "") -> None:
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=file.parent) as place:
         written = Path(place) / file.name
         save_file(tensors, written, metadata={SOURCE: source})
+        os.chmod(written, READABLE)
         _sync(written)
         os.replace(written, file)
 
@@ -173,7 +175,7 @@ def write_bytes(file: Path, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(written, 0o644)
+        os.chmod(written, READABLE)
         os.replace(written, file)
     except BaseException:
         Path(written).unlink(missing_ok=True)

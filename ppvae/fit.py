@@ -3,6 +3,7 @@ r"""The verb of training: story, guide and rows in, both trained, and what happe
 __all__ = ["Callback", "History", "fit"]
 
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ from ppvae import objectives, ranks
 from ppvae.data import Rows, Stream, open_rows, seen
 from ppvae.objectives import Objective
 from ppvae.progress import stages
+from ppvae.source import fingerprint
 from ppvae.story import check_data, local_params, one_tensor_of, seeded
 from ppvae.training import Callback, History, Trainer, Training
 from ppvae.training.callbacks import Callbacks, EpochCallback
@@ -118,6 +120,7 @@ def fit(
         kl_warmup=kl_warmup, patience=patience, max_skips=max_skips, seed=seed, device=device, precision=precision,
     )  # fmt: skip
     _check_folder(run_dir, resume, checkpoint_every)
+    _check_modules(story, guide)
     if patience is not None and val is None:
         raise ValueError(f"expected validation rows (val) for patience={patience}, got val=None")
     rows, val_rows = _prepare(story, guide, open_rows(data), val, settings)
@@ -127,17 +130,14 @@ def fit(
     with ExitStack() as stack:
         for part in (local_params(story, guide, loss_of), pyro.validation_enabled(False)):
             stack.enter_context(part)
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "Encountered", UserWarning)  # Pyro's; `blame` says more
         trainer = Trainer(loss_of, rows, val_rows, settings)
         trainer.on_step_end = hooks.on_step_end if hooks.parts else None
         keeper = None
         if run_dir is not None:
-            told = {
-                **settings.told(),
-                "objective": loss_of.name,
-                "objective_options": loss_of.options,
-            }
-            told |= {"precision": _precision(story, settings), "rows": len(rows), "data": rows.name}
-            kept = kept_in(run_dir, {**(config or {}), "fit": told}, resume)
+            told = {**(config or {}), "fit": _told(loss_of, rows, settings)}
+            kept = kept_in(run_dir, told, resume)
             keeper = Keeper(*stack.enter_context(kept), trainer, checkpoint_every)
         stack.enter_context(seeded(seed, story))
         trainer.seed(seed)
@@ -213,17 +213,34 @@ def _prepare(
     return rows, val_rows
 
 
-def _precision(story: nn.Module, settings: Training) -> str:
-    """What `config.json` says of it."""
-    own = str(one_tensor_of(story).dtype)
-    return settings.precision if settings.precision == "bfloat16" else own
+def _told(loss_of: Objective, rows: Rows | Stream, settings: Training) -> dict[str, Any]:
+    """What `config.json` says of a training; all of it must be the same where it goes on, but for the epochs."""
+    own = str(one_tensor_of(loss_of.story).dtype)
+    return settings.told() | {
+        "objective": loss_of.name,
+        "objective_options": loss_of.options,
+        "precision": settings.precision if settings.precision == "bfloat16" else own,
+        "data": rows.name,
+        "rows": len(rows),
+        "contents of the rows": fingerprint(seen(rows).tensors)[:12],
+    }
 
 
 def _check_folder(run_dir: str | Path | None, resume: bool, checkpoint_every: float) -> None:
     if not checkpoint_every >= 0:
         raise ValueError(f"expected checkpoint_every of at least 0 seconds, got {checkpoint_every}")
     if resume and (run_dir is None or not Path(run_dir).expanduser().is_dir()):
-        raise ValueError(f"expected the folder of a run to go on from, got run_dir={run_dir}")
+        raise ValueError(
+            f"expected the folder of a run to go on from, got run_dir={run_dir}; to begin one, leave out resume (--resume)"
+        )
+
+
+def _check_modules(story: Any, guide: Any) -> None:
+    for what, module in {"story": story, "guide": guide}.items():
+        if isinstance(module, type):
+            raise ValueError(
+                f"expected a {what}, got the class {module.__name__}; make one: {module.__name__}(...)"
+            )
 
 
 def _in_words(record: Record) -> str:

@@ -67,7 +67,8 @@ def load_story(spec: str, batch: Mapping[str, Tensor], **options: Any) -> nn.Mod
     known = [n for n in signature.parameters if not (build and n == "batch")]
     unknown = sorted(set(options) - set(known))
     if unknown and not takes_any:
-        raise ValueError(f"story '{spec}': expected options among {known}; got {unknown}")
+        how = "; give its from_data(batch) the arguments that it is to take" if build else ""
+        raise ValueError(f"story '{spec}': expected options among {known}; got {unknown}{how}")
     try:
         return build(batch, **options) if build else cls(**options)
     except (TypeError, RuntimeError, KeyError, IndexError) as error:

@@ -1,15 +1,17 @@
-r"""The source of a program as a short mark, so that weights can tell whether their program has changed."""
+r"""Short marks that tell programs, weights and rows from others: what goes on can see whether they have changed."""
 
-__all__ = ["source_hash"]
+__all__ = ["fingerprint", "source_hash"]
 
 import ast
 import hashlib
 import inspect
 import textwrap
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 OTHERS = ("torch", "pyro", "zuko", "ppvae")
 
@@ -32,3 +34,20 @@ def _text(kind: type) -> str:
         return ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(kind))))
     except (OSError, TypeError, SyntaxError):  # typed at a prompt, or made by a program
         return ""
+
+
+def fingerprint(*parts: nn.Module | Mapping[str, Tensor] | None) -> str:
+    """A mark of the weights of modules, and of the numbers of rows.
+
+    Arguments:
+        parts: Modules, and rows as name -> `(B, *event)`.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        tensors: Any = part.state_dict() if isinstance(part, nn.Module) else part or {}
+        for name, value in tensors.items():
+            digest.update(name.encode())
+            if isinstance(value, Tensor):
+                numbers = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+                digest.update(numbers.numpy().data)
+    return digest.hexdigest()

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ppvae.chunks import is_local, particle_step, pieces, row_chunks, rows_per_chunk
 from ppvae.data import Rows, Stream, as_rows, open_rows, seen
-from ppvae.ranks import over_parts
+from ppvae.ranks import drawing, over_parts
 from ppvae.story import (
     Batch,
     LogJoint,
@@ -128,7 +128,8 @@ def draw(
     dim, num_rows = sites.particle_dim, num_rows_of(batch)
     drawn = SampleRows(dim, num_particles, num_rows)
     try:
-        with local_params(guide), around(None), drawn, particle_plate(num_particles, dim):
+        plate = particle_plate(num_particles, dim)
+        with local_params(guide), drawing(num_particles), around(None), drawn, plate:
             run(guide, batch)
     except (RuntimeError, ValueError, IndexError):
         if hasattr(guide, "posterior"):

@@ -202,6 +202,12 @@ def test_nan_loss_names_epoch_and_rows() -> None:
     [
         ({"objective": "magic"}, "objective among trace_elbo"),
         ({"epochs": 0}, "epochs of at least 1"),
+        ({"epochs": 2.5}, "whole number as epochs, got 2.5"),
+        ({"epochs": "3"}, "whole number as epochs, got '3'"),
+        ({"average": "yes"}, "average from 0 .none. to below 1, got 'yes'"),
+        ({"lr": "fast"}, "positive lr, got 'fast'"),
+        ({"accumulate": 0}, "accumulate of at least 1"),
+        ({"callbacks": print}, "list of callbacks"),
         ({"batch_size": 0}, "batch_size of at least 1"),
         ({"lr": 0.0}, "positive lr"),
         ({"kl_warmup": -1}, "kl_warmup"),
@@ -216,6 +222,12 @@ def test_bad_options_are_named(options: dict[str, object], message: str) -> None
     story, guide, rows = _pair()
     with pytest.raises(ValueError, match=message):
         ppvae.fit(story, guide, rows, progress=False, **{"epochs": 1, **options})
+
+
+def test_a_class_in_the_place_of_a_story_is_told_from_one() -> None:
+    story, guide, rows = _pair()
+    with pytest.raises(ValueError, match=r"expected a story, got the class VAE; make one: VAE\("):
+        ppvae.fit(type(story), guide, rows, epochs=1, progress=False)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

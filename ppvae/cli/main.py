@@ -5,6 +5,7 @@ __all__ = ["app", "main", "spread_lists"]
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rest = spread_lists([word for word in typed if word != "--debug"])
     try:
         rest = recall(rest, COMMANDS)
-        with _together():
+        with _plain_warnings(), _together():
             code = app(args=rest, prog_name="ppvae", standalone_mode=False, obj=typed)
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
@@ -85,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, ValueError):
             return _say(str(error), BAD_INPUT)
         said, place = str(error).partition(SHAPE_TABLE)[0].strip(), _place(error)
+        if isinstance(error, ConnectionError):
+            return _say(said, OTHER_ERROR)
         said = f"{type(error).__name__}: {said}{place} (--debug shows the traceback)"
         return _say(said, OTHER_ERROR)
 
@@ -103,6 +106,17 @@ def spread_lists(words: Sequence[str]) -> list[str]:
             spread.append(word)
         taking = taking or starts
     return spread
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings as one line each, without the line of code that gave them."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *where, **more: f"ppvae: warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 @contextmanager

@@ -200,9 +200,11 @@ def fit(
     found = ppvae.elbo(setup.story, built, measured, seed=seed).mean()
     which = "" if len(measured) == len(setup.test) else f" (the first of {len(setup.test)})"
     out = parts.console(setup)
+    skipped = sum(history.column("skipped"))
+    left_out = f"; {skipped} steps left out, whose loss was not finite" if skipped else ""
     out.print(
         f"ELBO {found} nats per row on {len(measured)} test rows{which}; best epoch {history.best_epoch} of "
-        f"{len(history.records)}, {history.seconds:.1f} s",
+        f"{len(history.records)}, {history.seconds:.1f} s{left_out}",
         highlight=False,
     )
     bits_of: Any = getattr(setup.story, "bits_per_dimension", None)

@@ -45,6 +45,11 @@ def recall(words: Sequence[str], commands: Sequence[Callable[..., None]]) -> lis
         return list(words)
     command, run, *typed = words
     told = _told(Path(run))
+    if not (Path(run) / "story.safetensors").exists():
+        raise ValueError(
+            f"expected a run that has been trained to its end, got '{run}', which has not; go on with ppvae fit ... --run-dir "
+            f"{run} --resume"
+        )
     taken = signature(takers[command]).parameters
     given = [command, told["story"], "--weights", run]
     for name, option in OPTIONS.items():

@@ -3,7 +3,6 @@ r"""Long measurements piece by piece: seeds of their own, a file that remembers 
 __all__ = [
     "Checkpoint",
     "beside",
-    "fingerprint",
     "in_precision",
     "kept_rows",
     "over_rows",
@@ -11,7 +10,6 @@ __all__ = [
     "rows_at_a_time",
 ]
 
-import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -21,12 +19,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from ppvae import ranks
 from ppvae.chunks import CHUNK_NUMBERS, is_local, numbers_per_row
 from ppvae.disk import read_metadata, read_tensors, write_bytes
 from ppvae.guides.local import LocalFit, localize, optimize_local
+from ppvae.source import fingerprint
 from ppvae.story import TensorDict, num_rows_of
 
 # Rows whose q* and chains are held in memory at a time, at most.
@@ -177,15 +176,3 @@ def in_precision(
         )
     story, guide = deepcopy((story, guide))
     return story.to(dtype), None if guide is None else guide.to(dtype)
-
-
-def fingerprint(*parts: nn.Module | TensorDict | None) -> str:
-    """A number that tells weights and rows from others."""
-    digest = hashlib.sha256()
-    for part in parts:
-        tensors: Any = part.state_dict() if isinstance(part, nn.Module) else part or {}
-        for name, value in tensors.items():
-            digest.update(name.encode())
-            if isinstance(value, Tensor):
-                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ppvae.objectives.base import Objective
 from ppvae.objectives.draws import GuideSite
 from ppvae.objectives.tempering import Tempering
+from ppvae.ranks import drawing
 from ppvae.story import Batch, TensorDict, num_rows_of, observe, run, scale_rows
 
 
@@ -47,7 +48,8 @@ class PyroELBO(Objective):
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
         self.tempering.kl_weight = kl_weight
-        loss = self.estimator.differentiable_loss(*self.programs, batch)
+        with drawing(self.num_particles):
+            loss = self.estimator.differentiable_loss(*self.programs, batch)
         return loss / (self.scaled_to or num_rows_of(batch))
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "all_of",
     "alone",
     "answering",
+    "drawing",
     "each",
     "is_first",
     "joined",
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 from ppvae.ranks.adding import Adder
-from ppvae.ranks.noise import PartNoise, noise_state, set_noise_state
+from ppvae.ranks.noise import PartNoise, drawing, noise_state, set_noise_state
 from ppvae.ranks.part import Part, parts_of
 from ppvae.ranks.processes import (
     agreed,

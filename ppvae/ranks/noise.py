@@ -6,9 +6,11 @@ categorical draws, dropout), each part draws for all rows from the same state of
 Others (gamma, Dirichlet, Poisson, binomial) come from a generator of the part's own: right, but not the same draws.
 """
 
-__all__ = ["PartNoise", "noise_state", "set_noise_state"]
+__all__ = ["PartNoise", "drawing", "noise_state", "set_noise_state"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -25,10 +27,24 @@ BY_VALUE = (torch.normal, torch.bernoulli)
 OWN = (torch._standard_gamma, torch._sample_dirichlet, torch.poisson, torch.binomial)
 
 
+_num_particles: ContextVar[int] = ContextVar("num_particles", default=1)
+
+
+@contextmanager
+def drawing(num_particles: int) -> Iterator[None]:
+    """Tell `PartNoise` how many particles the draws in the block have in front of their rows."""
+    token = _num_particles.set(num_particles)
+    try:
+        yield
+    finally:
+        _num_particles.reset(token)
+
+
 class PartNoise(TorchFunctionMode):
     """A context in which programs on a part of a batch draw what they would draw for their rows of the whole.
 
-    The rows of a draw stand along its first dimension of the part's length; draws without one are the same in all parts.
+    The rows of a draw stand along its first dimension of the part's length, or the second one where there are as many
+    particles in front; draws without one are the same in all parts.
 
     Arguments:
         part: Which rows.
@@ -53,11 +69,17 @@ class PartNoise(TorchFunctionMode):
     def _cut(self, shape: Any, draw: Callable[[list[int]], Tensor]) -> Tensor:
         """The part's rows of a draw of the whole, which `draw` makes in a given shape."""
         whole = [*shape]
-        if self.num_rows not in whole:
+        dim = self._row_dim(whole)
+        if dim is None:
             return draw(whole)
-        dim = whole.index(self.num_rows)
         whole[dim] = self.total
         return draw(whole).narrow(dim, self.rows.start, self.num_rows).clone()
+
+    def _row_dim(self, shape: Sequence[int]) -> int | None:
+        """The dimension of the rows, if there is one."""
+        found = [dim for dim, size in enumerate(shape) if size == self.num_rows]
+        are_particles = found[:1] == [0] and _num_particles.get() == self.num_rows
+        return found[1] if are_particles and len(found) > 1 else next(iter(found), None)
 
     def _in_place(self, func: Any, args: Any, options: Any) -> Tensor:
         target, *rest = args
@@ -76,9 +98,9 @@ class PartNoise(TorchFunctionMode):
     def _by_value(self, func: Any, args: Any, options: Any) -> Tensor:
         """Every row has a parameter of its own: those of the other rows do not matter."""
         shape = torch.broadcast_shapes(*(a.shape for a in args if isinstance(a, Tensor)))
-        if self.num_rows not in shape:
+        dim = self._row_dim(shape)
+        if dim is None:
             return func(*args, **options)
-        dim = shape.index(self.num_rows)
         given = [self._padded(a.expand(shape), dim) if isinstance(a, Tensor) else a for a in args]
         return func(*given, **options).narrow(dim, self.rows.start, self.num_rows).clone()
 

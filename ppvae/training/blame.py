@@ -49,6 +49,7 @@ def blame(loss_of: Objective, rows: Rows | Stream, when: str, loss_is_finite: bo
     raise ValueError(
         f"expected a finite {what}, got NaN or infinity in {when}"
         + (f": {'; '.join(culprits)}" if culprits else "")
-        + "; try a smaller lr, rescaled data, or a likelihood whose scale is bounded below (the parameters are "
+        + "; look at what the story computes there, or try a smaller lr, rescaled data, a likelihood whose scale is bounded below "
+        "(rows count within the training rows; the parameters are "
         "as they were before that step)"
     )

@@ -40,10 +40,12 @@ class Callbacks(Callback):
     """
 
     def __init__(self, parts: Sequence[Callback | EpochCallback]) -> None:
+        if not isinstance(parts, Sequence):
+            raise ValueError(f"expected a list of callbacks, got {parts!r}; write callbacks=[...]")
         for part in parts:
             if not isinstance(part, Callback) and not callable(part):
                 raise ValueError(
-                    f"expected callbacks that are a ppvae.fit.Callback or a function of an epoch's record, got "
+                    f"expected callbacks that are a ppvae.Callback or a function of an epoch's record, got "
                     f"{type(part).__name__}"
                 )
         self.parts = [p if isinstance(p, Callback) else _Function(p) for p in parts]

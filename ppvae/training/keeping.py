@@ -4,6 +4,7 @@ __all__ = ["Keeper", "held_folder", "kept_in", "same_settings"]
 
 import json
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -93,9 +94,26 @@ class Keeper:
     def take_up(self) -> None:
         """Go on from the newest checkpoint that can be read."""
         self.trainer.restore(self.folder.load_checkpoint(self.modules))
+        self._check_epochs()
         ranks.wait()
         if ranks.is_first():
             self.folder.drop_metrics_after(len(self.trainer.history.records))
+
+    def _check_epochs(self) -> None:
+        """Other epochs than the run began with are allowed, and said where they change more than its length."""
+        settings, done = self.trainer.settings, len(self.trainer.history.records)
+        if settings.epochs < done:
+            raise ValueError(
+                f"expected at least the {done} epochs that the run has done, got epochs={settings.epochs}"
+            )
+        began = self.folder.config.get("fit", {}).get("epochs", settings.epochs)
+        if settings.epochs != began and settings.schedule != "constant" and ranks.is_first():
+            warnings.warn(
+                f"epochs {began} -> {settings.epochs}: the step size goes on by the schedule '{settings.schedule}' of "
+                f"{settings.epochs} epochs, but the first {done} followed that of {began}; the result is not that of a run "
+                f"of {settings.epochs} from the start",
+                stacklevel=2,
+            )
 
     def after_step(self) -> None:
         """Write a checkpoint where one is due, or a signal has come to any process; then do what that asks for."""

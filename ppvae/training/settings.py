@@ -68,26 +68,28 @@ class Training:
         _check_one_of("optimizer", self.optimizer, OPTIMIZERS)
         _check_one_of("schedule", self.schedule, SCHEDULES)
         _check_one_of("precision", self.precision, PRECISIONS)
-        for name in ("epochs", "batch_size", "accumulate", "num_particles"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        if not self.lr > 0:
-            raise ValueError(f"expected a positive lr, got {self.lr}")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"expected average from 0 (none) to below 1, got {self.average}")
-        if not isinstance(self.seed, int):
-            raise ValueError(f"expected an integer seed, got {self.seed!r}")
-        if self.kl_warmup < 0:
-            raise ValueError(f"expected kl_warmup of at least 0 epochs, got {self.kl_warmup}")
-        if not self.max_skips >= 0:
-            raise ValueError(f"expected max_skips of at least 0, got {self.max_skips}")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"expected a positive clip_norm, got {self.clip_norm}")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"expected patience of at least 1, got {self.patience}")
+        for name in ("epochs", "batch_size", "accumulate", "num_particles", "patience"):
+            self._check_whole(name, 1)
+        for name in ("kl_warmup", "max_skips", "seed"):
+            self._check_whole(name, 0 if name != "seed" else None)
+        for name in ("lr", "clip_norm"):
+            value = getattr(self, name)
+            if not ((value is None and name == "clip_norm") or (_is_number(value) and value > 0)):
+                raise ValueError(f"expected a positive {name}, got {value!r}")
+        if not (_is_number(self.average) and 0 <= self.average < 1):
+            raise ValueError(f"expected average from 0 (none) to below 1, got {self.average!r}")
         device = resolve_device(self.device)
         if self.precision == "bfloat16":
             check_bfloat16(device)
+
+    def _check_whole(self, name: str, least: int | None) -> None:
+        value = getattr(self, name)
+        if value is None and name == "patience":
+            return
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"expected a whole number as {name}, got {value!r}")
+        if least is not None and value < least:
+            raise ValueError(f"expected {name} of at least {least}, got {value}")
 
     @property
     def loss_options(self) -> dict[str, Any]:
@@ -114,6 +116,10 @@ def resolve_device(device: str) -> torch.device:
             "use device='cpu'"
         )
     return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_one_of(name: str, value: str, known: Mapping[str, Any]) -> None:

@@ -109,7 +109,8 @@ def measure(run: Path) -> dict[str, Any]:
     )
     parts = {
         "gaps": found.approximation_gap, "amortization": found.amortization_gap,
-        "elbo": ppvae.elbo(story, guide, few), "iwelbo": ppvae.iwelbo(story, guide, few),
+        # as many particles as a process of two has rows
+        "elbo": ppvae.elbo(story, guide, few), "square": ppvae.elbo(story, guide, rows.head(20), num_particles=10), "iwelbo": ppvae.iwelbo(story, guide, few),
         "iwae": ppvae.log_evidence(story, few, method="iwae", guide=guide, num_particles=60),
         "ais": ppvae.log_evidence(story, few, method="ais", guide=guide, annealing=settings),
         "bdmc": ppvae.bdmc(story, guide, n=32, annealing=settings).width,
