@@ -75,6 +75,11 @@ class PartNoise(TorchFunctionMode):
 
     def _by_value(self, func: Any, args: Any, options: Any) -> Tensor:
         """Every row has a parameter of its own: those of the other rows do not matter."""
+        if "size" in options or len(args) > 2:  # the same parameters for all rows
+            size, *given = (
+                (options.pop("size"), *args) if "size" in options else (args[2], *args[:2])
+            )
+            return self._cut(size, lambda whole: func(*given, size=whole, **options))
         shape = torch.broadcast_shapes(*(a.shape for a in args if isinstance(a, Tensor)))
         if self.num_rows not in shape:
             return func(*args, **options)

@@ -117,3 +117,18 @@ def test_accumulated_pieces_take_the_step_of_the_whole_batch(objective):
     for other in found[1:]:
         for one, two in zip(found[0], other, strict=True):
             torch.testing.assert_close(one, two, rtol=1e-7, atol=1e-9)
+
+
+def test_parts_draw_the_noise_of_the_whole_where_all_rows_share_its_parameters():
+    torch.manual_seed(1)
+    whole = torch.normal(0.0, 2.0, (B, 3))
+    for given in ({"size": (B, 3)}, {}):
+        drawn = []
+        for part in parts_of(B, 2):
+            torch.manual_seed(1)
+            shape = (part.stop - part.first, 3)
+            with PartNoise(part):
+                drawn.append(
+                    torch.normal(0.0, 2.0, size=shape) if given else torch.normal(0.0, 2.0, shape)
+                )
+        assert torch.equal(torch.cat(drawn), whole)
