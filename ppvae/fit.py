@@ -13,6 +13,7 @@ from torch import nn
 
 from ppvae import objectives, ranks
 from ppvae.data import Rows, Stream, open_rows, seen
+from ppvae.evidence.rows import fingerprint
 from ppvae.objectives import Objective
 from ppvae.progress import stages
 from ppvae.story import check_data, local_params, one_tensor_of, seeded
@@ -22,6 +23,8 @@ from ppvae.training.history import Record
 from ppvae.training.keeping import Keeper, kept_in
 from ppvae.training.settings import PRECISIONS, resolve_device
 from ppvae.weights import summed_sites
+
+ROWS_TO_COMPARE = 100  # of those that each of several processes was given
 
 
 def fit(
@@ -127,16 +130,15 @@ def fit(
     with ExitStack() as stack:
         for part in (local_params(story, guide, loss_of), pyro.validation_enabled(False)):
             stack.enter_context(part)
+        told = {
+            **settings.told(), "objective": loss_of.name, "objective_options": loss_of.options,
+            "precision": _precision(story, settings), "rows": len(rows), "data": rows.name,
+        }  # fmt: skip
+        _check_alike(told, rows)
         trainer = Trainer(loss_of, rows, val_rows, settings)
         trainer.on_step_end = hooks.on_step_end if hooks.parts else None
         keeper = None
         if run_dir is not None:
-            told = {
-                **settings.told(),
-                "objective": loss_of.name,
-                "objective_options": loss_of.options,
-            }
-            told |= {"precision": _precision(story, settings), "rows": len(rows), "data": rows.name}
             kept = kept_in(run_dir, {**(config or {}), "fit": told}, resume)
             keeper = Keeper(*stack.enter_context(kept), trainer, checkpoint_every)
         stack.enter_context(seeded(seed, story))
@@ -224,6 +226,22 @@ def _check_folder(run_dir: str | Path | None, resume: bool, checkpoint_every: fl
         raise ValueError(f"expected checkpoint_every of at least 0 seconds, got {checkpoint_every}")
     if resume and (run_dir is None or not Path(run_dir).expanduser().is_dir()):
         raise ValueError(f"expected the folder of a run to go on from, got run_dir={run_dir}")
+
+
+def _check_alike(told: Record, rows: Rows | Stream) -> None:
+    """Refuse processes that were given different settings or rows: each would train as if the others had its own."""
+    if ranks.num_ranks() == 1:
+        return
+    first = seen(rows)
+    few = dict(first.head(min(ROWS_TO_COMPARE, len(first))).tensors)
+    each = ranks.all_of({**told, "values of the first rows": fingerprint(few)})
+    for number, other in enumerate(each):
+        for name, value in other.items():
+            if value != each[0][name]:
+                raise ValueError(
+                    f"expected the same settings and all rows in every process, got {name} {each[0][name]!r} in "
+                    f"process 0 and {value!r} in process {number}"
+                )
 
 
 def _in_words(record: Record) -> str:
