@@ -4,6 +4,8 @@ then changes no draw.
 Where the number of random bits does not depend on the parameters (normal, uniform, exponential, Cauchy, Bernoulli and
 categorical draws, dropout), each part draws for all rows from the same state of torch's generator and keeps its own.
 Others (gamma, Dirichlet, Poisson, binomial) come from a generator of the part's own: right, but not the same draws.
+Draws inside other functions of torch (dropout of channels, of attention and of recurrent layers, `gumbel_softmax`) are not
+seen: each part then draws one and the same pattern for its own rows.
 """
 
 __all__ = ["PartNoise", "noise_state", "set_noise_state"]
@@ -21,7 +23,7 @@ from ppvae.ranks.part import Part
 IN_PLACE = ("normal_", "uniform_", "exponential_", "cauchy_", "geometric_", "bernoulli_")
 SHAPED = (torch.rand, torch.randn)
 LIKE = (torch.rand_like, torch.randn_like)
-BY_VALUE = (torch.normal, torch.bernoulli)
+BY_VALUE = (torch.normal, torch.bernoulli, Tensor.bernoulli)
 OWN = (torch._standard_gamma, torch._sample_dirichlet, torch.poisson, torch.binomial)
 
 
@@ -125,7 +127,7 @@ DRAWS: dict[Any, Callable[[PartNoise, Any, Any, Any], Tensor]] = {
     **dict.fromkeys(SHAPED, PartNoise._shaped),
     **dict.fromkeys(LIKE, PartNoise._like),
     **dict.fromkeys(BY_VALUE, PartNoise._by_value),
-    torch.multinomial: PartNoise._multinomial,
+    **dict.fromkeys((torch.multinomial, Tensor.multinomial), PartNoise._multinomial),
     **dict.fromkeys(OWN, PartNoise._own),
     F.dropout: PartNoise._dropout,
 }

@@ -92,6 +92,18 @@ def test_parts_drop_what_the_whole_drops():
     assert torch.equal(torch.cat(drawn), whole)
 
 
+@pytest.mark.parametrize("draw", [lambda p: p.bernoulli(), lambda p: p.multinomial(2)])
+def test_parts_draw_by_methods_too(draw):
+    torch.manual_seed(1)
+    whole = draw(HALVES)
+    drawn = []
+    for part in parts_of(B, 3):
+        torch.manual_seed(1)
+        with PartNoise(part):
+            drawn.append(draw(HALVES[part.rows]))
+    assert torch.equal(torch.cat(drawn), whole)
+
+
 def test_parts_differ_by_a_row_at_most_and_an_empty_one_has_no_share():
     parts = parts_of(2, 3)
     assert [p.stop - p.first for p in parts] == [0, 1, 1]
