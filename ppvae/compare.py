@@ -100,6 +100,8 @@ def compare(
         raise ValueError("expected at least one guide, got none")
     if decoder not in DECODERS:
         raise ValueError(f"expected a decoder among {', '.join(DECODERS)}; got '{decoder}'")
+    if patience is not None and val is None:
+        raise ValueError(f"expected validation rows (val) for patience={patience}, got val=None")
     if rows < 1:
         raise ValueError(f"expected at least one row to measure on, got rows={rows}")
     train = open_rows(data)

@@ -35,8 +35,9 @@ class Estimate:
 
     @classmethod
     def of_draws(cls, draws: Tensor) -> "Estimate":
-        """The mean over independent draws, with shape `(S, *)` -> `(*,)`."""
+        """The mean over independent draws, with shape `(S, *)` -> `(*,)`; that of whole numbers is real."""
         num = draws.shape[0]
+        draws = draws if draws.is_floating_point() else draws.to(torch.get_default_dtype())
         spread = draws.std(0) if num > 1 else torch.full_like(draws[0], torch.nan)
         return cls(draws.mean(0), spread / num**0.5)
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ppvae import objectives as losses
+from ppvae import ranks
 from ppvae.gradients import Gradients, measure_gradients, parameter_groups, train_baseline
 from ppvae.objectives import Objective
 from ppvae.plots import estimator_dots
@@ -181,7 +182,7 @@ def estimator_bench(
     with (
         local_params(story, guide),
         measuring(seed, story, guide),
-        stages(len(targets) + len(built), progress) as stage,
+        stages(len(targets) + len(built), progress and ranks.is_first()) as stage,
     ):
         for target in targets:
             stage(f"reference of {target}")

@@ -25,6 +25,8 @@ from ppvae.training.keeping import Keeper, kept_in
 from ppvae.training.settings import PRECISIONS, resolve_device
 from ppvae.weights import summed_sites
 
+# of those that each of several processes was given
+
 
 def fit(
     story: nn.Module,
@@ -132,6 +134,7 @@ def fit(
             stack.enter_context(part)
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "Encountered", UserWarning)  # Pyro's; `blame` says more
+        _check_alike(loss_of, rows, settings)
         trainer = Trainer(loss_of, rows, val_rows, settings)
         trainer.on_step_end = hooks.on_step_end if hooks.parts else None
         keeper = None
@@ -241,6 +244,20 @@ def _check_modules(story: Any, guide: Any) -> None:
             raise ValueError(
                 f"expected a {what}, got the class {module.__name__}; make one: {module.__name__}(...)"
             )
+
+
+def _check_alike(loss_of: Objective, rows: Rows | Stream, settings: Training) -> None:
+    """Refuse processes that were given different settings or rows: each would train as if the others had its own."""
+    if ranks.num_ranks() == 1:
+        return
+    first, *others = ranks.all_of(_told(loss_of, rows, settings))
+    for number, other in enumerate(others, 1):
+        for name, value in other.items():
+            if value != first[name]:
+                raise ValueError(
+                    f"expected the same settings and all rows in every process, got {name} {first[name]!r} in "
+                    f"process 0 and {value!r} in process {number}"
+                )
 
 
 def _in_words(record: Record) -> str:

@@ -92,9 +92,7 @@ def league_folder(
     told = {**(config or {}), "compare": dict(settings)}
     with terminable(), held_folder(run_dir, told, resume, "compare") as folder:
         parts = LeagueFolder(folder.path, guides, checkpoint_every)
-        if ranks.is_first():
-            parts.make()
-        ranks.wait()
+        ranks.by_first(parts.make)
         yield parts
 
 

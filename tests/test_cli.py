@@ -189,6 +189,17 @@ def test_generate_writes_pictures(tmp_path):
     assert (tmp_path / "new.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_of_several_processes_the_first_alone_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr("ppvae.ranks.is_first", lambda: False)
+    small = ["--epochs", "1", "--set", "latent_dim=2"]
+    assert main(["generate", "vae", "--n", "10", "--out", "new.png", *small]) == 0
+    files = ["--table", "rows.csv", "--figure", "page.png"]
+    assert main(["diagnose", "vae", *TINY, "--simulations", "10", *small, *files]) == 0
+    files = ["--table", "bench.csv", "--figure", "bench.png"]
+    assert main(["estimators", "vae", *TINY, "--repeats", "2", *small, *files]) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("what", "name"),
     [("stories", "vae"), ("guides", "iaf"), ("data", "mnist"), ("objectives", "trace_elbo")],

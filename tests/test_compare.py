@@ -1,6 +1,7 @@
 r"""The league: shared and own stories, one log evidence for one story, paired differences."""
 
 from copy import deepcopy
+from pathlib import Path
 
 import exact
 import pytest
@@ -75,7 +76,7 @@ def test_closed_form_is_used_where_the_story_has_one() -> None:
     assert abs(float(league.rows[0].approximation_gap.value)) < 0.02
 
 
-def test_bad_options_are_named() -> None:
+def test_bad_options_are_named(tmp_path: Path) -> None:
     story = exact.linear_gaussian()
     rows = exact.rows_of(story, 10)
     guide = ppvae.guides.build("mean_field", story, rows)
@@ -85,3 +86,6 @@ def test_bad_options_are_named() -> None:
         ppvae.compare(story, {"a": guide}, rows, decoder="magic")
     with pytest.raises(ValueError, match="rows=0"):
         ppvae.compare(story, {"a": guide}, rows, rows=0)
+    with pytest.raises(ValueError, match="val.* for patience=2"):
+        ppvae.compare(story, {"a": guide}, rows, patience=2, run_dir=tmp_path / "league")
+    assert not (tmp_path / "league").exists()

@@ -119,3 +119,17 @@ def test_a_loader_in_order_trains_as_rows_that_are_not_shuffled(monkeypatch):
     )
     assert_same(streamed, trained(values))
     assert isinstance(open_rows(DataLoader(values)), LoaderRows)
+
+
+class Batches(IterableDataset[Any]):
+    """Makes batches by itself; its length counts those."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self) -> Any:
+        return iter(torch.tensor(grey(np.float32))[:12].split(4))
+
+
+def test_a_data_set_that_makes_batches_is_counted_by_rows():
+    assert len(LoaderRows(DataLoader(Batches(), batch_size=None))) == 12

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,59 +14,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.nn import PyroModule
+from coins import Coins, same, timeless, train
 from torch import nn
 
-import ppvae
 from ppvae.cli import main
 from ppvae.fit import Callback
-from ppvae.gallery import story_class
 from ppvae.lock import locked
 from ppvae.runs import RunFolder
 from ppvae.training import Trainer
-
-EPOCHS, STEPS = 3, 4
-
-
-class Coins(PyroModule):
-    """Two causes move three numbers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.decoder = ppvae.nets.MLP(2, 3, hidden=(8,))
-
-    def forward(self, n: int) -> None:
-        with pyro.plate("data", n):
-            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1))
-
-
-def train(run: Path | None = None, **options: Any) -> tuple[dict[str, torch.Tensor], list[Any]]:
-    """Weights and records of a small run over rows that are redrawn at each step."""
-    torch.manual_seed(0)
-    rows = ppvae.data.Rows({"x": torch.rand(40, 3)}, dynamic=frozenset({"x"}))
-    story = options.pop("story", None) or Coins()
-    guide = ppvae.guides.build("mean_field", Coins(), rows, hidden=(8,))
-    given = {
-        "val": rows.head(10).frozen(0),
-        "epochs": EPOCHS,
-        "batch_size": 10,
-        "lr": 0.01,
-        "checkpoint_every": 0,
-    }
-    history = ppvae.fit(story, guide, rows, progress=False, run_dir=run, **{**given, **options})
-    weights = {**story.state_dict(), **{f"guide.{k}": v for k, v in guide.state_dict().items()}}
-    return weights, timeless(history.records)
-
-
-def timeless(records: list[Any]) -> list[Any]:
-    clock = ("seconds", "rows_per_second")
-    return [{k: v for k, v in record.items() if k not in clock} for record in records]
-
-
-def same(one: Any, two: Any) -> bool:
-    weights = one[0].keys() == two[0].keys()
-    return weights and all(torch.equal(one[0][k], two[0][k]) for k in one[0]) and one[1] == two[1]
 
 
 class KilledError(Exception):
@@ -279,45 +233,3 @@ def test_hooks_are_called_in_order_and_a_function_hears_of_epochs() -> None:
     assert heard == [(1, 1), (1, 2), "epoch", (2, 1), (2, 2), "epoch", 2]
     with pytest.raises(ValueError, match="expected callbacks .* got int"):
         train(callbacks=[3])
-
-
-STORY = "from torch import nn\nclass Changing(nn.Linear):\n    def forward(self, x):\n        return {}\n"
-
-
-def test_a_changed_source_is_told_and_a_changed_comment_is_not(tmp_path) -> None:
-    def made(name: str, body: str) -> nn.Module:
-        (tmp_path / f"{name}.py").write_text(STORY.format(body))
-        return story_class(str(tmp_path / f"{name}.py"))(2, 2)
-
-    ppvae.save(tmp_path, made("one", "x"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        ppvae.load(tmp_path, made("two", "x  # the same"))
-    with pytest.warns(UserWarning, match="source of Changing has changed since"):
-        ppvae.load(tmp_path, made("three", "-x"))
-
-
-def test_rows_that_changed_since_are_refused(tmp_path):
-    """Same name, same number, other values."""
-    story, x = Coins(), torch.rand(40, 3).round()
-    guide = ppvae.guides.build("mean_field", story, x, hidden=(8,))
-    options = {"run_dir": tmp_path / "run", "progress": False}
-    ppvae.fit(story, guide, x, epochs=1, **options)
-    x[7] = 1 - x[7]
-    with pytest.raises(ValueError, match="contents of the rows '[0-9a-f]{12}' -> '[0-9a-f]{12}'"):
-        ppvae.fit(story, guide, x, epochs=2, resume=True, **options)
-
-
-def test_other_epochs_are_taken_and_said(tmp_path):
-    train(tmp_path / "run")
-    with pytest.warns(UserWarning, match=r"epochs 3 -> 5: the step size goes on by .* 'tail'"):
-        _, records = train(tmp_path / "run", resume=True, epochs=5)
-    assert len(records) == 5
-    with pytest.raises(ValueError, match="at least the 5 epochs that the run has done"):
-        train(tmp_path / "run", resume=True, epochs=4)
-
-
-def test_weights_can_be_read_by_others(tmp_path):
-    train(tmp_path / "run")
-    for file in (tmp_path / "run" / "checkpoints").rglob("*.safetensors"):
-        assert file.stat().st_mode & 0o044 == 0o044

@@ -65,6 +65,7 @@ def diagnose(
     no_progress: Quiet = False,
 ) -> None:
     """Tell whether a guide is the story's posterior, on which rows not, and what to try next."""
+    from ppvae import ranks
     from ppvae.cli import setup as parts
     from ppvae.diagnostics import diagnose as run
     from ppvae.gallery import example_of
@@ -96,6 +97,8 @@ def diagnose(
     )  # fmt: skip
     out = parts.console(setup)
     out.print(found)
+    if not ranks.is_first():
+        return
     if table is not None and found.rows is not None:
         table.parent.mkdir(parents=True, exist_ok=True)
         found.rows.to_pandas().to_csv(table)

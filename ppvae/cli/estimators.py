@@ -61,6 +61,7 @@ def estimators(
 ) -> None:
     """Compare gradient estimators on test rows: bias, variance, signal-to-noise ratio, time."""
     import ppvae
+    from ppvae import ranks
     from ppvae.cli import setup as parts
     from ppvae.estimators import DEFAULT_OBJECTIVES
     from ppvae.objectives import check_request
@@ -96,6 +97,8 @@ def estimators(
     )  # fmt: skip
     out = parts.console(setup)
     out.print(found)
+    if not ranks.is_first():
+        return
     if table is not None:
         table.write_text(found.to_pandas().to_csv())
     if figure is not None:

@@ -84,6 +84,7 @@ def generate(
 ) -> None:
     """Draw new pictures from a story (means of the pixels)."""
     import ppvae
+    from ppvae import ranks
     from ppvae.cli import setup as parts
     from ppvae.plots import image_grid
     from ppvae.story import split_batch
@@ -104,7 +105,8 @@ def generate(
         raise ValueError(f"expected a story with pictures at the site 'x', got {sorted(rows)}")
     starts = range(0, num_rows, IMAGES_A_LINE)
     pieces = {str(s + 1): rows["x"][s : s + IMAGES_A_LINE].clamp(0, 1) for s in starts}
-    image_grid(pieces).savefig(path, dpi=160)
+    if ranks.is_first():
+        image_grid(pieces).savefig(path, dpi=160)
     parts.console(setup).print(f"pictures: {path}", highlight=False, soft_wrap=True)
 
 

@@ -4,6 +4,7 @@ __all__ = ["app", "main", "spread_lists"]
 
 import os
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from ppvae.cli.evidence import evidence
 from ppvae.cli.run import recall
 
 BAD_INPUT, OTHER_ERROR, INTERRUPTED = 2, 1, 130
+GRACE = 3.0  # seconds after which torchrun has ended the others, had the first process met the same
 
 # Options that take several names.
 LISTS = ("--guides", "--method", "--objectives")
@@ -72,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rest = recall(rest, COMMANDS)
         with _plain_warnings(), _together():
             code = app(args=rest, prog_name="ppvae", standalone_mode=False, obj=typed)
+        if code == INTERRUPTED:  # what newer versions of typer make of Ctrl-C
+            return _say("interrupted", INTERRUPTED)
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", INTERRUPTED)
@@ -140,7 +144,9 @@ def _together() -> Iterator[None]:
 
 
 def _place(error: BaseException) -> str:
-    """Where in the user's own file, such as a story, an error came up."""
+    """Where in the user's own file, such as a story, an error came up; nothing for one of the machine."""
+    if isinstance(error, OSError):
+        return ""
     while error.__cause__ is not None:  # Pyro raises errors inside a model anew
         error = error.__cause__
     ours = str(Path(__file__).resolve().parent.parent)
@@ -156,8 +162,10 @@ def _place(error: BaseException) -> str:
 
 def _say(message: str, code: int) -> int:
     number = int(os.environ.get("RANK", "0"))
-    if number and code != OTHER_ERROR:
-        return code  # all processes meet bad input and signals; the first one tells
+    if number and code == BAD_INPUT:
+        time.sleep(GRACE)  # what all processes meet the first one tells, and its end ends this one
+    elif number and code != OTHER_ERROR:
+        return code
     who = f"ppvae, process {number}" if number else "ppvae"
     message = message.partition(SHAPE_TABLE)[0]
     print(f"{who}: {' '.join(message.split())}", file=sys.stderr)

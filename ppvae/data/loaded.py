@@ -117,16 +117,18 @@ class _OwnNoise:
 def _declared(loader: DataLoader[Any]) -> int | None:
     r"""Rows of a pass as the loader's parts say; None where they do not."""
     batch = loader.batch_size
+    if batch is None:
+        return None
     if isinstance(loader.dataset, IterableDataset):
         counted: Any = loader.dataset
-    elif batch is not None and type(loader.batch_sampler) is BatchSampler:
+    elif type(loader.batch_sampler) is BatchSampler:
         counted = loader.sampler
     else:
         return None
     if not hasattr(counted, "__len__") or (loader.drop_last and counted is loader.dataset):
         return None
     total = len(counted)
-    return total - total % batch if loader.drop_last and batch else total
+    return total - total % batch if loader.drop_last else total
 
 
 def _recut(parts: Iterable[dict[str, Tensor]], size: int) -> Iterator[dict[str, Tensor]]:

@@ -116,6 +116,8 @@ def over_rows(
         own_seed = None if seed is None else seed + SEEDS_APART * (start // step)
         return {k: v.cpu() for k, v in measure(rows, start, own_seed).items()}
 
+    if seed is None and ranks.num_ranks() > 1:  # their generators stand alike
+        seed = ranks.told(int(torch.randint(2**31, ())))
     done = {} if checkpoint is None else checkpoint.read()
     first = len(next(iter(done.values()))) if done else 0
     starts = range(first, num_rows_of(batch), step)

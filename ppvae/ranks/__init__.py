@@ -12,6 +12,7 @@ __all__ = [
     "all_of",
     "alone",
     "answering",
+    "by_first",
     "drawing",
     "each",
     "is_first",
@@ -49,4 +50,4 @@ from ppvae.ranks.processes import (
     told,
     wait,
 )
-from ppvae.ranks.sharing import each, over_parts
+from ppvae.ranks.sharing import by_first, each, over_parts

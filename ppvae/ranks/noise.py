@@ -4,6 +4,8 @@ then changes no draw.
 Where the number of random bits does not depend on the parameters (normal, uniform, exponential, Cauchy, Bernoulli and
 categorical draws, dropout), each part draws for all rows from the same state of torch's generator and keeps its own.
 Others (gamma, Dirichlet, Poisson, binomial) come from a generator of the part's own: right, but not the same draws.
+Draws inside other functions of torch (dropout of channels, of attention and of recurrent layers, `gumbel_softmax`) are not
+seen: each part then draws one and the same pattern for its own rows.
 """
 
 __all__ = ["PartNoise", "drawing", "noise_state", "set_noise_state"]
@@ -23,7 +25,7 @@ from ppvae.ranks.part import Part
 IN_PLACE = ("normal_", "uniform_", "exponential_", "cauchy_", "geometric_", "bernoulli_")
 SHAPED = (torch.rand, torch.randn)
 LIKE = (torch.rand_like, torch.randn_like)
-BY_VALUE = (torch.normal, torch.bernoulli)
+BY_VALUE = (torch.normal, torch.bernoulli, Tensor.bernoulli)
 OWN = (torch._standard_gamma, torch._sample_dirichlet, torch.poisson, torch.binomial)
 
 
@@ -97,6 +99,11 @@ class PartNoise(TorchFunctionMode):
 
     def _by_value(self, func: Any, args: Any, options: Any) -> Tensor:
         """Every row has a parameter of its own: those of the other rows do not matter."""
+        if "size" in options or len(args) > 2:  # the same parameters for all rows
+            size, *given = (
+                (options.pop("size"), *args) if "size" in options else (args[2], *args[:2])
+            )
+            return self._cut(size, lambda whole: func(*given, size=whole, **options))
         shape = torch.broadcast_shapes(*(a.shape for a in args if isinstance(a, Tensor)))
         dim = self._row_dim(shape)
         if dim is None:
@@ -142,7 +149,7 @@ DRAWS: dict[Any, Callable[[PartNoise, Any, Any, Any], Tensor]] = {
     **dict.fromkeys(SHAPED, PartNoise._shaped),
     **dict.fromkeys(LIKE, PartNoise._like),
     **dict.fromkeys(BY_VALUE, PartNoise._by_value),
-    torch.multinomial: PartNoise._multinomial,
+    **dict.fromkeys((torch.multinomial, Tensor.multinomial), PartNoise._multinomial),
     **dict.fromkeys(OWN, PartNoise._own),
     F.dropout: PartNoise._dropout,
 }

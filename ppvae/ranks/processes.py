@@ -89,9 +89,11 @@ def of_first(value: Tensor) -> Tensor:
     """The first process's tensor, on the CPU."""
     if num_ranks() == 1:
         return value
-    result = value.to(_where(), copy=True)
+    result = value.detach().to(_where(), copy=True).contiguous()
     with answering():
-        dist.broadcast(result, 0)
+        dist.broadcast(
+            result.view(-1).view(torch.uint8), 0
+        )  # gloo knows few types, bytes among them
     return result.cpu()
 
 

@@ -1,6 +1,6 @@
 r"""Work on many rows, shared by the processes: whole pieces in turn, or a part of every piece."""
 
-__all__ = ["each", "over_parts"]
+__all__ = ["by_first", "each", "over_parts"]
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -8,11 +8,24 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from ppvae.ranks.noise import PartNoise
-from ppvae.ranks.processes import all_of, alone, num_ranks, own_part, rank
+from ppvae.ranks.processes import all_of, alone, num_ranks, own_part, rank, told
 
 Rows = dict[str, Tensor]
 I = TypeVar("I")  # noqa: E741
 T = TypeVar("T")
+
+
+def by_first(work: Callable[[], T]) -> T:
+    """What the first process does while the others wait; all of them have its result.
+
+    Raises:
+        ValueError: In all processes, where it came in the first.
+    """
+    if num_ranks() == 1:
+        return work()
+    found: Any = _tried(lambda _: work(), None) if rank() == 0 else None
+    result: T = _unless_error(told(found))
+    return result
 
 
 def each(work: Callable[[I], T], items: Sequence[I]) -> list[T]:

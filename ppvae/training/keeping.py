@@ -6,7 +6,7 @@ import json
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +57,18 @@ def held_folder(
         may_change: Settings that may.
 
     Raises:
-        ValueError: If another process holds it, it is no fresh folder, or the settings have changed.
+        ValueError: If another process holds it, it is no fresh folder, the settings have changed, or not all
+            processes see it.
     """
     path = Path(path).expanduser()
-    with locked(path) if ranks.is_first() else nullcontext():
-        if ranks.is_first():
-            folder = RunFolder.create(path, config, resume=resume)
-        ranks.wait()
-        if not ranks.is_first():
-            folder = RunFolder.create(path, config, resume=True)
+    with ExitStack() as held:
+
+        def begin() -> RunFolder:
+            held.enter_context(locked(path))
+            return RunFolder.create(path, config, resume=resume)
+
+        folder = ranks.by_first(begin)
+        _check_shared(folder)
         for part, free in ((verb, may_change), ("setup", PLACES)):
             same_settings(folder.config.get(part, {}), config.get(part, {}), free)
         yield folder
@@ -95,7 +98,12 @@ class Keeper:
         """Go on from the newest checkpoint that can be read."""
         self.trainer.restore(self.folder.load_checkpoint(self.modules))
         self._check_epochs()
-        ranks.wait()
+        done = len(self.trainer.history.records), self.trainer.batches_done
+        if len(set(ranks.all_of(done))) > 1:
+            raise ValueError(
+                f"expected all processes to read one checkpoint of {self.folder.path}, got (epochs, batches) "
+                f"{ranks.all_of(done)}; see that all of them can read the newest"
+            )
         if ranks.is_first():
             self.folder.drop_metrics_after(len(self.trainer.history.records))
 
@@ -150,6 +158,18 @@ class Keeper:
             state = self.trainer.state()
             self.folder.save_checkpoint(done, self.modules, state, self.trainer.batches_done)
         self._last = time.monotonic()
+
+
+def _check_shared(folder: RunFolder) -> None:
+    """Refuse a folder that some processes do not see: they would go on from nothing."""
+    file = folder.path / "config.json"
+    found = ranks.all_of(file.read_bytes() if file.exists() else b"")
+    unseen = [number for number, content in enumerate(found) if content != found[0]]
+    if unseen:
+        raise ValueError(
+            f"expected the run folder on a file system that all processes share, got {folder.path}, which processes "
+            f"{unseen} do not see"
+        )
 
 
 def same_settings(old: Record, new: Record, may_change: Sequence[str] = ()) -> None:

@@ -44,7 +44,6 @@ class Descent:
         if not self.parameters:
             raise ValueError("expected a parameter to train, got a story and a guide all frozen")
         self.optimiser = OPTIMIZERS[settings.optimizer](self.parameters, lr=settings.lr)
-        self.average = Average(self.parameters, settings.average)
         self.device = one_tensor_of(loss_of).device
         self.num_parts = settings.accumulate * ranks.num_ranks()
         self.moving: list[Tensor] | None = None if ranks.num_ranks() > 1 else []
@@ -53,6 +52,7 @@ class Descent:
             for tensor in (*loss_of.parameters(), *loss_of.buffers()):
                 tensor.detach().copy_(ranks.of_first(tensor.detach()))
             self.adder = Adder(sum(p.numel() for p in self.parameters), self.parameters[0])
+        self.average = Average(self.parameters, settings.average)  # of what all begin with
         self.signalled: Callable[[], int] = lambda: 0
         self.somebody_signalled = False
 

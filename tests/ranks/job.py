@@ -16,6 +16,7 @@ import ppvae
 from ppvae import ranks
 from ppvae.evidence import rows as evidence_rows
 from ppvae.gallery import load_story
+from ppvae.story import seeded
 
 NUM_ROWS, BATCH_SIZE = (
     61,
@@ -141,7 +142,67 @@ def fault(run: Path) -> dict[str, Any]:
     return {}
 
 
-MADE = (fit, fit_flow, fit_baseline, fit_global, fit_stream, fit_each, measure, fault)
+def fit_unlike(run: Path) -> dict[str, Any]:
+    """Weights and buffers, of types that gloo does not send too, that begin otherwise in each process."""
+    rows = digits()[2]
+    torch.manual_seed(ranks.rank())
+    story = load_story("vae", rows.batch(), latent_dim=3)
+    guide = ppvae.guides.build("mean_field", story, rows, hidden=(16,))
+    story.register_buffer("mask", torch.rand(5) < 0.5)
+    story.register_buffer("number", torch.randint(99, (), dtype=torch.int16))
+    found = trained(story, guide, rows, val=rows, average=0.9)
+    return {
+        f"{name}, process {number}": value
+        for number, its in enumerate(ranks.all_of(found))
+        for name, value in its.items()
+    }
+
+
+def said(work: Any) -> str:
+    try:
+        work()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def unlike_settings(run: Path) -> dict[str, Any]:
+    """What each process says where each was given a seed, or rows, of its own."""
+    story, guide, rows = digits()
+    number = ranks.rank()
+    return {
+        "seed": ranks.all_of(said(lambda: trained(story, guide, rows, seed=number))),
+        "rows": ranks.all_of(
+            said(lambda: trained(story, guide, rows.batch()["x"].roll(number, 0)))
+        ),
+    }
+
+
+def taken_folder(run: Path) -> dict[str, Any]:
+    """A folder that the first process cannot begin with; all go on after the error."""
+    folder = run.parent / "taken"
+    folder.mkdir(exist_ok=True)
+    (folder / "notes.txt").write_text("mine")
+    ranks.wait()
+    heard = ranks.all_of(said(lambda: trained(*digits(), run_dir=folder)))
+    return {"said": heard, "after": ranks.all_of(1)}
+
+
+def unseeded(run: Path) -> dict[str, Any]:
+    """Pieces of rows draw noise of their own without a seed too."""
+    torch.manual_seed(0)
+
+    def measure(rows: Any, first: int, seed: int | None) -> dict[str, Tensor]:
+        with seeded(seed):
+            return {"drawn": torch.randn(len(rows["x"]))}
+
+    return evidence_rows.over_rows({"x": torch.zeros(4)}, measure, 1, seed=None)
+
+
+MADE = (
+    fit, fit_flow, fit_baseline, fit_global, fit_stream, fit_each, fit_unlike, measure, fault, unlike_settings,
+    taken_folder, unseeded,
+)  # fmt: skip
 JOBS = {f.__name__: f for f in MADE}
 
 if __name__ == "__main__":

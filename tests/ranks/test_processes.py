@@ -22,6 +22,10 @@ NAMES = (
     "fit_each",
     "measure",
     "fault",
+    "fit_unlike",
+    "unlike_settings",
+    "taken_folder",
+    "unseeded",
 )
 
 
@@ -75,3 +79,32 @@ def test_two_processes_measure_what_one_measures(both):
 
 def test_what_one_process_cannot_do_is_said_by_all(both):
     assert both[1]["fault"] == {"said": "row 60 is not to be had"}
+
+
+def test_processes_that_begin_otherwise_train_what_the_first_began(both):
+    alone, together = (found["fit_unlike"] for found in both)
+    assert len(together) == 2 * len(alone)
+    for key, value in together.items():
+        expected = alone[key.partition(",")[0] + ", process 0"]
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5, msg=key)
+
+
+def test_processes_that_were_told_different_things_are_refused(both):
+    by_seed, by_rows = both[1]["unlike_settings"]["seed"], both[1]["unlike_settings"]["rows"]
+    assert len(by_seed) == 2
+    assert set(by_seed) == {
+        "expected the same settings and all rows in every process, got seed 0 in process 0 and 1 in process 1"
+    }
+    assert by_rows[0] == by_rows[1]
+    assert "got contents of the rows" in by_rows[0]
+
+
+def test_what_the_first_process_alone_refuses_all_refuse(both):
+    found = both[1]["taken_folder"]
+    assert found["after"] == [1, 1]
+    assert found["said"][0] == found["said"][1]
+    assert "notes.txt" in found["said"][0]
+
+
+def test_pieces_of_several_processes_draw_their_own_noise_without_a_seed(both):
+    assert len(both[1]["unseeded"]["drawn"].unique()) == 4

@@ -92,6 +92,18 @@ def test_parts_drop_what_the_whole_drops():
     assert torch.equal(torch.cat(drawn), whole)
 
 
+@pytest.mark.parametrize("draw", [lambda p: p.bernoulli(), lambda p: p.multinomial(2)])
+def test_parts_draw_by_methods_too(draw):
+    torch.manual_seed(1)
+    whole = draw(HALVES)
+    drawn = []
+    for part in parts_of(B, 3):
+        torch.manual_seed(1)
+        with PartNoise(part):
+            drawn.append(draw(HALVES[part.rows]))
+    assert torch.equal(torch.cat(drawn), whole)
+
+
 def test_parts_differ_by_a_row_at_most_and_an_empty_one_has_no_share():
     parts = parts_of(2, 3)
     assert [p.stop - p.first for p in parts] == [0, 1, 1]
@@ -117,3 +129,18 @@ def test_accumulated_pieces_take_the_step_of_the_whole_batch(objective):
     for other in found[1:]:
         for one, two in zip(found[0], other, strict=True):
             torch.testing.assert_close(one, two, rtol=1e-7, atol=1e-9)
+
+
+def test_parts_draw_the_noise_of_the_whole_where_all_rows_share_its_parameters():
+    torch.manual_seed(1)
+    whole = torch.normal(0.0, 2.0, (B, 3))
+    for given in ({"size": (B, 3)}, {}):
+        drawn = []
+        for part in parts_of(B, 2):
+            torch.manual_seed(1)
+            shape = (part.stop - part.first, 3)
+            with PartNoise(part):
+                drawn.append(
+                    torch.normal(0.0, 2.0, size=shape) if given else torch.normal(0.0, 2.0, shape)
+                )
+        assert torch.equal(torch.cat(drawn), whole)
