@@ -129,7 +129,9 @@ def test_inputs_far_from_the_rows_that_were_seen_are_drawn_in_by_a_logarithm():
     unit = guides.build("mean_field", Shaped(3), x.sigmoid())
     assert torch.equal(unit.features.inputs({"x": 1000 * x}), 1000 * x)  # not standardised
     unit.load_state_dict(guide.state_dict())
-    assert torch.equal(unit.features.inputs({"x": 1000 * x}), guide.features.inputs({"x": 1000 * x}))
+    assert torch.equal(
+        unit.features.inputs({"x": 1000 * x}), guide.features.inputs({"x": 1000 * x})
+    )
 
 
 def test_other_keys_than_the_guides_are_an_error():
