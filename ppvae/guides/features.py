@@ -11,14 +11,16 @@ from ppvae.nets import default_encoder, num_features
 from ppvae.story import TensorDict, has_missing
 
 MIN_ROWS_TO_STANDARDISE = 10
+FAR = 10.0
 
 
 class Features(nn.Module):
     """From a batch to the encoder's features.
 
     One key is passed in its own shape; several are flattened and joined. Entries that are not all in [0, 1] are
-    standardised with the mean and standard deviation of `batch`. Where `batch` has missing values (NaN), they are
-    filled with the mean and a mask is appended (as further channels, for images).
+    standardised with the mean and standard deviation of `batch`; beyond `FAR` standard deviations they grow as a
+    logarithm, so that what networks extrapolate stays finite behind a story's exp. Where `batch` has missing
+    values (NaN), they are filled with the mean and a mask is appended (as further channels, for images).
 
     Arguments:
         batch: Rows that tell shapes, ranges and missing keys, name -> `(B, *event)`.
@@ -40,6 +42,7 @@ class Features(nn.Module):
         denoising: float = 0.0,
     ) -> None:
         super().__init__()
+        self.standardised: set[str] = set()
         if not denoising >= 0:
             raise ValueError(f"expected denoising of at least 0, got {denoising}")
         self.denoising = denoising
@@ -49,6 +52,8 @@ class Features(nn.Module):
             loc, scale = _moments(value)
             self.register_buffer(f"{_attribute(key)}_loc", loc)
             self.register_buffer(f"{_attribute(key)}_scale", scale)
+        note_standardised(self)
+        self.register_load_state_dict_post_hook(note_standardised)
         inputs = self.inputs({k: v[:2] for k, v in batch.items()})
         if encoder is None:
             encoder = default_encoder(Size(inputs.shape[1:]), hidden)
@@ -79,6 +84,8 @@ class Features(nn.Module):
             )
         loc, scale = (getattr(self, f"{_attribute(key)}_{part}") for part in ("loc", "scale"))
         scaled = (value - loc) / scale
+        if key in self.standardised:
+            scaled = _drawn_in(scaled)
         if self.training and self.denoising:
             scaled = scaled + self.denoising * torch.randn_like(scaled)
         if value.dim() == 1:
@@ -96,9 +103,25 @@ class Features(nn.Module):
         return torch.cat([filled, missing.to(scaled)], channel)
 
 
+def note_standardised(features: Features, _: object = None) -> None:
+    """Keep which keys are standardised, as the buffers say; again after loading other buffers."""
+    features.standardised = {
+        key
+        for key in features.shapes
+        if bool((getattr(features, f"{_attribute(key)}_loc") != 0).any())
+        or bool((getattr(features, f"{_attribute(key)}_scale") != 1).any())
+    }
+
+
 def _attribute(key: str) -> str:
     """A buffer's name may hold no dot, a site's may."""
     return key.replace(".", "/")
+
+
+def _drawn_in(scaled: Tensor) -> Tensor:
+    """The identity up to `FAR`, and a logarithm of the same slope there beyond; NaN stays NaN."""
+    times = (scaled.abs() / FAR).clamp(min=1)
+    return torch.where(times > 1, scaled.sign() * FAR * (1 + times.log()), scaled)
 
 
 def _moments(value: Tensor) -> tuple[Tensor, Tensor]:

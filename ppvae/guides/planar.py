@@ -38,6 +38,8 @@ class Planar(Guide):
             raise ValueError(f"expected at least one step, got num_layers = {num_layers}")
         self._num_layers = num_layers
         super().__init__(story, data, **options)
+        start = first_directions(num_layers, self.flat.dim)
+        self.register_buffer("start", start, persistent=False)
 
     def parameter_shapes(self, dim: int) -> Mapping[str, tuple[int, ...]]:
         each = (self._num_layers, dim)
@@ -47,8 +49,7 @@ class Planar(Guide):
 
     def family(self, parameters: TensorDict, transport: Any) -> Pushforward:
         loc, scale = parameters["loc"], positive(parameters["raw_scale"])
-        start = first_directions(self._num_layers, loc.shape[-1]).to(loc)
-        along = start + squashed(parameters["along"])
+        along = self.start.to(loc) + squashed(parameters["along"])
         push, shift = squashed(parameters["push"]), squashed(parameters["shift"])
         context = torch.cat([along.flatten(-2), push.flatten(-2), shift], -1)
         return Pushforward(loc, scale, context, PlanarLayers(self._num_layers))

@@ -60,16 +60,16 @@ def made(name, family, num_rows=4, **options):
         batch["x"][0] = 0  # the most skewed posterior
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return story, batch, guides.build(family, story, batch, hidden=(16,), **options)
+        return story, batch, guides.build(family, story, batch, **{"hidden": (16,), **options})
 
 
-def errors(story, guide, batch):
-    """Largest relative error of the guide's means and sds, from 100,000 draws of each row."""
+def errors(story, guide, batch, num_draws=100_000):
+    """Relative errors of the guide's means and sds, `(B,)`, the largest of a row's numbers, from draws of each row."""
     with torch.no_grad(), measuring(0, guide):
-        drawn = guide.flat.unpack(guide.posterior(batch).sample((100_000,)))[0]["cause"]
+        drawn = guide.flat.unpack(guide.posterior(batch).sample((num_draws,)))[0]["cause"]
     exact = story.posterior(batch)
     mean, sd = drawn.mean(0) / exact.mean - 1, drawn.std(0) / exact.variance.sqrt() - 1
-    return float(mean.abs().max()), float(sd.abs().max())
+    return tuple(error.abs().reshape(len(error), -1).amax(-1) for error in (mean, sd))
 
 
 @pytest.mark.parametrize("name", STORIES)
@@ -82,7 +82,22 @@ def test_the_best_mixture_has_the_exact_posteriors_mean_and_sd(name):
     local = guide.local(few)
     local.optimize(story, num_particles=64, tolerance=1e-4)
     mean, sd = errors(story, local, few)
-    assert mean < 0.02 and sd < 0.02
+    assert float(mean.max()) < 0.02 and float(sd.max()) < 0.02
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_a_trained_spline_has_the_exact_posteriors_mean_and_sd_on_new_rows(name):
+    """One encoder for all rows: within 2 % in the median row, not on the rarest rows, which it hardly saw."""
+    story, batch, guide = made(name, "nsf", 2000, hidden=(64, 64))
+    ppvae.fit(
+        story, guide, batch, objective="stl", epochs=20, lr=3e-3, num_particles=8, average=0.99,
+        progress=False,
+    )  # fmt: skip
+    new = {"x": ppvae.simulate(story, 60, seed=2)["x"]}
+    for error in errors(story, guide, new, 20_000):
+        assert float(error.median()) < 0.02
+        assert float(error.quantile(0.9)) < 0.03
+        assert float(error.max()) < 0.1
 
 
 def test_a_normal_pushed_through_exp_has_a_gammas_mean_and_a_known_sd():
@@ -94,7 +109,7 @@ def test_a_normal_pushed_through_exp_has_a_gammas_mean_and_a_known_sd():
     mean = (q.loc + 0.5 * q.scale.square()).exp()[:, 0]
     torch.testing.assert_close(mean, exact.mean, rtol=0.02, atol=0)
     torch.testing.assert_close(q.scale[:, 0], exact.concentration**-0.5, rtol=0.02, atol=0)
-    assert errors(story, local, batch)[1] > 0.1
+    assert float(errors(story, local, batch)[1].max()) > 0.1
 
 
 def test_a_spline_closes_the_gap_that_the_normal_leaves():

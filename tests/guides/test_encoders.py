@@ -118,6 +118,22 @@ def test_inputs_are_standardised_unless_they_lie_in_the_unit_interval():
     assert torch.equal(guides.build("mean_field", Shaped(5), x).features.inputs({"x": x}), x)
 
 
+def test_inputs_far_from_the_rows_that_were_seen_are_drawn_in_by_a_logarithm():
+    x = rows(3)
+    guide = guides.build("mean_field", Shaped(3), x)
+    loc, scale = x.mean(0), x.std(0, correction=0)
+    times = torch.tensor([-9.9, 9.9, 10.0, -10.0, 10 * math.e, -1000.0]).unsqueeze(-1)
+    expected = torch.tensor([-9.9, 9.9, 10.0, -10.0, 20.0, -10 * (1 + math.log(100))])
+    found = guide.features.inputs({"x": loc + times * scale})
+    torch.testing.assert_close(found, expected.unsqueeze(-1).expand(-1, 3), rtol=1e-4, atol=1e-4)
+    unit = guides.build("mean_field", Shaped(3), x.sigmoid())
+    assert torch.equal(unit.features.inputs({"x": 1000 * x}), 1000 * x)  # not standardised
+    unit.load_state_dict(guide.state_dict())
+    assert torch.equal(
+        unit.features.inputs({"x": 1000 * x}), guide.features.inputs({"x": 1000 * x})
+    )
+
+
 def test_other_keys_than_the_guides_are_an_error():
     guide = guides.build("mean_field", Shaped(5), rows(5))
     with pytest.raises(ValueError, match=r"keys \['x'\].*got \['x', 'y'\]"):
