@@ -191,7 +191,7 @@ def test_data_outside_the_support_name_site_value_row_and_advice():
     story = case.story()
     x = rows_of(case, story)["x"].clone()
     x[7, 1] = 0.5
-    with pytest.raises(ValueError, match=r"site 'x'.*Boolean.*got 0.5 in row 7; binarise"):
+    with pytest.raises(ValueError, match=r"site 'x'.*\(0 or 1\), got 0.5 in row 7; binarise"):
         check_story(story, x)
 
 
@@ -202,7 +202,7 @@ def test_a_row_outside_a_simplex_is_named():
 
     rows = torch.full((4, 3), 1 / 3)
     rows[2] = 0.2
-    with pytest.raises(ValueError, match=r"site 'x'.*Simplex.*in row 2; rescale"):
+    with pytest.raises(ValueError, match=r"site 'x'.*\(simplex\), got 0.2 in row 2; rescale"):
         check_story(story_of(program), rows)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_survive import STEPS, train
+from coins import STEPS, train
 
 from ppvae.runs import RunFolder
 

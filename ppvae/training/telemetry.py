@@ -28,9 +28,9 @@ def site_telemetry(
 
     Returns:
         `kl`, site -> nats per row, and `active_units`, site -> how many of its numbers say something about the row; both
-        None where rows touch through global sites, or there is but one.
+        None where there are no latent sites, where rows touch through global ones, or there is but one row.
     """
-    if sites.global_latent or len(next(iter(rows.values()))) < 2:
+    if not sites.latent or sites.global_latent or len(next(iter(rows.values()))) < 2:
         return {"kl": None, "active_units": None}
     with torch.no_grad(), measuring(0, story, guide):
         latents, terms = kl_terms(story, guide, rows, sites, NUM_PARTICLES)
