@@ -51,7 +51,7 @@ class Descent:
         if ranks.num_ranks() > 1:
             for tensor in (*loss_of.parameters(), *loss_of.buffers()):
                 tensor.detach().copy_(ranks.of_first(tensor.detach()))
-            self.adder = Adder(sum(p.numel() for p in self.parameters), self.parameters[0])
+            self.adder = Adder(sum(p.numel() for p in self.parameters) + 2, self.parameters[0])
         self.average = Average(self.parameters, settings.average)  # of what all begin with
         self.signalled: Callable[[], int] = lambda: 0
         self.somebody_signalled = False
@@ -110,7 +110,7 @@ class Descent:
         for parameter, total in zip(self.parameters, totals, strict=True):
             parameter.grad = total
         self.somebody_signalled = bool(few[1])
-        return few[0]
+        return few[0].clone()
 
     def _moved(self, before: list[Tensor]) -> list[Tensor]:
         """Buffers that a step has changed in any process, such as a baseline's running mean."""
