@@ -1,6 +1,7 @@
 r"""The direction of imports, read off the sources: no cycle, nothing upward, nothing hidden in a function."""
 
 import ast
+import re
 import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -153,3 +154,19 @@ def test_no_file_is_longer_than_a_reader_can_hold():
     paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     long = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in paths}
     assert not {name: lines for name, lines in long.items() if lines > MAX_LINES}
+
+
+def test_the_readme_names_every_room_and_about_how_long_it_is():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.partition("<!-- files -->")[2].partition("<!-- /files -->")[0]
+    named: set[str] = set()
+    for names, _, lines in (r.strip("|").split(" | ") for r in table.splitlines() if "`" in r):
+        rooms = [ROOT / "ppvae" / name for name in re.findall(r"`([^`]+)`", names)]
+        if names.startswith(" in"):
+            continue
+        files = [f for room in rooms for f in ([room] if room.is_file() else room.rglob("*.py"))]
+        found = sum(len(f.read_text(encoding="utf-8").splitlines()) for f in files)
+        assert abs(found - int(lines.replace(",", ""))) <= 0.1 * found, names
+        named |= {room.name for room in rooms}
+    there = {p.name for p in (ROOT / "ppvae").iterdir() if not p.name.startswith("__")}
+    assert named == there
