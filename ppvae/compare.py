@@ -38,8 +38,15 @@ def compare(
     batch_size: int = 100,
     lr: float = 1e-3,
     optimizer: str = "adam",
+    schedule: str = "tail",
+    clip_norm: float | None = None,
+    average: float = 0.0,
+    accumulate: int = 1,
     objective: str = "trace_elbo",
     objective_options: Mapping[str, Any] | None = None,
+    kl_warmup: int = 0,
+    max_skips: int = 0,
+    precision: str = "auto",
     rows: int = 100,
     evidence: str = "auto",
     num_particles: int = 1000,
@@ -67,9 +74,9 @@ def compare(
         epochs: Passes over the rows of each training.
         batch_size: Rows a step.
         lr: The optimiser's step size.
-        optimizer: As in `fit`.
+        optimizer, schedule, clip_norm, average, accumulate: As in `fit`.
         objective: A key of `ppvae.objectives.OBJECTIVES`.
-        objective_options: As in `fit`.
+        objective_options, kl_warmup, max_skips, precision: As in `fit`; particles of the objective are an option of it.
         rows: Rows to measure on, the first so many of `test`.
         evidence: How log p(x) is found, see `gaps`.
         num_particles: Particles of importance sampling and k-hat.
@@ -94,7 +101,8 @@ def compare(
     """
     settings = Training(
         objective=objective, objective_options=objective_options, epochs=epochs, batch_size=batch_size,
-        optimizer=optimizer, lr=lr, seed=seed, patience=patience, device=device,
+        accumulate=accumulate, optimizer=optimizer, lr=lr, schedule=schedule, clip_norm=clip_norm, average=average,
+        kl_warmup=kl_warmup, patience=patience, max_skips=max_skips, seed=seed, device=device, precision=precision,
     )  # fmt: skip
     if not guides:
         raise ValueError("expected at least one guide, got none")
@@ -111,10 +119,6 @@ def compare(
     batch = batch_for(story, measured)
     check_data(story, batch)
     check_request(story, evidence, num_particles, batch)
-    training: dict[str, Any] = {
-        "objective": objective, "objective_options": objective_options, "epochs": epochs,
-        "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "seed": seed, "device": device, "patience": patience,
-    }  # fmt: skip
     shown = {"data": train.name, "rows": len(measured), "evidence": evidence}
     told = settings.told() | {
         "objective": objective, "objective_options": settings.loss_options, **shown,
@@ -129,7 +133,7 @@ def compare(
     with league_folder(
         run_dir, told, config=config, resume=resume, checkpoint_every=checkpoint_every
     ) as folder:
-        fitting = training | {"val": val, "progress": progress}
+        fitting = settings.options() | {"val": val, "progress": progress}
         trained = _train_all(story, guides, train, decoder, fitting, folder)
         found = {
             name: gaps(s, g, measured, checkpoint=folder.measurement(name), **measure)
@@ -148,7 +152,7 @@ def compare(
         guides={n: g for n, (_, g, _) in trained.items()},
         decoder=decoder,
         num_particles=num_particles,
-        settings=training | shown,
+        settings=settings.shown() | shown,
     )
 
 

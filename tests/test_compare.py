@@ -2,6 +2,7 @@ r"""The league: shared and own stories, one log evidence for one story, paired d
 
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import exact
 import pytest
@@ -74,6 +75,28 @@ def test_closed_form_is_used_where_the_story_has_one() -> None:
     league = ppvae.compare(story, guides, rows, epochs=20, lr=0.02, rows=20, progress=False)
     assert league.rows[0].evidence_method == "exact"
     assert abs(float(league.rows[0].approximation_gap.value)) < 0.02
+
+
+def test_every_training_takes_the_options_of_fit(tmp_path: Path) -> None:
+    story, rows = exact.linear_gaussian(), exact.rows_of(exact.linear_gaussian(), 20)
+    guides = {"mean_field": ppvae.guides.build("mean_field", story, rows)}
+    asked: dict[str, Any] = {
+        "kl_warmup": 1,
+        "schedule": "constant",
+        "clip_norm": 0.5,
+        "average": 0.9,
+    }
+    league = ppvae.compare(
+        story, guides, rows, epochs=2, batch_size=10, rows=2, evidence="exact", seed=3,
+        run_dir=tmp_path / "run", progress=False, **asked,
+    )  # fmt: skip
+    assert asked.items() <= league.settings.items() and "precision" not in league.settings
+    shared, first = deepcopy((story, guides["mean_field"]))
+    ppvae.fit(shared, first, rows, epochs=2, batch_size=10, seed=3, progress=False, **asked)
+    for one, other in zip(
+        shared.parameters(), league.stories["mean_field"].parameters(), strict=True
+    ):
+        assert torch.equal(one, other)
 
 
 def test_bad_options_are_named(tmp_path: Path) -> None:

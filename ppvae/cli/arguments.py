@@ -7,6 +7,7 @@ __all__ = [
     "Binarize",
     "Checkpoint",
     "CheckpointEvery",
+    "ClipNorm",
     "Data",
     "DataRoot",
     "Decoder",
@@ -16,16 +17,20 @@ __all__ = [
     "EvidenceChoice",
     "Guide",
     "Guides",
+    "KLWarmup",
     "LearningRate",
+    "MaxSkips",
     "Objective",
     "ObjectiveSet",
     "Optimizer",
     "Particles",
     "Patience",
+    "Precision",
     "Quiet",
     "Resume",
     "Rows",
     "RunDir",
+    "Schedule",
     "Seed",
     "Set",
     "Story",
@@ -109,6 +114,15 @@ Average = Annotated[
     float,
     Option("--average", help="Decay of an average of the weights, which is then kept; 0.999."),
 ]
+ClipNorm = Annotated[float | None, Option("--clip-norm", help="Largest norm of the gradient.")]
+KLWarmup = Annotated[
+    int, Option("--kl-warmup", min=0, help="Epochs over which the latent terms grow to 1.")
+]
+MaxSkips = Annotated[int, Option("--max-skips", min=0, help="Steps that may lack a finite loss.")]
+Precision = Annotated[
+    str, Option("--precision", help="auto, float32, float64, or bfloat16 in networks alone.")
+]
+Schedule = Annotated[str, Option("--schedule", help="tail, cosine or constant step size.")]
 Epochs = Annotated[int, Option("--epochs", min=1, help="Passes over the training rows, at most.")]
 BatchSize = Annotated[int, Option("--batch-size", min=1, help="Rows a step.")]
 Optimizer = Annotated[str, Option("--optimizer", help="adam, sgd, rmsprop or adagrad.")]

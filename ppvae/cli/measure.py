@@ -18,6 +18,7 @@ from ppvae.cli.arguments import (
     Binarize,
     Checkpoint,
     CheckpointEvery,
+    ClipNorm,
     Data,
     DataRoot,
     Decoder,
@@ -27,16 +28,20 @@ from ppvae.cli.arguments import (
     EvidenceChoice,
     Guide,
     Guides,
+    KLWarmup,
     LearningRate,
+    MaxSkips,
     Objective,
     ObjectiveSet,
     Optimizer,
     Particles,
     Patience,
+    Precision,
     Quiet,
     Resume,
     Rows,
     RunDir,
+    Schedule,
     Seed,
     Set,
     Story,
@@ -54,11 +59,18 @@ def compare(
     decoder: DecoderChoice = Decoder.SHARED,
     epochs: Epochs = 100,
     batch_size: BatchSize = 100,
+    accumulate: Accumulate = 1,
     optimizer: Optimizer = "adam",
     lr: LearningRate = 1e-3,
     objective: Objective = "trace_elbo",
     objective_options: ObjectiveSet = None,
+    kl_warmup: KLWarmup = 0,
+    schedule: Schedule = "tail",
+    average: Average = 0.0,
     patience: Patience = None,
+    precision: Precision = "auto",
+    clip_norm: ClipNorm = None,
+    max_skips: MaxSkips = 0,
     rows: Rows = 100,
     evidence: EvidenceChoice = "auto",
     particles: Particles = 1000,
@@ -94,8 +106,9 @@ def compare(
     check_request(setup.story, evidence, particles, batch_for(setup.story, setup.test, 2))
     training: dict[str, Any] = {
         **parts.parse_loss(objective, objective_options),
-        "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "seed": seed,
-        "patience": patience, "device": device,
+        "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "optimizer": optimizer, "lr": lr,
+        "kl_warmup": kl_warmup, "schedule": schedule, "average": average, "patience": patience,
+        "precision": precision, "clip_norm": clip_norm, "max_skips": max_skips, "seed": seed, "device": device,
     }  # fmt: skip
     Training(**training)
     command = shlex.join(["ppvae", *(word for word in context.obj if word != "--resume")])
@@ -137,28 +150,18 @@ def fit(
     objective: Objective = "trace_elbo",
     objective_options: ObjectiveSet = None,
     particles: Particles = 1,
-    kl_warmup: Annotated[
-        int, Option("--kl-warmup", min=0, help="Epochs over which the latent terms grow to 1.")
-    ] = 0,
-    schedule: Annotated[
-        str, Option("--schedule", help="tail, cosine or constant step size.")
-    ] = "tail",
+    kl_warmup: KLWarmup = 0,
+    schedule: Schedule = "tail",
     average: Average = 0.0,
     patience: Patience = None,
-    precision: Annotated[
-        str, Option("--precision", help="auto, float32, float64, or bfloat16 in networks alone.")
-    ] = "auto",
+    precision: Precision = "auto",
     seed: Seed = 0,
     device: Device = "auto",
     run_dir: RunDir = None,
     resume: Resume = False,
     checkpoint_every: CheckpointEvery = 60.0,
-    clip_norm: Annotated[
-        float | None, Option("--clip-norm", help="Largest norm of the gradient.")
-    ] = None,
-    max_skips: Annotated[
-        int, Option("--max-skips", min=0, help="Steps that may lack a finite loss.")
-    ] = 0,
+    clip_norm: ClipNorm = None,
+    max_skips: MaxSkips = 0,
     tensorboard: Annotated[
         bool, Option("--tensorboard", help="Write curves for TensorBoard into the run folder.")
     ] = False,

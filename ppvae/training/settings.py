@@ -4,7 +4,7 @@ __all__ = ["OPTIMIZERS", "PRECISIONS", "SCHEDULES", "Training", "resolve_device"
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,9 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
     "adagrad": partial(torch.optim.Adagrad, fused=True),
 }
+
+# Those that a report names although nobody asked for them.
+USUAL = ("objective", "epochs", "batch_size", "optimizer", "lr", "seed", "patience")
 
 # Of the weights; None is the story's own.
 PRECISIONS: dict[str, torch.dtype | None] = {
@@ -95,6 +98,15 @@ class Training:
     def loss_options(self) -> dict[str, Any]:
         """Options of the objective, particles among them."""
         return {"num_particles": self.num_particles, **(self.objective_options or {})}
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of `fit` that they are."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def shown(self) -> dict[str, Any]:
+        """What a report names: the usual ones, and others where they are not what they are by default."""
+        plain = {field.name: field.default for field in fields(self)}
+        return {k: v for k, v in self.options().items() if k in USUAL or v != plain[k]}
 
     def told(self) -> dict[str, Any]:
         """What `config.json` keeps, and a resumed run must repeat: all but where it runs, and how often it may fail."""
