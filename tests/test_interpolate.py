@@ -78,6 +78,14 @@ def test_a_walk_in_pieces_equals_a_walk_at_once(pair, monkeypatch):
     assert all(torch.allclose(whole[name], pieces[name]) for name in whole)
 
 
+def test_more_rows_than_fit_in_a_chunk_are_walked_in_their_order(pair):
+    story, guide, *_ = pair
+    x = simulate(story, 1100, seed=2)["x"]
+    found = interpolate(story, guide, x, x.flip(0), num_steps=2, num_particles=3)
+    assert found["x"].shape == (2, 1100, 4)
+    torch.testing.assert_close(found["x"], (found["z"] @ story.loadings.T + story.offset).detach())
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_stop_lies_in_the_supports_and_is_what_traverse_finds_there(name):
     case = CASES[name]

@@ -46,7 +46,7 @@ def image_grid(
     row_inches = max(0.3, inches * height / width)
     figure = Figure(
         figsize=(1.8 + inches * count, 0.6 + (row_inches + 0.08) * len(rows)),
-        layout="constrained",
+        layout="compressed",
     )
     grid = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for axes, (label, x) in zip(grid, images.items(), strict=True):

@@ -2,14 +2,22 @@ r"""Where a walk through the latent numbers of one row goes: one number at a tim
 
 __all__ = ["Stops", "stops"]
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
 
-from ppvae.story import Sites, TensorDict, has_missing, measuring, simulate, split_batch
+from ppvae.story import (
+    Sites,
+    TensorDict,
+    has_missing,
+    measuring,
+    num_rows_of,
+    simulate,
+    split_batch,
+)
 from ppvae.story.values import parents_of
 from ppvae.weights import draw_all, refuse_global
 
@@ -80,11 +88,12 @@ def stops(
         )
     batch, sites = paired(story, guide, data, num_particles)
     refuse_global(sites, "walks through the numbers of a row")
-    walk = Walk.of(sites)
-    num_rows = len(next(iter(batch.values())))
-    if not 0 <= row < num_rows:
-        raise ValueError(f"expected a row from 0 to {num_rows - 1} to start at, got row={row}")
     wanted_of(sites, given)
+    walk = Walk.of(sites)
+    if not 0 <= row < num_rows_of(batch):
+        raise ValueError(
+            f"expected a row from 0 to {num_rows_of(batch) - 1} to start at, got {row}"
+        )
     here = {name: value[row : row + 1] for name, value in batch.items()}
     centres, _ = walk.centres(story, guide, batch, sites, num_particles, seed)  # (B, d)
     own = _own(walk, story, here, seed).to(centres)  # (NUM_SIMULATED, d)
@@ -116,7 +125,7 @@ def _held(
     guide: nn.Module,
     here: TensorDict,
     sites: Sites,
-    given: Sequence[str],
+    given: Collection[str],
     num_draws: int,
     seed: int,
 ) -> TensorDict:
