@@ -5,8 +5,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from labelled import Labelled, LabelledGuide
-from pyro.nn import PyroModule
 from stories import CASES, rows_of
+from test_predict import ExactGuide
 
 import ppvae
 from models.factor_analysis import FactorAnalysis
@@ -16,18 +16,6 @@ from ppvae.predict import embed, interpolate, reconstruct
 from ppvae.story import adopt, simulate, sites_of
 
 NUM_ROWS, NUM_STEPS = 6, 5
-
-
-class ExactGuide(PyroModule):
-    """The exact posterior of factor analysis."""
-
-    def __init__(self, story):
-        super().__init__(name="guide")
-        self.posterior = story.posterior
-
-    def forward(self, batch):
-        with pyro.plate("data", len(batch["x"])):
-            pyro.sample("z", self.posterior(batch))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ppvae.chunks import is_local, row_slices, rows_per_chunk
 from ppvae.story import Sites, TensorDict, measuring, num_rows_of, split_batch
@@ -74,20 +74,34 @@ def interpolate(
     )
     weight = torch.linspace(0, 1, num_steps).to(first).reshape(-1, 1, 1)
     u = torch.lerp(first, last, weight)  # (T, B, d)
-    parts: list[list[TensorDict]] = []
+    step = rows_per_chunk(start)
+    pairs = zip(row_slices(start, step), u.split(step, 1), strict=True)
     with torch.no_grad(), measuring(seed, story):
-        step = rows_per_chunk(start)
-        for rows, stops in zip(row_slices(start, step), u.split(step, 1), strict=True):
-            parts.append([])
-            for piece in stops.split(particle_steps(rows, num_steps)[0]):
-                latents = walk.values(piece, shared)
-                found = leaves(story, rows, latents, sites, given, wanted, mean_or_hold)
-                parts[-1].append({n: latents[n] for n in walk.local.sites} | found)
-    names = [*walk.local.sites, *wanted]
-    walked = {
-        n: torch.cat([torch.cat([p[n] for p in pieces]) for pieces in parts], 1) for n in names
-    }
-    return walked | {n: v[0] for n, v in latents.items() if n in walk.shared.sites}
+        parts = [
+            _decoded(story, r, stops, walk, shared, sites, given, wanted) for r, stops in pairs
+        ]
+    walked = {name: torch.cat([p[name] for p in parts], 1) for name in parts[0]}
+    latents = walk.values(u[:1], shared)
+    return walked | {name: latents[name][0] for name in walk.shared.sites}
+
+
+def _decoded(
+    story: nn.Module,
+    rows: TensorDict,
+    u: Tensor,
+    walk: Walk,
+    shared: Tensor | None,
+    sites: Sites,
+    given: Sequence[str],
+    wanted: Sequence[str],
+) -> TensorDict:
+    """What stands at points `u` `(T, B, d)` of the rows' walks, `(T, B, *row)`; the stops are the story's particles."""
+    pieces = []
+    for stops in u.split(particle_steps(rows, len(u))[0]):
+        latents = walk.values(stops, shared)
+        found = leaves(story, rows, latents, sites, given, wanted, mean_or_hold)
+        pieces.append({name: latents[name] for name in walk.local.sites} | found)
+    return {name: torch.cat([p[name] for p in pieces]) for name in pieces[0]}
 
 
 def _causes(story: nn.Module, batch: TensorDict, sites: Sites, wanted: Collection[str]) -> set[str]:

@@ -40,11 +40,6 @@ class Walk:
         shared = Sites((n, s) for n, s in sites.global_latent.items() if not s.is_discrete)
         return cls(Flat(sites.local_continuous), Flat(shared))
 
-    @property
-    def names(self) -> list[str]:
-        """The sites that are walked, or held at a value of their own."""
-        return [*self.local.sites, *self.shared.sites]
-
     def centres(
         self,
         story: nn.Module,
