@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ppvae.export import to_arviz
     from ppvae.fit import History, fit
     from ppvae.gaps import Gaps, gaps
-    from ppvae.predict import embed, generate, impute, reconstruct, traverse
+    from ppvae.predict import embed, generate, impute, interpolate, reconstruct, traverse
     from ppvae.ranks import joined
     from ppvae.report import report
     from ppvae.runs import load, save
@@ -60,6 +60,7 @@ _PUBLIC = {
     "gaps": "gaps",
     "generate": "predict",
     "impute": "predict",
+    "interpolate": "predict",
     "iwelbo": "evidence",
     "joined": "ranks",
     "load": "runs",
@@ -101,6 +102,7 @@ __all__ = [
     "generate",
     "guides",
     "impute",
+    "interpolate",
     "iwelbo",
     "joined",
     "load",

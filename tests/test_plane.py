@@ -1,9 +1,10 @@
-r"""The plane of two latent numbers: where its stops are, and how its sheet is laid out."""
+r"""The plane of two latent numbers: where its stops are, and how its sheet is laid out; what is a picture."""
 
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from ppvae.plots import image_plane, plane
+from ppvae.plots import image_grid, image_plane, picture_shape, plane
 
 
 def test_the_stops_of_a_plane_stand_at_equal_steps_of_probability_in_reading_order():
@@ -33,3 +34,24 @@ def test_images_of_a_plane_stand_in_reading_order_on_one_sheet():
 def test_a_plane_that_is_none_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_what_is_a_picture_is_told_from_its_shape_and_grey_values():
+    assert picture_shape(torch.zeros(2, 16)) == (4, 4)
+    assert picture_shape(torch.full((2, 3, 5, 4), torch.nan)) == (3, 5, 4)
+    for rows, reason in (
+        (torch.zeros(2, 9), r"shape \(9,\) are no pictures"),
+        (torch.zeros(2, 4, 4), r"shape \(4, 4\) are no pictures"),
+        (torch.full((2, 16), 1.5), r"not all in \[0, 1\]"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            picture_shape(rows)
+
+
+@pytest.mark.parametrize("count", [1, 4, 12])
+def test_no_label_beside_many_rows_of_images_is_cut_off(count):
+    figure = image_grid({f"a long label {k}": torch.zeros(count, 16) for k in range(11)})
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    assert min(axes.yaxis.label.get_window_extent(renderer).x0 for axes in figure.axes) >= 0

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from ppvae.cli import gallery, measure
+from ppvae.cli import gallery, measure, predict
 from ppvae.cli.diagnose import diagnose
 from ppvae.cli.estimators import estimators
 from ppvae.cli.evidence import evidence
@@ -51,6 +51,9 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     estimators,
     gallery.check,
     gallery.generate,
+    predict.reconstruct,
+    predict.impute,
+    predict.traverse,
     gallery.new,
 )
 for command in COMMANDS:

@@ -4,15 +4,12 @@ __all__ = ["embed"]
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ppvae.chunks import row_chunks
 from ppvae.estimate import Estimate
-from ppvae.story import measuring
-from ppvae.weights import draw_all
 
-from .leaves import paired, particle_steps
+from .leaves import paired
+from .moments import moments
 
 
 def embed(
@@ -38,45 +35,7 @@ def embed(
         ValueError: If the data or the guide do not fit the story, or `num_particles` is below 1.
     """
     batch, sites = paired(story, guide, data, num_particles)
-    parts: list[dict[str, Estimate]] = []
-    with torch.no_grad(), measuring(seed, story, guide):
-        for rows in row_chunks(batch, guide):
-            moments: dict[str, _Moments] = {}
-            for size in particle_steps(rows, num_particles):
-                for name, value in draw_all(story, guide, rows, size, sites).values.items():
-                    moments.setdefault(name, _Moments()).add(value)
-            parts.append({name: m.estimate() for name, m in moments.items()})
-    # The guide of a global site does not look at the rows: the draws of one chunk tell all.
-    shared = sites.global_latent
-    return {
-        name: parts[0][name] if name in shared else Estimate.cat([p[name] for p in parts])
-        for name in parts[0]
-    }
-
-
-class _Moments:
-    """Mean and standard error of draws that arrive in pieces (T. Chan, G. Golub, R. LeVeque,
-    1979)."""
-
-    mean: Tensor
-    squares: Tensor
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def add(self, draws: Tensor) -> None:
-        """Take `(S, *)` more draws."""
-        draws = draws if draws.is_floating_point() else draws.to(torch.get_default_dtype())
-        count, mean = len(draws), draws.mean(0)
-        squares = (draws - mean).square().sum(0)
-        if self.count:
-            shift, total = mean - self.mean, self.count + count
-            squares = self.squares + squares + shift.square() * (self.count * count / total)
-            mean = self.mean + shift * (count / total)
-        self.count, self.mean, self.squares = self.count + count, mean, squares
-
-    def estimate(self) -> Estimate:
-        """The mean `(*,)`; its standard error is NaN for a single draw."""
-        if self.count == 1:
-            return Estimate(self.mean, torch.full_like(self.mean, torch.nan))
-        return Estimate(self.mean, (self.squares / (self.count - 1) / self.count).sqrt())
+    return moments(
+        story, guide, batch, sites,
+        num_particles=num_particles, seed=seed, shared=sites.global_latent,
+    )  # fmt: skip

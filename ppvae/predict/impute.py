@@ -1,14 +1,15 @@
 r"""Holes filled: draws of what rows miss."""
 
-__all__ = ["impute"]
+__all__ = ["drawn_holes", "holed_sites", "impute"]
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from ppvae.chunks import row_chunks
-from ppvae.story import TensorDict, has_missing, measuring
+from ppvae.story import Sites, TensorDict, has_missing, measuring
 from ppvae.weights import draw_all
 
 from .leaves import leaves, paired, particle_steps, value_of
@@ -42,21 +43,42 @@ def impute(
         P.-A. Mattei, J. Frellsen (2019). MIWAE: deep generative modelling and imputation of incomplete data sets.
     """
     batch, sites = paired(story, guide, data, num_draws)
-    holed = [name for name in sites.observed if has_missing(batch[name])]
-    if not holed:
-        raise ValueError(
-            "expected missing entries (NaN) at an observed site, got rows that miss none"
-        )
+    parts = list(drawn_holes(story, guide, batch, sites, num_draws, seed))
+    return {name: torch.cat([p[name] for p in parts], 1) for name in parts[0]}
+
+
+def drawn_holes(
+    story: nn.Module,
+    guide: nn.Module,
+    batch: TensorDict,
+    sites: Sites,
+    num_draws: int,
+    seed: int,
+) -> Iterator[TensorDict]:
+    """What `impute` gives, chunk by chunk of the rows: one at a time is in memory."""
+    holed = holed_sites(sites, batch)
     whole = [name for name in sites.observed if name not in holed]
-    parts: list[TensorDict] = []
     with torch.no_grad(), measuring(seed, story, guide):
         for rows in row_chunks(batch, guide):
             drawn: list[TensorDict] = []
             for size in particle_steps(rows, num_draws):
                 latents = draw_all(story, guide, rows, size, sites).values
                 drawn.append(leaves(story, rows, latents, sites, whole, holed, value_of))
-            parts.append({name: _filled(rows[name], [d[name] for d in drawn]) for name in holed})
-    return {name: torch.cat([p[name] for p in parts], 1) for name in holed}
+            yield {name: _filled(rows[name], [d[name] for d in drawn]) for name in holed}
+
+
+def holed_sites(sites: Sites, batch: TensorDict) -> list[str]:
+    """Names of the observed sites that miss entries.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    holed = [name for name in sites.observed if has_missing(batch[name])]
+    if not holed:
+        raise ValueError(
+            "expected missing entries (NaN) at an observed site, got rows that miss none"
+        )
+    return holed
 
 
 def _filled(rows: torch.Tensor, drawn: list[torch.Tensor]) -> torch.Tensor:

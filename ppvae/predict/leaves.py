@@ -1,6 +1,15 @@
 r"""The story run on latent draws: what its observed sites are drawn from then."""
 
-__all__ = ["Take", "leaves", "mean_of", "paired", "particle_steps", "value_of"]
+__all__ = [
+    "Take",
+    "leaves",
+    "mean_of",
+    "mean_or_hold",
+    "paired",
+    "particle_steps",
+    "value_of",
+    "wanted_of",
+]
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -104,6 +113,23 @@ def mean_of(node: Any, advice: str) -> Tensor:
             f"{type(base).__name__}; {advice}"
         )
     return value.expand(fn.shape())
+
+
+def mean_or_hold(node: Any) -> Tensor:
+    """As `mean_of`, for functions that may be told to hold the site at its data."""
+    return mean_of(node, f"hold it at its data with given=['{node['name']}']")
+
+
+def wanted_of(sites: Sites, given: Collection[str]) -> list[str]:
+    """Observed sites but those that are held at their data.
+
+    Raises:
+        ValueError: If `given` names no observed site.
+    """
+    unknown = sorted(set(given) - set(sites.observed))
+    if unknown:
+        raise ValueError(f"expected `given` among {sorted(sites.observed)}, got {unknown}")
+    return [name for name in sites.observed if name not in given]
 
 
 def paired(

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ppvae.chunks import row_chunks
 from ppvae.story import TensorDict, measuring
 from ppvae.weights import draw_all
 
-from .leaves import leaves, mean_of, paired, particle_steps
+from .leaves import leaves, mean_or_hold, paired, particle_steps, wanted_of
 
 
 def reconstruct(
@@ -45,23 +45,15 @@ def reconstruct(
             or an observed site's distribution has no mean.
     """
     batch, sites = paired(story, guide, data, num_particles)
-    unknown = sorted(set(given) - set(sites.observed))
-    if unknown:
-        raise ValueError(f"expected `given` among {sorted(sites.observed)}, got {unknown}")
-    wanted = [name for name in sites.observed if name not in given]
+    wanted = wanted_of(sites, given)
     parts: list[TensorDict] = []
     with torch.no_grad(), measuring(seed, story, guide):
         for rows in row_chunks(batch, guide):
             total: TensorDict = {}
             for size in particle_steps(rows, num_particles):
                 latents = draw_all(story, guide, rows, size, sites).values
-                for name, means in leaves(
-                    story, rows, latents, sites, given, wanted, _mean
-                ).items():
+                found = leaves(story, rows, latents, sites, given, wanted, mean_or_hold)
+                for name, means in found.items():
                     total[name] = total.get(name, torch.zeros_like(means[0])) + means.sum(0)
             parts.append({name: t / num_particles for name, t in total.items()})
     return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
-
-
-def _mean(node: Any) -> Tensor:
-    return mean_of(node, f"hold it at its data with given=['{node['name']}']")

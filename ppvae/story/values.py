@@ -1,6 +1,13 @@
 r"""Data and guides against a story: shapes, supports, which values may be missing, which sites are drawn."""
 
-__all__ = ["check_data", "check_drawn", "check_values", "parents_of", "partly_missing"]
+__all__ = [
+    "causes_of",
+    "check_data",
+    "check_drawn",
+    "check_values",
+    "parents_of",
+    "partly_missing",
+]
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -133,12 +140,17 @@ def partly_missing(story: nn.Module, batch: TensorDict, sites: Sites) -> Sites:
 
 def parents_of(story: nn.Module, covariates: TensorDict, num_rows: int) -> set[str]:
     """Sites that other sites depend on."""
+    return set[str]().union(*causes_of(story, covariates, num_rows).values())
+
+
+def causes_of(story: nn.Module, covariates: TensorDict, num_rows: int) -> dict[str, set[str]]:
+    """Site -> the sites that it depends on directly."""
     few = {k: v[:num_rows] for k, v in covariates.items()}
     num_rows = num_rows_of(few) if few else num_rows
     with local_params(story), seeded(0, story):
         found: Any = get_dependencies(story, (num_rows,), few)
     prior: dict[str, dict[str, object]] = found["prior_dependencies"]
-    return {up for down, ups in prior.items() for up in ups if up != down}
+    return {down: {up for up in ups if up != down} for down, ups in prior.items()}
 
 
 def _try_partly_missing(story: nn.Module, batch: TensorDict, missing: TensorDict) -> None:
