@@ -189,6 +189,18 @@ def test_generate_writes_pictures(tmp_path):
     assert (tmp_path / "new.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_rows_of_any_kind_are_generated_as_arrays_that_train_again(tmp_path, capsys):
+    assert main(["generate", "tabular_vae", "--n", "40", "--epochs", "1"]) == 0
+    assert (
+        "40 rows of real, amount, count, answer, choice: generated.npz" in capsys.readouterr().out
+    )
+    made = dict(np.load(tmp_path / "generated.npz"))
+    assert {name: len(rows) for name, rows in made.items()} == dict.fromkeys(made, 40)
+    assert main(["fit", "tabular_vae", "--data", "generated.npz", *TINY[:2]]) == 0
+    assert main(["generate", "conditional_vae", "--epochs", "1", "--out", "labelled.npz"]) == 0
+    assert set(np.load(tmp_path / "labelled.npz")) == {"x", "y"}
+
+
 def test_of_several_processes_the_first_alone_writes(tmp_path, monkeypatch):
     monkeypatch.setattr("ppvae.ranks.is_first", lambda: False)
     small = ["--epochs", "1", "--set", "latent_dim=2"]

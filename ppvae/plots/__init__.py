@@ -15,6 +15,7 @@ __all__ = [
     "khat_histogram",
     "khat_map",
     "latent_scatter",
+    "picture_shape",
     "plane",
     "tail_dots",
     "training_curves",
@@ -24,7 +25,7 @@ __all__ = [
 from .calibration import calibration_curves
 from .estimators import estimator_dots
 from .gaps import gap_bars
-from .images import image_grid
+from .images import image_grid, picture_shape
 from .khat import khat_histogram
 from .latent import latent_scatter
 from .plane import image_plane, plane

@@ -1,6 +1,6 @@
 r"""Rows of images, one above the other: data, reconstructions, samples, imputations."""
 
-__all__ = ["colour_images", "image_grid"]
+__all__ = ["colour_images", "image_grid", "picture_shape"]
 
 import math
 from collections.abc import Mapping
@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .style import BLUE, to_numpy
+
+LEAST_SIDE = 4  # a vector of 9 numbers is hardly a picture
 
 
 def image_grid(
@@ -56,6 +58,31 @@ def image_grid(
         grid[-1].set_xlabel("blue: missing pixels")
     figure.suptitle(title)
     return figure
+
+
+def picture_shape(rows: Tensor) -> tuple[int, ...]:
+    r"""Shape of one picture, where rows are pictures with grey values or colours in [0, 1].
+
+    Arguments:
+        rows: Rows of data, :math:`(n, *)`; NaN is a missing pixel.
+
+    Returns:
+        :math:`(H, W)` or :math:`(C, H, W)`, for `image_grid`.
+
+    Raises:
+        ValueError: If they are no pictures; it says why.
+    """
+    shape = tuple(rows.shape[1:])
+    side = math.isqrt(math.prod(shape))
+    if len(shape) == 1 and side >= LEAST_SIDE and side**2 == shape[0]:
+        shape = (side, side)
+    elif len(shape) != 3 or shape[0] not in (1, 3):
+        raise ValueError(f"rows of shape {shape} are no pictures (a square, or channels first).")
+    if bool((rows < 0).any()) or bool((rows > 1).any()):
+        raise ValueError(
+            "the values of the rows are not all in [0, 1], so they are no grey values."
+        )
+    return shape
 
 
 def colour_images(label: str, values: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:

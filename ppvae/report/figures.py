@@ -3,18 +3,21 @@ r"""The figures of a report: drawn from a league, saved as PNG files, and placed
 __all__ = ["draw_all"]
 
 import io
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
-from torch import Size, Tensor
 
 from ppvae.compare import League
 from ppvae.estimate import Estimate
-from ppvae.plots import gap_bars, image_grid, khat_histogram, training_curves
+from ppvae.plots import (
+    gap_bars,
+    image_grid,
+    khat_histogram,
+    picture_shape,
+    training_curves,
+)
 from ppvae.predict import generate, reconstruct
 from ppvae.report.html import paragraph, picture
 from ppvae.story import TensorDict, sites_of
@@ -25,7 +28,6 @@ DOTS_PER_INCH = 160
 CSS_DOTS_PER_INCH = 84
 NUM_IMAGES = 12
 NUM_PARTICLES = 20
-LEAST_SIDE = 4  # a vector of 9 numbers is hardly a picture
 
 
 def draw_all(league: League, data: Any, folder: Path) -> dict[str, str]:
@@ -103,7 +105,9 @@ def _samples(league: League, data: Any) -> Figure:
         if label not in rows:
             drawn = generate(story, len(images["x"]), seed=0, mean=True, **covariates)
             rows[label] = drawn["x"].clamp(0, 1)
-    return image_grid(rows, _shape(images["x"]), "New rows from the story (means of the pixels)")
+    return image_grid(
+        rows, picture_shape(images["x"]), "New rows from the story (means of the pixels)"
+    )
 
 
 def _reconstructions(league: League, data: Any) -> Figure:
@@ -114,7 +118,7 @@ def _reconstructions(league: League, data: Any) -> Figure:
         given = [site for site in sites_of(story, images).observed if site != "x"]
         found = reconstruct(story, guide, images, given=given, num_particles=NUM_PARTICLES)
         rows[name] = found["x"].clamp(0, 1)
-    return image_grid(rows, _shape(images["x"]), "Rows encoded and decoded again")
+    return image_grid(rows, picture_shape(images["x"]), "Rows encoded and decoded again")
 
 
 def _images(league: League, data: Any) -> TensorDict:
@@ -122,19 +126,5 @@ def _images(league: League, data: Any) -> TensorDict:
     batch = batch_for(next(iter(league.stories.values())), data, NUM_IMAGES)
     if "x" not in batch:
         raise ValueError(f"the rows have no picture 'x', only {', '.join(batch)}.")
-    _shape(batch["x"])
-    values = batch["x"][~torch.isnan(batch["x"])]
-    if bool((values < 0).any()) or bool((values > 1).any()):
-        raise ValueError("the values of 'x' are not all in [0, 1], so they are no grey values.")
+    picture_shape(batch["x"])
     return batch
-
-
-def _shape(x: Tensor) -> Size:
-    """Shape of one picture, `(H, W)` or `(C, H, W)`."""
-    shape = x.shape[1:]
-    side = math.isqrt(shape.numel())
-    if len(shape) == 1 and side >= LEAST_SIDE and side**2 == shape[0]:
-        return Size((side, side))
-    if len(shape) == 3 and shape[0] in (1, 3):
-        return shape
-    raise ValueError(f"rows of shape {tuple(shape)} are no pictures (a square, or channels first).")
