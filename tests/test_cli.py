@@ -183,6 +183,11 @@ def test_check_shows_the_sites(numbers, capsys):
     assert "keeps the contract" in out and "latent" in out and "(5,)" in out
 
 
+def test_check_tells_how_much_is_missing(capsys):
+    assert main(["check", "semi_supervised_vae"]) == 0
+    assert "1,297 training rows fit it (digits); missing: 92% of y." in capsys.readouterr().out
+
+
 def test_generate_writes_pictures(tmp_path):
     typed = ["generate", "vae", "--n", "10", "--epochs", "1", "--out", "new.png"]
     assert main([*typed, "--set", "latent_dim=2"]) == 0

@@ -65,7 +65,13 @@ def check(
         table.add_row(name, "covariate", "data", str(tuple(value.shape[1:])), "given")
     out = parts.console(setup)
     out.print(table)
-    out.print(f"{story} keeps the contract, and {setup.train} fits it.", highlight=False)
+    shares = {name: float(value.isnan().float().mean()) for name, value in batch.items()}
+    missing = ", ".join(f"{share:.0%} of {name}" for name, share in shares.items() if share)
+    out.print(
+        f"{story} keeps the contract, and {len(setup.train):,} training rows fit it ({setup.train.name})"
+        + (f"; missing: {missing}." if missing else "."),
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 def generate(
