@@ -96,7 +96,8 @@ def fit(
         run_dir: Folder for config, metrics and checkpoints; must be empty or absent unless `resume`.
         resume: Go on from the newest checkpoint in `run_dir` that can be read, in the middle of an epoch too.
         checkpoint_every: Seconds between checkpoints within an epoch, beside the one at its end; 0 keeps every step.
-        clip_norm: Largest norm of the gradient of all parameters; a longer one is shortened to it. None never is.
+        clip_norm: Largest norm of the gradient of all parameters; a longer one is shortened to it. None shortens only one
+            that is ten times as long as the running mean, as heavy tails make it (`funnel`); `math.inf` leaves all as they are.
         average: Decay of an exponential moving average of the weights (say 0.999), which is then what is validated and
             kept; 0 keeps the weights themselves.
         max_skips: Steps, over the whole run, that may be left out because their loss or gradient is not finite.
@@ -196,7 +197,7 @@ def _build(
     if name == "trace_elbo" and summed:
         name = "enum_elbo"
         if ranks.is_first():
-            said = f"objective enum_elbo in place of trace_elbo: {summed} summed over exactly"
+            said = f"objective enum_elbo in place of trace_elbo: {', '.join(summed)} summed over exactly"
             print(said, file=sys.stderr)
     return objectives.build(name, story, guide, rows, **options)
 

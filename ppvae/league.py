@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ppvae.diagnostics.khat import khat_threshold
 from ppvae.estimate import Estimate
+from ppvae.evidence import Sandwich
 from ppvae.gaps import Gaps
 from ppvae.training import History
 
@@ -84,7 +85,7 @@ class League:
     def certificates(self) -> list[str]:
         """In words, how far annealing can be off, measured on simulated rows; one line a story."""
         widths = {
-            name: f"annealing certified to {g.certificate.width.mean()} nats (BDMC, {len(g.certificate.lower)} rows)"
+            name: _in_words(g.certificate)
             for name, g in self.gaps.items()
             if g.certificate is not None
         }
@@ -155,3 +156,15 @@ class League:
         with console.capture() as captured:
             console.print(self)
         return captured.get()
+
+
+def _in_words(certificate: Sandwich) -> str:
+    width = f"{certificate.width.mean()} nats"
+    rows = f"BDMC, {len(certificate.lower)} rows"
+    if certificate.converged:
+        return f"annealing certified to {width} ({rows})"
+    verdict, _, _ = certificate.verdict.partition(":")
+    return (
+        f"annealing {verdict}: bounds on log p(x) lie {width} apart ({rows}), and log p̂(x) and the gaps "
+        "may be too small by as much"
+    )

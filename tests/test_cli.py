@@ -183,10 +183,27 @@ def test_check_shows_the_sites(numbers, capsys):
     assert "keeps the contract" in out and "latent" in out and "(5,)" in out
 
 
+def test_check_tells_how_much_is_missing(capsys):
+    assert main(["check", "semi_supervised_vae"]) == 0
+    assert "1,297 training rows fit it (digits); missing: 92% of y." in capsys.readouterr().out
+
+
 def test_generate_writes_pictures(tmp_path):
     typed = ["generate", "vae", "--n", "10", "--epochs", "1", "--out", "new.png"]
     assert main([*typed, "--set", "latent_dim=2"]) == 0
     assert (tmp_path / "new.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_rows_of_any_kind_are_generated_as_arrays_that_train_again(tmp_path, capsys):
+    assert main(["generate", "tabular_vae", "--n", "40", "--epochs", "1"]) == 0
+    assert (
+        "40 rows of real, amount, count, answer, choice: generated.npz" in capsys.readouterr().out
+    )
+    made = dict(np.load(tmp_path / "generated.npz"))
+    assert {name: len(rows) for name, rows in made.items()} == dict.fromkeys(made, 40)
+    assert main(["fit", "tabular_vae", "--data", "generated.npz", *TINY[:2]]) == 0
+    assert main(["generate", "conditional_vae", "--epochs", "1", "--out", "labelled.npz"]) == 0
+    assert set(np.load(tmp_path / "labelled.npz")) == {"x", "y"}
 
 
 def test_of_several_processes_the_first_alone_writes(tmp_path, monkeypatch):

@@ -79,7 +79,9 @@ def refused(typed, capsys):
         (["fit", "vae", "--device", "toaster"], "expected a device such as"),
         (["gaps", "vae", "--weights", "absent"], r"story\.safetensors, got no such file"),
         (["new", "mine", "--from", "nonsense"], "expected a story among"),
-        (["generate", "vae", "--out", "x.gif"], r"expected --out to be a \.png file"),
+        (["generate", "vae", "--out", "x.gif"], r"expected --out to be a \.png or \.npz file"),
+        (["generate", "funnel", "--out", "x.png"], r"are no pictures.*give an \.npz file to --out"),
+        (["generate", "two_moons", "--out", "x.png"], "no picture 'x', only distance, breadth"),
         (["list", "flowers"], "flowers"),
     ],
 )  # fmt: skip

@@ -29,7 +29,7 @@ def test_a_story_trains_on_its_example_with_a_guide_that_suits_it(name, capsys):
     data = ["--data", few_rows(name)]
     assert main(["fit", name, *data, *TINY, "--run-dir", "run"]) == 0
     out, err = capsys.readouterr()
-    assert "ELBO" in out and "nan" not in out and "suit the story" in err
+    assert "ELBO" in out and "nan" not in out and ": it suits the story" in err
 
 
 @every_story

@@ -11,6 +11,7 @@ import torch
 from models.vae import VAE
 from ppvae.compare import League
 from ppvae.estimate import Estimate
+from ppvae.evidence import Sandwich
 from ppvae.fit import History
 from ppvae.gaps import Gaps
 from ppvae.guides import MeanField
@@ -206,6 +207,25 @@ def test_cautions_tell_what_is_not_to_be_trusted():
     assert cautions(exact)[0].startswith("log p(x) is exact")
     fine, _ = made_league(one=made_gaps(1.0, 0.5, khat=-1.0))
     assert "k-hat is below 0.67 on all rows. k-hat sees" in " ".join(cautions(fine))
+
+
+@pytest.mark.parametrize(
+    ("width", "text"),
+    [
+        (0.01, r"^annealing certified to 0\.01\d* ± \S+ nats \(BDMC, 60 rows\)$"),
+        (
+            4.0,
+            r"^annealing not converged: bounds on log p\(x\) lie 4\.0\d* ± .* may be too small by as",
+        ),
+    ],
+)
+def test_a_certificate_says_whether_annealing_has_converged(width, text):
+    lower = estimate(-20.0, spread=3.0)
+    upper = Estimate(lower.value + width, lower.std_error)
+    found = replace(made_gaps(1.0, 0.5), certificate=Sandwich(lower, upper))
+    league, _ = made_league(one=found)
+    assert re.search(text, league.certificates[0])
+    assert "real ones can be harder" in " ".join(cautions(league))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 r"""Training survives: locks, signals, kills, full disks and losses that are not finite."""
 
 import json
+import math
 import os
 import resource
 import signal
@@ -21,7 +22,8 @@ from ppvae.cli import main
 from ppvae.fit import Callback
 from ppvae.lock import locked
 from ppvae.runs import RunFolder
-from ppvae.training import Trainer
+from ppvae.training import Trainer, Training
+from ppvae.training.step import Descent
 
 
 class KilledError(Exception):
@@ -217,6 +219,50 @@ def test_clipping_bounds_a_step_and_the_norm_before_it_is_told() -> None:
     moved = sum(float((v - start[k]).square().sum()) for k, v in weights.items()) ** 0.5
     assert moved == pytest.approx(1e-3, rel=0.01)
     assert records[0]["gradient_norm"] > 1e-2
+
+
+class Slope(nn.Module):
+    """A loss whose gradient is as long as it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.slope = nn.Parameter(torch.zeros(())), 0.0
+
+    def forward(self, batch: Any, kl_weight: float) -> torch.Tensor:
+        return self.slope * self.weight
+
+
+@pytest.mark.parametrize(
+    ("times", "clip_norm", "expected"),
+    [
+        (9.0, None, 9.0),
+        (11.0, None, 10.0),
+        (1e6, None, 10.0),
+        (1e6, math.inf, 1e6),
+        (0.0, None, 0.0),
+    ],
+)
+def test_a_gradient_is_at_most_ten_times_as_long_as_usual(times, clip_norm, expected) -> None:
+    loss: Any = Slope()
+    descent = Descent(loss, Training(optimizer="sgd", lr=1.0, clip_norm=clip_norm))
+    for loss.slope, moved in ((0.0, 0.0), (2.0, 2.0), (2.0, 2.0), (2 * times, 2 * expected)):
+        before = loss.weight.item()
+        norm = descent.gradient({"x": torch.zeros(2)}, 1.0)[1]
+        descent.move()
+        assert before - loss.weight.item() == pytest.approx(moved) and float(norm) == loss.slope
+    usual = descent.usual_norm
+    assert usual == pytest.approx(0.9 * 2 + 0.1 * 2 * expected)
+    loss.slope = math.inf
+    descent.gradient({"x": torch.zeros(2)}, 1.0)
+    assert descent.usual_norm == usual
+
+
+def test_the_heavy_tails_of_a_funnel_train_to_the_end(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "funnel", "--run-dir", "run", "--no-progress"]) == 0
+    assert (
+        main(["fit", "funnel", "--run-dir", "wild", "--clip-norm", "inf"]) == 2
+    )  # NaN in epoch 50
 
 
 def test_hooks_are_called_in_order_and_a_function_hears_of_epochs() -> None:

@@ -114,7 +114,10 @@ Average = Annotated[
     float,
     Option("--average", help="Decay of an average of the weights, which is then kept; 0.999."),
 ]
-ClipNorm = Annotated[float | None, Option("--clip-norm", help="Largest norm of the gradient.")]
+ClipNorm = Annotated[
+    float | None,
+    Option("--clip-norm", help="Largest norm of the gradient; else ten times its running mean."),
+]
 KLWarmup = Annotated[
     int, Option("--kl-warmup", min=0, help="Epochs over which the latent terms grow to 1.")
 ]

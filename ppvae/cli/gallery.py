@@ -4,7 +4,7 @@ __all__ = ["check", "generate", "list_", "new"]
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -65,14 +65,26 @@ def check(
         table.add_row(name, "covariate", "data", str(tuple(value.shape[1:])), "given")
     out = parts.console(setup)
     out.print(table)
-    out.print(f"{story} keeps the contract, and {setup.train} fits it.", highlight=False)
+    shares = {name: float(value.isnan().float().mean()) for name, value in batch.items()}
+    missing = ", ".join(f"{share:.0%} of {name}" for name, share in shares.items() if share)
+    out.print(
+        f"{story} keeps the contract, and {len(setup.train):,} training rows fit it ({setup.train.name})"
+        + (f"; missing: {missing}." if missing else "."),
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 def generate(
     story: Story,
     data: Data = None,
     num_rows: Annotated[int, Option("--n", min=1, max=400, help="Number of rows.")] = 32,
-    path: Annotated[Path, Option("--out", help="The PNG file to write.")] = Path("generated.png"),
+    path: Annotated[
+        Path | None,
+        Option(
+            "--out",
+            help="The file to write, .png or .npz; else generated.png where the data are pictures, generated.npz where not.",
+        ),
+    ] = None,
     guide: Guide = None,
     weights: Weights = None,
     epochs: Epochs = 100,
@@ -82,32 +94,70 @@ def generate(
     binarize: Binarize = None,
     options: Set = None,
 ) -> None:
-    """Draw new pictures from a story (means of the pixels)."""
+    """Draw new rows from a story: pictures (means of the pixels) as PNG, rows of any kind as arrays
+    by site, NPZ."""
+    import io
+
+    import numpy as np
+
     import ppvae
     from ppvae import ranks
     from ppvae.cli import setup as parts
-    from ppvae.plots import image_grid
+    from ppvae.disk import write_bytes
     from ppvae.story import split_batch
     from ppvae.weights import batch_for
 
-    if path.suffix != ".png" or not path.parent.is_dir():
-        raise ValueError(f"expected --out to be a .png file in a folder that exists, got '{path}'")
+    if path is not None and (path.suffix not in (".png", ".npz") or not path.parent.is_dir()):
+        raise ValueError(
+            f"expected --out to be a .png or .npz file in a folder that exists, got '{path}'"
+        )
     setup = parts.prepare(
         story, data, [guide], data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
     )  # fmt: skip
-    parts.trained(setup, weights, seed, device, epochs=epochs, progress=False)
     seen = batch_for(setup.story, setup.test.head(min(num_rows, len(setup.test))))
+    shape = _picture_shape(seen, path)
+    path = path or Path("generated.npz" if shape is None else "generated.png")
+    parts.trained(setup, weights, seed, device, epochs=epochs, progress=False)
     covariates = split_batch(setup.story, seen)[1]  # those of the first test rows
     num_rows = len(next(iter(covariates.values()))) if covariates else num_rows
-    rows = ppvae.generate(setup.story, num_rows, seed=seed, mean=True, **covariates)
-    if "x" not in rows:
-        raise ValueError(f"expected a story with pictures at the site 'x', got {sorted(rows)}")
-    starts = range(0, num_rows, IMAGES_A_LINE)
-    pieces = {str(s + 1): rows["x"][s : s + IMAGES_A_LINE].clamp(0, 1) for s in starts}
+    rows = ppvae.generate(setup.story, num_rows, seed=seed, mean=shape is not None, **covariates)
+    written = io.BytesIO()
+    if shape is None:
+        arrays: Any = {name: (rows | covariates)[name].numpy(force=True) for name in seen}
+        np.savez(written, **arrays)
+    else:
+        _draw(rows["x"], shape).savefig(written, format="png", dpi=160)
     if ranks.is_first():
-        image_grid(pieces).savefig(path, dpi=160)
-    parts.console(setup).print(f"pictures: {path}", highlight=False, soft_wrap=True)
+        write_bytes(path, written.getvalue())
+    what = f"{num_rows} rows of {', '.join(seen)}" if shape is None else f"{num_rows} pictures"
+    parts.console(setup).print(f"{what}: {path}", highlight=False, soft_wrap=True)
+
+
+def _picture_shape(seen: Any, path: Path | None) -> Any:
+    """Shape of one picture, or None where rows are to be written as arrays."""
+    from ppvae.plots import picture_shape
+
+    if path is not None and path.suffix == ".npz":
+        return None
+    try:
+        if "x" not in seen:
+            raise ValueError(f"the rows have no picture 'x', only {', '.join(seen)}.")
+        return picture_shape(seen["x"])
+    except ValueError as reason:
+        if path is None:
+            return None
+        raise ValueError(
+            f"expected pictures for {path}, but {reason.args[0].rstrip('.')}; give an .npz file to --out"
+        ) from None
+
+
+def _draw(x: Any, shape: Any) -> Any:
+    """Pictures as a figure, a few a line."""
+    from ppvae.plots import image_grid
+
+    starts = range(0, len(x), IMAGES_A_LINE)
+    return image_grid({str(s + 1): x[s : s + IMAGES_A_LINE].clamp(0, 1) for s in starts}, shape)
 
 
 def list_(what: Annotated[Listed, Argument(help="What to list.")]) -> None:

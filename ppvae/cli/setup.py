@@ -88,7 +88,12 @@ def prepare(
             raise ValueError(f"{error}; with {notes[0]}, name your own with --data") from error
         names = _named(guide_names, made, train)
         if None in guide_names:
-            notes.append(f"guides {', '.join(names)}: they suit the story")
+            suit = (
+                "guides {}: they suit the story"
+                if len(names) > 1
+                else "guide {}: it suits the story"
+            )
+            notes.append(suit.format(", ".join(names)))
         built: dict[str, nn.Module] = {}
         for typed in names:
             name, chosen = parse_named(typed)

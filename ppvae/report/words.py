@@ -96,8 +96,7 @@ def _about_evidence(league: League) -> str:
 
 def _about_annealing(league: League) -> list[str]:
     return [
-        f"{text[:1].upper()}{text[1:]}: on rows that the story generated itself, upper and lower bound on log p(x) "
-        "lie so far apart."
+        f"{text[:1].upper()}{text[1:]}. These rows are the story's own; real ones can be harder."
         for text in league.certificates
     ]
 

@@ -2,6 +2,7 @@ r"""One step of the optimiser: its batch in pieces, over processes, in bfloat16,
 
 __all__ = ["Descent"]
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -17,6 +18,9 @@ from ppvae.training.average import Average
 from ppvae.training.bfloat16 import networks_in_bfloat16
 from ppvae.training.settings import OPTIMIZERS, Training
 
+# Times its running mean that a gradient may be long, where no bound is given, and how much of that mean a step keeps.
+SPIKE, KEPT = 10.0, 0.9
+
 
 class Descent:
     """Steps down the loss, with what they need beside the weights.
@@ -31,6 +35,7 @@ class Descent:
     Attributes:
         optimiser: Over all parameters that are trained.
         average: Their average over the steps.
+        usual_norm: Running mean of the gradient's norm; 0 before the first step.
         signalled: Number of a signal that has come to this process, 0 for none.
         somebody_signalled: Whether one had come to any of several processes when they last met.
 
@@ -53,6 +58,7 @@ class Descent:
                 tensor.detach().copy_(ranks.of_first(tensor.detach()))
             self.adder = Adder(sum(p.numel() for p in self.parameters) + 2, self.parameters[0])
         self.average = Average(self.parameters, settings.average)  # of what all begin with
+        self.usual_norm = 0.0
         self.signalled: Callable[[], int] = lambda: 0
         self.somebody_signalled = False
 
@@ -67,8 +73,7 @@ class Descent:
             )
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        if self.settings.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(self.parameters, self.settings.clip_norm, norm)
+        self._bound(norm)
         return loss, norm
 
     def move(self) -> None:
@@ -77,6 +82,21 @@ class Descent:
         self.average.update()
         for buffer in self.moving or ():
             buffer.copy_(ranks.summed(buffer) / ranks.num_ranks())
+
+    def _bound(self, norm: Tensor) -> None:
+        """Shorten the gradient to `clip_norm`; without one, a gradient that is ten times as long as is usual, which would
+        throw Adam off its way for many steps."""
+        most = self.settings.clip_norm
+        if most is None and self.usual_norm:
+            most = SPIKE * self.usual_norm
+        length = float(norm)
+        if not math.isfinite(length):
+            return
+        if most is not None and length > most:
+            nn.utils.clip_grads_with_norm_(self.parameters, most, norm)
+            length = most
+        mean = KEPT * self.usual_norm + (1 - KEPT) * length
+        self.usual_norm = mean if self.usual_norm else length
 
     def _whole(self, batch: TensorDict, kl_weight: float) -> Tensor:
         loss = self.loss_of(batch, kl_weight)

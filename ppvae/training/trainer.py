@@ -223,6 +223,7 @@ class Trainer:
         return {
             "optimiser": self.descent.optimiser.state_dict(),
             "average": self.descent.average.state(),
+            "usual_norm": self.descent.usual_norm,
             "records": self.history.records,
             "seconds": self.history.seconds,
             "best_epoch": self.history.best_epoch,
@@ -249,6 +250,7 @@ class Trainer:
         self.descent.optimiser.load_state_dict(state["optimiser"])
         if "average" in state:
             self.descent.average.restore(**state["average"])
+        self.descent.usual_norm = state.get("usual_norm", 0.0)
         self.history = History(state["records"], state["seconds"], state["best_epoch"])
         self.best_elbo, self.best_weights = state["best_elbo"], state["best_weights"]
         self.loss_of.load_state_dict(state.get("objective", {}), strict=False)
