@@ -98,6 +98,7 @@ def fit(
         checkpoint_every: Seconds between checkpoints within an epoch, beside the one at its end; 0 keeps every step.
         clip_norm: Largest norm of the gradient of all parameters; a longer one is shortened to it. None shortens only one
             that is ten times as long as the running mean, as heavy tails make it (`funnel`); `math.inf` leaves all as they are.
+            The history counts the steps that were shortened.
         average: Decay of an exponential moving average of the weights (say 0.999), which is then what is validated and
             kept; 0 keeps the weights themselves.
         max_skips: Steps, over the whole run, that may be left out because their loss or gradient is not finite.

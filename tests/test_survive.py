@@ -260,9 +260,10 @@ def test_a_gradient_is_at_most_ten_times_as_long_as_usual(times, clip_norm, expe
 def test_the_heavy_tails_of_a_funnel_train_to_the_end(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["fit", "funnel", "--run-dir", "run", "--no-progress"]) == 0
-    assert (
-        main(["fit", "funnel", "--run-dir", "wild", "--clip-norm", "inf"]) == 2
-    )  # NaN in epoch 50
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert all(math.isfinite(record["loss"]) for record in records)
+    assert 0 < sum(record["shortened"] for record in records) < 80  # of 800 steps
 
 
 def test_hooks_are_called_in_order_and_a_function_hears_of_epochs() -> None:

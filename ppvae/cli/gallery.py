@@ -96,14 +96,9 @@ def generate(
 ) -> None:
     """Draw new rows from a story: pictures (means of the pixels) as PNG, rows of any kind as arrays
     by site, NPZ."""
-    import io
-
-    import numpy as np
-
     import ppvae
-    from ppvae import ranks
     from ppvae.cli import setup as parts
-    from ppvae.disk import write_bytes
+    from ppvae.cli.writing import write_numbers, write_picture
     from ppvae.story import split_batch
     from ppvae.weights import batch_for
 
@@ -122,16 +117,14 @@ def generate(
     covariates = split_batch(setup.story, seen)[1]  # those of the first test rows
     num_rows = len(next(iter(covariates.values()))) if covariates else num_rows
     rows = ppvae.generate(setup.story, num_rows, seed=seed, mean=shape is not None, **covariates)
-    written = io.BytesIO()
     if shape is None:
-        arrays: Any = {name: (rows | covariates)[name].numpy(force=True) for name in seen}
-        np.savez(written, **arrays)
+        write_numbers(path, {name: (rows | covariates)[name].detach() for name in seen}, {})
+        said = f"{num_rows} rows of {', '.join(seen)}: {path}"
     else:
-        _draw(rows["x"], shape).savefig(written, format="png", dpi=160)
-    if ranks.is_first():
-        write_bytes(path, written.getvalue())
-    what = f"{num_rows} rows of {', '.join(seen)}" if shape is None else f"{num_rows} pictures"
-    parts.console(setup).print(f"{what}: {path}", highlight=False, soft_wrap=True)
+        starts = range(0, num_rows, IMAGES_A_LINE)
+        drawn = {str(s + 1): rows["x"][s : s + IMAGES_A_LINE].detach() for s in starts}
+        said = f"{num_rows} {write_picture(path, drawn, '', shape)}"
+    parts.console(setup).print(said, highlight=False, soft_wrap=True)
 
 
 def _picture_shape(seen: Any, path: Path | None) -> Any:
@@ -150,14 +143,6 @@ def _picture_shape(seen: Any, path: Path | None) -> Any:
         raise ValueError(
             f"expected pictures for {path}, but {reason.args[0].rstrip('.')}; give an .npz file to --out"
         ) from None
-
-
-def _draw(x: Any, shape: Any) -> Any:
-    """Pictures as a figure, a few a line."""
-    from ppvae.plots import image_grid
-
-    starts = range(0, len(x), IMAGES_A_LINE)
-    return image_grid({str(s + 1): x[s : s + IMAGES_A_LINE].clamp(0, 1) for s in starts}, shape)
 
 
 def list_(what: Annotated[Listed, Argument(help="What to list.")]) -> None:

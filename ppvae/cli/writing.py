@@ -59,13 +59,16 @@ def write_numbers(
                 np.lib.format.write_array(file, array, allow_pickle=False)
 
 
-def write_picture(path: Path, rows: Mapping[str, Tensor], title: str) -> str:
+def write_picture(
+    path: Path, rows: Mapping[str, Tensor], title: str, shape: tuple[int, ...] | None = None
+) -> str:
     """Write labelled rows of pictures, if the first of them are pictures.
 
     Arguments:
         path: A `.png` file.
         rows: Label -> `(n, *)`; the first are the data, the others are cut to grey values.
         title: Heading.
+        shape: Of one picture; None reads it off the first rows.
 
     Returns:
         What was written, or why nothing was, in one line; there is nothing to write without rows.
@@ -73,7 +76,7 @@ def write_picture(path: Path, rows: Mapping[str, Tensor], title: str) -> str:
     if not rows:
         return "no pictures: there is nothing of a site x to draw"
     try:
-        shape = picture_shape(next(iter(rows.values())))
+        shape = shape or picture_shape(next(iter(rows.values())))
     except ValueError as reason:
         return f"no pictures: {str(reason).rstrip('.')}"
     if ranks.is_first():

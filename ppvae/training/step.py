@@ -35,6 +35,7 @@ class Descent:
     Attributes:
         optimiser: Over all parameters that are trained.
         average: Their average over the steps.
+        shortened: Steps whose gradient was longer than its bound, since somebody set this to 0.
         usual_norm: Running mean of the gradient's norm; 0 before the first step.
         signalled: Number of a signal that has come to this process, 0 for none.
         somebody_signalled: Whether one had come to any of several processes when they last met.
@@ -58,7 +59,7 @@ class Descent:
                 tensor.detach().copy_(ranks.of_first(tensor.detach()))
             self.adder = Adder(sum(p.numel() for p in self.parameters) + 2, self.parameters[0])
         self.average = Average(self.parameters, settings.average)  # of what all begin with
-        self.usual_norm = 0.0
+        self.usual_norm, self.shortened = 0.0, 0
         self.signalled: Callable[[], int] = lambda: 0
         self.somebody_signalled = False
 
@@ -94,7 +95,7 @@ class Descent:
             return
         if most is not None and length > most:
             nn.utils.clip_grads_with_norm_(self.parameters, most, norm)
-            length = most
+            length, self.shortened = most, self.shortened + 1
         mean = KEPT * self.usual_norm + (1 - KEPT) * length
         self.usual_norm = mean if self.usual_norm else length
 

@@ -89,7 +89,7 @@ class Trainer:
     def _begin(self) -> None:
         """Stand before the first batch of an epoch."""
         self.order = self.generator.get_state()  # the epoch's order of rows, and its redrawn bits
-        self.batches_done = self.skipped = 0
+        self.batches_done = self.skipped = self.descent.shortened = 0
         # Numbers, not tensors: small ones that live on among large ones that come and go break the heap into pieces.
         self.losses: list[float] = []
         self.counts: list[int] = []
@@ -178,6 +178,7 @@ class Trainer:
                 "val_elbo": None if self.val is None else self._elbo(self.val),
                 **self._telemetry(few if self.val is None else self.val),
                 "gradient_norm": math.fsum(self.norms) / len(self.norms),
+                "shortened": self.descent.shortened,
                 "skipped": self.skipped,
                 "seconds": seconds,
                 "rows_per_second": len(self.rows) / seconds,
@@ -238,6 +239,7 @@ class Trainer:
                 "losses": self.losses,
                 "counts": self.counts,
                 "norms": self.norms,
+                "shortened": self.descent.shortened,
                 "skipped": self.skipped,
                 "elapsed": self.elapsed,
             },
@@ -266,3 +268,4 @@ class Trainer:
         self.losses = [float(loss) for loss in state["losses"]]  # tensors, in earlier versions
         self.norms = [float(norm) for norm in state["norms"]]
         self.skipped, self.elapsed = state["skipped"], state["elapsed"]
+        self.descent.shortened = state.get("shortened", 0)
