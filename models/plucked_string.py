@@ -5,9 +5,7 @@ Story
     a brightness: how strong its overtones are beside the fundamental. Overtones die faster, as air and bridge take
     more from them. The ear hears the loudness of each band of frequencies in each short frame of time, on a
     logarithmic scale, with an error of some decibels. There is no network to learn: the decoder is physics, its causes mean
-    something, and the priors say what strings are like. This is `vae` with knowledge in place of data. As the story can make up
-    as many sounds as one likes, a guide had better learn from those, by `wake_sleep`: trained by the ELBO on a thousand fixed
-    sounds it is far too sure of its answers.
+    something, and the priors say what strings are like. This is `vae` with knowledge in place of data.
 
 Program
     pitch ~ Normal(0, 5^2)                  in semitones from the A of 220 hertz
