@@ -81,5 +81,6 @@ class Estimate:
 
     def __str__(self) -> str:
         if self.value.numel() == 1:
-            return f"{float(self.value):.3f} ± {float(self.std_error):.3f}"
+            value = round(float(self.value), 3) + 0.0  # no minus before zero
+            return f"{value:.3f} ± {float(self.std_error):.3f}"
         return f"Estimate({self.value.numel()} rows, mean {self.mean()})"

@@ -2,11 +2,12 @@ r"""The league table: what each of several guides loses on the same rows."""
 
 __all__ = ["League", "LeagueRow"]
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -15,6 +16,12 @@ from ppvae.estimate import Estimate
 from ppvae.evidence import Sandwich
 from ppvae.gaps import Gaps
 from ppvae.training import History
+
+HEADS = (
+    "guide", "ELBO", "log p̂(x)", "by", "approximation gap", "amortization gap", "inference gap",
+    "k-hat share", "seconds",
+)  # fmt: skip
+BOUNDLESS = 10_000  # letters a line
 
 
 @dataclass(frozen=True)
@@ -131,24 +138,29 @@ class League:
             lines.append(line | {"khat_share": row.khat_share, "seconds": row.seconds})
         return pd.DataFrame(lines).set_index("guide")
 
-    def __rich__(self) -> Table:
-        table = Table(
-            title=f"Guides on {self.num_rows} rows, {self.decoder} story, nats per row",
-            caption="\n".join(
-                [
-                    f"± one standard error; share of rows with k-hat > {self.khat_threshold:.2f}",
-                    *self.certificates,
-                ]
-            ),
-        )
-        table.add_column("guide")
-        heads = ("ELBO", "log p̂(x)", "by", "approximation gap", "amortization gap", "inference gap")
-        for head in (*heads, "k-hat share", "seconds"):
-            table.add_column(head, justify="right")
-        for r in self.rows:
-            gap_cells = (r.approximation_gap, r.amortization_gap, r.inference_gap)
-            cells = (str(r.elbo), str(r.log_evidence), r.evidence_method, *map(str, gap_cells))
-            table.add_row(r.name, *cells, f"{r.khat_share:.0%}", f"{r.seconds:.1f}")
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """A line for each guide; a column for each where the lines would be too long."""
+        cells = [HEADS, *map(_cells, self.rows)]
+        lines = self._table(cells)
+        if (
+            console.measure(lines, options=options.update(width=BOUNDLESS)).maximum
+            <= options.max_width
+        ):
+            yield lines
+        else:
+            yield self._table(list(zip(*cells, strict=True)))
+
+    def _table(self, cells: Sequence[Sequence[str]]) -> Table:
+        notes = [
+            f"± one standard error; share of rows with k-hat > {self.khat_threshold:.2f}",
+            *self.certificates,
+        ]
+        title = f"Guides on {self.num_rows} rows, {self.decoder} story, nats per row"
+        table = Table(title=title, caption="\n".join(notes))
+        for number, head in enumerate(cells[0]):
+            table.add_column(head, justify="right" if number else "left")
+        for line in cells[1:]:
+            table.add_row(*line)
         return table
 
     def __str__(self) -> str:
@@ -168,3 +180,11 @@ def _in_words(certificate: Sandwich) -> str:
         f"annealing {verdict}: bounds on log p(x) lie {width} apart ({rows}), and log p̂(x) and the gaps "
         "may be too small by as much"
     )
+
+
+def _cells(row: LeagueRow) -> tuple[str, ...]:
+    gaps = (row.approximation_gap, row.amortization_gap, row.inference_gap)
+    return (
+        row.name, str(row.elbo), str(row.log_evidence), row.evidence_method, *map(str, gaps),
+        f"{row.khat_share:.0%}", f"{row.seconds:.1f}",
+    )  # fmt: skip

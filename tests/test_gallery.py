@@ -1,7 +1,9 @@
 r"""Every story of the gallery trains, and is compared, on the data that it is tried on; and data as asked for in a line."""
 
+import json
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -56,6 +58,19 @@ def test_every_suggested_family_takes_the_story(name):
             assert bool(ppvae.elbo(story, guide, train.head(4)).value.isfinite().all())
             if with_local:
                 assert guide.local(train.head(4).batch()).is_local
+
+
+def test_the_guide_of_a_story_with_nothing_to_learn_learns_from_its_fresh_rows(capsys):
+    small = ["plucked_string", "--set", "num_frames=1", *TINY]
+    for options, objective in ([], "wake_sleep"), (["--objective", "trace_elbo"], "trace_elbo"):
+        assert main(["fit", *small, *options, "--run-dir", objective]) == 0
+        told = json.loads(Path(objective, "config.json").read_text())["fit"]["objective"]
+        assert told == objective
+        assert ("makes up fresh rows" in capsys.readouterr().err) == (not options)
+    assert main(["fit", "two_moons", *TINY, "--run-dir", "learned"]) == 0
+    assert (
+        json.loads(Path("learned", "config.json").read_text())["fit"]["objective"] == "trace_elbo"
+    )
 
 
 def test_a_line_says_which_rows_and_what_is_hidden_of_them():

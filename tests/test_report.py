@@ -7,6 +7,7 @@ from importlib import import_module
 
 import pytest
 import torch
+from rich.console import Console
 
 from models.vae import VAE
 from ppvae.compare import League
@@ -226,6 +227,18 @@ def test_a_certificate_says_whether_annealing_has_converged(width, text):
     league, _ = made_league(one=found)
     assert re.search(text, league.certificates[0])
     assert "real ones can be harder" in " ".join(cautions(league))
+
+
+@pytest.mark.parametrize("width", [80, 150])
+def test_a_table_cuts_no_number_however_narrow_the_terminal(width):
+    league, _ = made_league()
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(league)
+    shown = captured.get()
+    assert "…" not in shown and all(len(line) <= width for line in shown.splitlines())
+    for row in league.rows:
+        assert row.name in shown and str(row.elbo) in shown and str(row.approximation_gap) in shown
 
 
 @pytest.mark.parametrize(

@@ -94,11 +94,11 @@ DecoderChoice = Annotated[
     Decoder, Option("--decoder", help="One trained story for all guides, or one each.")
 ]
 Objective = Annotated[
-    str,
+    str | None,
     Option(
         "--objective",
         metavar="NAME[:OPTION=VALUE]",
-        help="Training loss, with options if any; see ppvae list objectives.",
+        help="Training loss, with options if any, see ppvae list objectives; else one that suits.",
     ),
 ]
 ObjectiveSet = Annotated[

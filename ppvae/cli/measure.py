@@ -62,7 +62,7 @@ def compare(
     accumulate: Accumulate = 1,
     optimizer: Optimizer = "adam",
     lr: LearningRate = 1e-3,
-    objective: Objective = "trace_elbo",
+    objective: Objective = None,
     objective_options: ObjectiveSet = None,
     kl_warmup: KLWarmup = 0,
     schedule: Schedule = "tail",
@@ -105,7 +105,7 @@ def compare(
     )  # fmt: skip
     check_request(setup.story, evidence, particles, batch_for(setup.story, setup.test, 2))
     training: dict[str, Any] = {
-        **parts.parse_loss(objective, objective_options),
+        **parts.loss_of(setup, objective, objective_options),
         "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "optimizer": optimizer, "lr": lr,
         "kl_warmup": kl_warmup, "schedule": schedule, "average": average, "patience": patience,
         "precision": precision, "clip_norm": clip_norm, "max_skips": max_skips, "seed": seed, "device": device,
@@ -147,7 +147,7 @@ def fit(
     accumulate: Accumulate = 1,
     optimizer: Optimizer = "adam",
     lr: LearningRate = 1e-3,
-    objective: Objective = "trace_elbo",
+    objective: Objective = None,
     objective_options: ObjectiveSet = None,
     particles: Particles = 1,
     kl_warmup: KLWarmup = 0,
@@ -191,7 +191,7 @@ def fit(
     callbacks = [TensorBoard(path / "tensorboard")] if tensorboard else []
     with _going_on(path):
         history = ppvae.fit(
-            setup.story, built, setup.train, val=setup.val, **parts.parse_loss(objective, objective_options), epochs=epochs,
+            setup.story, built, setup.train, val=setup.val, **parts.loss_of(setup, objective, objective_options), epochs=epochs,
             batch_size=batch_size, accumulate=accumulate, optimizer=optimizer, lr=lr, schedule=schedule, average=average,
             num_particles=particles, kl_warmup=kl_warmup, callbacks=callbacks, patience=patience, seed=seed, device=device, precision=precision, run_dir=path,
             resume=resume, checkpoint_every=checkpoint_every, clip_norm=clip_norm, max_skips=max_skips,

@@ -5,7 +5,7 @@ __all__ = [
     "Setup",
     "column",
     "console",
-    "parse_loss",
+    "loss_of",
     "parse_named",
     "parse_options",
     "prepare",
@@ -25,7 +25,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ppvae import guides, ranks
-from ppvae.data import DATASETS, Rows, Stream, load, seen
+from ppvae.data import DATASETS, SIMULATED, Rows, Stream, load, parse_request, seen
 from ppvae.fit import fit
 from ppvae.gallery import example_of, example_rows, load_story
 from ppvae.runs import load as load_weights
@@ -39,7 +39,10 @@ ROWS_TO_LOOK_AT = 2000
 
 @dataclass(frozen=True)
 class Setup:
-    """Data in its three splits, and an untrained story with its guides; `notes` say what was chosen unasked."""
+    """Data in its three splits, and an untrained story with its guides; `notes` say what was chosen unasked.
+
+    `dreams` tells whether the story has nothing to learn and the rows are its own: it makes up fresh ones.
+    """
 
     train: Rows | Stream
     val: Rows | Stream
@@ -47,6 +50,7 @@ class Setup:
     story: nn.Module
     guides: dict[str, nn.Module]
     notes: tuple[str, ...] = ()
+    dreams: bool = False
 
 
 def prepare(
@@ -98,7 +102,9 @@ def prepare(
         for typed in names:
             name, chosen = parse_named(typed)
             built[typed] = guides.build(name, made, train, **chosen)
-    return Setup(train, val, test, made, built, tuple(notes))
+    known_well = not any(p.requires_grad for p in made.parameters())
+    dreams = known_well and parse_request(data).name == SIMULATED
+    return Setup(train, val, test, made, built, tuple(notes), dreams)
 
 
 def _named(guide_names: Sequence[str | None], story: nn.Module, data: Rows | Stream) -> list[str]:
@@ -117,7 +123,8 @@ def trained(
     guide = next(iter(setup.guides.values()))
     if weights is None:
         print("training first, as no --weights were given", file=sys.stderr)
-        fit(setup.story, guide, setup.train, val=setup.val, seed=seed, device=device, **training)
+        given = {**loss_of(setup, None, None), **training}
+        fit(setup.story, guide, setup.train, val=setup.val, seed=seed, device=device, **given)
     else:
         load_weights(weights, setup.story, guide)
         for module in (setup.story, guide):
@@ -160,9 +167,18 @@ def parse_options(pairs: Sequence[str] | None) -> dict[str, Any]:
     return options
 
 
-def parse_loss(text: str, pairs: Sequence[str] | None) -> dict[str, Any]:
-    """An objective as `NAME:OPTION=VALUE`, and further options, as the arguments of `fit`."""
-    name, options = parse_named(text)
+def loss_of(setup: Setup, text: str | None, pairs: Sequence[str] | None) -> dict[str, Any]:
+    """An objective as `NAME:OPTION=VALUE`, and further options, as the arguments of `fit`.
+
+    Without one, `trace_elbo`, or `wake_sleep` where the guide can learn from fresh rows at every step, which is said.
+    """
+    if text is None and setup.dreams:
+        text = "wake_sleep"
+        print(
+            "objective wake_sleep: the story has nothing to learn, and makes up fresh rows for the guide",
+            file=sys.stderr,
+        )
+    name, options = parse_named(text or "trace_elbo")
     return {"objective": name, "objective_options": {**options, **parse_options(pairs)}}
 
 
