@@ -197,7 +197,7 @@ def test_a_command_reads_a_file_as_it_is_needed_and_says_what_it_measured(
     assert "on 2000 test rows (the first of 2500)" in capsys.readouterr().out
     assert main(["gaps", "run", "--rows", "5", "--evidence", "iwae"]) == 0
     assert main(["check", "vae", "--data", "big.npy:mapped=true"]) == 0
-    assert "20000 rows, read as needed; x (4,)" in capsys.readouterr().out
+    assert "20,000 training rows fit it (big, read as needed)" in capsys.readouterr().out
     few = load_request(parse_request("big.npy:mapped=true:rows=40:missing=0.5"), "train")
     assert isinstance(few, Rows) and len(few) == 40 and few.tensors["x"].isnan().any()
     with pytest.raises(ValueError, match="expected no labels, and nothing missing, beside mapped"):

@@ -46,7 +46,7 @@ def check(
 
     import ppvae
     from ppvae.cli import setup as parts
-    from ppvae.data import seen
+    from ppvae.data import Stream, seen
     from ppvae.story import in_words, split_batch
     from ppvae.weights import batch_for
 
@@ -66,9 +66,10 @@ def check(
     out = parts.console(setup)
     out.print(table)
     shares = {name: float(value.isnan().float().mean()) for name, value in batch.items()}
+    where = ", read as needed" if isinstance(setup.train, Stream) else ""
     missing = ", ".join(f"{share:.0%} of {name}" for name, share in shares.items() if share)
     out.print(
-        f"{story} keeps the contract, and {len(setup.train):,} training rows fit it ({setup.train.name})"
+        f"{story} keeps the contract, and {len(setup.train):,} training rows fit it ({setup.train.name}{where})"
         + (f"; missing: {missing}." if missing else "."),
         highlight=False, soft_wrap=True,
     )  # fmt: skip
