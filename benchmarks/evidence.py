@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 import ppvae
-from ppvae.evidence.annealed import AnnealedPath
-from ppvae.evidence.path import path_of
-from ppvae.gallery import load_story
-from ppvae.story import measuring, sites_of
+from ppvae.inference.ais import AnnealedPath
+from ppvae.inference.annealing_path import path_of
+from ppvae.stories import load_story
+from ppvae.story import seeded_eval, trace_sites
 
 SEED, ROWS, CHAINS = 0, 50, 10
 OURS = ppvae.Annealing(CHAINS, 80, 2)
@@ -70,8 +70,8 @@ def from_prior(story: nn.Module, num_temperatures: int) -> dict[str, Any]:
     drawn = ppvae.simulate(story, ROWS, seed=SEED)
     settings = ppvae.Annealing(CHAINS, num_temperatures, BASELINE_LEAPFROG, "prior", "linear")
     rows, clock = {"x": drawn["x"]}, Clock()
-    with measuring(SEED, story), torch.no_grad():
-        path = path_of("prior", story, None, rows, sites_of(story, rows))
+    with seeded_eval(SEED, story), torch.no_grad():
+        path = path_of("prior", story, None, rows, trace_sites(story, rows))
         annealed = AnnealedPath(path, settings)
         pilot, clock = clock.read(), Clock()
         lower = annealed.forward().log_mean().value

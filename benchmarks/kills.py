@@ -31,12 +31,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-import ppvae.evidence.rows as rows_file
 import ppvae.gaps
+import ppvae.inference.pieces as rows_file
 from ppvae.cli import main as ppvae_main
-from ppvae.disk import UNFINISHED
-from ppvae.runs import CHECKPOINT
-from ppvae.training.keeping import Keeper
+from ppvae.storage.files import UNFINISHED
+from ppvae.storage.run_folder import CHECKPOINT
+from ppvae.training.checkpointing import Checkpointing
 
 RESULTS = Path(__file__).parent / "results" / "kills.json"
 COMMON = "factor_analysis --data simulated:rows=60 --set latent_dim=2 --batch-size 12 --device cpu"
@@ -73,9 +73,9 @@ class Done:
 
 def watch(done: Done) -> None:
     """Let the package tell what is done before it begins to keep it, and make its pieces small."""
-    keep_step, keep_rows = Keeper.after_step, rows_file.Checkpoint.write
+    keep_step, keep_rows = Checkpointing.after_step, rows_file.Checkpoint.write
 
-    def after_step(self: Keeper) -> None:
+    def after_step(self: Checkpointing) -> None:
         trainer = self.trainer
         steps = len(trainer.history.records) * trainer.num_batches + trainer.batches_done
         done.tell(0, self.folder.path.name, steps)
@@ -85,7 +85,7 @@ def watch(done: Done) -> None:
         done.tell(1, self.file.stem, len(next(iter(results.values()))))
         keep_rows(self, results)
 
-    Keeper.after_step, rows_file.Checkpoint.write = after_step, write  # type: ignore[method-assign]
+    Checkpointing.after_step, rows_file.Checkpoint.write = after_step, write  # type: ignore[method-assign]
     rows_file.ROWS_AT_A_TIME = PIECE
     of_gaps = ppvae.gaps.__globals__
     of_gaps["optimize_local"] = partial(of_gaps["optimize_local"], max_steps=SEARCH_STEPS)

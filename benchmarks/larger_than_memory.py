@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import ppvae
-from ppvae.gallery import load_story
+from ppvae.stories import load_story
 from ppvae.story import seeded
 from ppvae.training import Callback
 

@@ -16,7 +16,7 @@ JOB = """
 import json, os, sys
 import torch, ppvae
 from ppvae import ranks
-from ppvae.gallery import load_story
+from ppvae.stories import load_story
 cores = sorted(os.sched_getaffinity(0))
 os.sched_setaffinity(0, {cores[int(os.environ.get("LOCAL_RANK", 0)) % len(cores)]})
 torch.set_num_threads(1)

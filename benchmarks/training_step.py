@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 import ppvae
 from ppvae import objectives
-from ppvae.gallery import load_story
 from ppvae.nets import MLP
+from ppvae.stories import load_story
 from ppvae.story import local_params
 
 SEED, BATCH_SIZE, STEPS, BLOCKS = 0, 100, 50, 9

@@ -5,7 +5,7 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 
 import ppvae
-from ppvae.gallery import load_story
+from ppvae.stories import load_story
 
 SEED, EPOCHS, BATCH_SIZE = 0, 20, 100
 

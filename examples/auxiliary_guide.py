@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import ppvae
-from ppvae.gallery import load_story
+from ppvae.stories import load_story
 from ppvae.story import seeded
 
 SEED, ROWS, EPOCHS, PARTICLES = 0, 500, 200, 500

@@ -18,9 +18,9 @@ from torch import Tensor
 
 import ppvae
 from ppvae.data import Request, Rows, load_request
-from ppvae.gallery import load_story
-from ppvae.plots import image_grid
+from ppvae.stories import load_story
 from ppvae.story import seeded
+from ppvae.viz.plots import image_grid
 
 SEED, BATCH_SIZE, LR = 0, 100, 1e-3
 SHOWN, PICTURED = 14, 2  # digits of a class, of the story with so many causes

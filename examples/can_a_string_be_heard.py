@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 import ppvae
-from ppvae.gallery import load_story
-from ppvae.story import measuring, seeded
+from ppvae.stories import load_story
+from ppvae.story import seeded, seeded_eval
 
 SEED, LEVEL, RATE = 0, 0.9, 16_000
 ROWS, BATCH_SIZE, LR, HIDDEN = 4000, 100, 1e-3, (256, 256, 256)
@@ -31,8 +31,8 @@ RESULTS = Path(__file__).parent / "results" / "can_a_string_be_heard.json"
 
 def drawn(guide: Any, batch: dict[str, Tensor], num_draws: int) -> dict[str, Tensor]:
     """Draws of each cause, `(S, B)`."""
-    with torch.no_grad(), measuring(SEED, guide):
-        return guide.flat.unpack(guide.posterior(batch).sample((num_draws,)))[0]
+    with torch.no_grad(), seeded_eval(SEED, guide):
+        return guide.flat.unflatten(guide.posterior(batch).sample((num_draws,)))[0]
 
 
 def judged(said: dict[str, Tensor], true: dict[str, Tensor]) -> dict[str, dict[str, float]]:
@@ -61,7 +61,7 @@ def write_sound(string: Any, causes: list[list[float]], path: Path) -> None:
 
 def main(
     held_out: int = 1000,
-    refined: int = 100,
+    fit_local: int = 100,
     epochs: int = 80,
     family: str = "full_rank",
     max_steps: int = 150,
@@ -83,16 +83,16 @@ def main(
         schedule="cosine", seed=SEED,
     )  # fmt: skip
     trained = time.perf_counter()
-    few = {"x": true["x"][:refined]}
+    few = {"x": true["x"][:fit_local]}
     local = guide.local(few)
     search = local.optimize(story, max_steps=max_steps)
     found = {
-        "rows": ROWS, "held_out": held_out, "refined": refined, "seed": SEED, "epochs": epochs, "batch_size": BATCH_SIZE,
+        "rows": ROWS, "held_out": held_out, "refined": fit_local, "seed": SEED, "epochs": epochs, "batch_size": BATCH_SIZE,
         "lr": LR, "guide": family, "hidden": HIDDEN, "level": LEVEL, "draws": num_draws, "torch": torch.__version__,
         "seconds": round(trained - start, 1), "seconds_local": round(time.perf_counter() - trained, 1),
         "local_steps": search.num_steps,
         "amortized": judged(drawn(guide, batch, num_draws), true),
-        "local": judged(drawn(local, few, num_draws), {c: true[c][:refined] for c in CAUSES}),
+        "local": judged(drawn(local, few, num_draws), {c: true[c][:fit_local] for c in CAUSES}),
     }  # fmt: skip
     if results is not None:
         results.write_text(json.dumps(found))

@@ -17,8 +17,8 @@ from torch import Tensor
 
 import ppvae
 from ppvae.data import Request, load_request
-from ppvae.gallery import load_story
-from ppvae.story import measuring, seeded
+from ppvae.stories import load_story
+from ppvae.story import seeded, seeded_eval
 
 SEED, LEVEL = 0, 0.9
 RESULTS = Path(__file__).parent / "results" / "can_causes_fill_the_holes.json"
@@ -26,7 +26,7 @@ RESULTS = Path(__file__).parent / "results" / "can_causes_fill_the_holes.json"
 
 def draws(story: Any, guide: Any, x: Tensor, num_draws: int) -> Tensor:
     """Filled rows, `(S, B, P)`: each with causes of its own."""
-    with torch.no_grad(), measuring(SEED, story, guide):
+    with torch.no_grad(), seeded_eval(SEED, story, guide):
         z = guide.posterior({"x": x}).sample((num_draws,))
         return story.numbers(z).sample()
 

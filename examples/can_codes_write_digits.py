@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 import ppvae
 from ppvae.data import Request, load_request
-from ppvae.gallery import load_story
 from ppvae.nets import ConvEncoder
-from ppvae.plots import image_grid
-from ppvae.story import LogJoint, measuring, seeded
-from ppvae.weights import check_pair, draw
+from ppvae.problem.weights import check_pair, draw
+from ppvae.stories import load_story
+from ppvae.story import LogJoint, seeded, seeded_eval
+from ppvae.viz.plots import image_grid
 
 SEED, SURE, PIECE = 0, 0.9, 5000
 COPIES = 3  # black-and-white drawings of each training picture that the grammar learns from
@@ -43,11 +43,11 @@ class Nothing(PyroModule):
 
 def sentences(story: Any, guide: Any, rows: ppvae.data.Rows, seed: int) -> dict[str, Tensor]:
     """Pictures and the codes that the guide gives them: data in which nothing is latent."""
-    x = rows.frozen(seed).tensors["x"]
+    x = rows.binarize_once(seed).tensors["x"]
     codes = []
     for piece in x.split(PIECE):
         sites = check_pair(story, guide, {"x": piece})
-        with torch.no_grad(), measuring(SEED, story, guide):
+        with torch.no_grad(), seeded_eval(SEED, story, guide):
             codes.append(draw(guide, {"x": piece}, 1, sites).values["codes"][0])
     return {"x": x, "codes": torch.cat(codes)}
 

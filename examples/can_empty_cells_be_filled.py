@@ -18,7 +18,7 @@ from sklearn.datasets import load_diabetes, load_wine
 from torch import Tensor
 
 import ppvae
-from ppvae.gallery import load_story
+from ppvae.stories import load_story
 from ppvae.story import TensorDict, seeded
 
 SEED, HIDDEN_SHARE, LEVEL = 0, 0.2, 0.9

@@ -16,8 +16,8 @@ import torch
 
 import ppvae
 from ppvae.data import Request, Rows, load_request
-from ppvae.evidence import importance_evidence
-from ppvae.gallery import load_story
+from ppvae.inference import importance_evidence
+from ppvae.stories import load_story
 from ppvae.story import seeded
 
 SEED, BATCH_SIZE, LR = 0, 100, 1e-3
@@ -38,7 +38,7 @@ def measured(
     """Train one way, and bound log p(x) of the test rows with whole letters."""
     family, guide_options, objective, options = WAYS[name]
     with seeded(SEED):
-        story = load_story("categorical_vae", train.head(100).frozen(0).batch())
+        story = load_story("categorical_vae", train.head(100).binarize_once(0).batch())
         guide = ppvae.guides.build(family, story, train, **guide_options)
     folder = runs / name.replace(", ", "_").replace(" ", "_")
     history = ppvae.fit(

@@ -19,7 +19,7 @@ from torch import nn
 
 import ppvae
 from ppvae.diagnostics import distance_to_reference, reference_posterior
-from ppvae.gallery import load_story
+from ppvae.stories import load_story
 from ppvae.story import seeded
 
 SEED, EPOCHS, ROWS = 0, 100, 20
@@ -105,16 +105,16 @@ def pairs(found: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
         made[f"{one} - {other}"] = {}
         for column in COLUMNS:
             values = (torch.tensor(found["families"][name][column]) for name in (one, other))
-            apart = ppvae.Estimate.of_draws(next(values) - next(values))
-            made[f"{one} - {other}"][column] = [float(apart.value), float(apart.std_error)]
+            isolated = ppvae.Estimate.of_draws(next(values) - next(values))
+            made[f"{one} - {other}"][column] = [float(isolated.value), float(isolated.std_error)]
     return made
 
 
 def verdicts(found: dict[str, Any]) -> dict[str, str]:
     """Of each pair: do gap and distance name the same family as the better one?"""
     words = {}
-    for name, apart in found["pairs"].items():
-        (gap, error), (far, _) = apart["approximation_gap"], apart["sliced_wasserstein"]
+    for name, isolated in found["pairs"].items():
+        (gap, error), (far, _) = isolated["approximation_gap"], isolated["sliced_wasserstein"]
         tied = abs(gap) < 2 * error
         words[name] = "a tie by the gap" if tied else "agree" if gap * far > 0 else "disagree"
     return words
@@ -129,8 +129,8 @@ def table(found: dict[str, Any]) -> str:
     for name in found["families"]:
         lines.append(f"{name:<24}" + "".join(f"{mean(found, name, c)!s:>26}" for c in COLUMNS))
     for name, word in verdicts(found).items():
-        apart = (f"{v:.3f} ± {e:.3f}" for v, e in found["pairs"][name].values())
-        lines.append(f"{name:<24}" + "".join(f"{a:>26}" for a in apart) + f"   {word}")
+        isolated = (f"{v:.3f} ± {e:.3f}" for v, e in found["pairs"][name].values())
+        lines.append(f"{name:<24}" + "".join(f"{a:>26}" for a in isolated) + f"   {word}")
     return "\n".join(lines)
 
 

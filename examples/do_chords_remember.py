@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 import ppvae
-from ppvae.gallery import load_story
 from ppvae.nets import MLP
+from ppvae.stories import load_story
 from ppvae.story import seeded
 
 SEED, STEPS, KEYS = 0, 20, 88

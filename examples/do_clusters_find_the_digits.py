@@ -20,8 +20,8 @@ from torch import Tensor
 
 import ppvae
 from ppvae.data import Request, load_request
-from ppvae.gallery import load_story
-from ppvae.story import measuring, seeded
+from ppvae.stories import load_story
+from ppvae.story import seeded, seeded_eval
 
 NUM_KINDS, LR, PARTICLES = 10, 1e-3, 50
 RESULTS = Path(__file__).parent / "results" / "do_clusters_find_the_digits.json"
@@ -49,7 +49,7 @@ def start_by_k_means(story: Any, guide: Any, x: Tensor, seed: int) -> None:
 
 def kinds(story: Any, guide: Any, x: Tensor, seed: int) -> Tensor:
     """The most probable cluster of each row, `(B,)`."""
-    with torch.no_grad(), measuring(seed, story, guide):
+    with torch.no_grad(), seeded_eval(seed, story, guide):
         q = guide.posterior({"x": x})
         chances = torch.stack([story.log_kind(q.sample()).exp() for _ in range(PARTICLES)])
     return chances.mean(0).argmax(-1)
@@ -66,7 +66,7 @@ def main(
 ) -> dict[str, Any]:
     """Train the story from each seed, and hold its clusters against the labels."""
     train, valid, test = (
-        load_request(Request(data, rows=rows, labels="all"), split).frozen(seed=0)
+        load_request(Request(data, rows=rows, labels="all"), split).binarize_once(seed=0)
         for split in ("train", "valid", "test")
     )
     test = test.head(test_rows or len(test))

@@ -15,8 +15,8 @@ import torch
 
 import ppvae
 from ppvae.data import Request, load_request
-from ppvae.evidence import importance_evidence
-from ppvae.gallery import load_story
+from ppvae.inference import importance_evidence
+from ppvae.stories import load_story
 from ppvae.story import seeded
 
 SEED, BATCH_SIZE, LR, SCHEDULE, WARMUP = 0, 100, 1e-3, "cosine", 3
@@ -48,7 +48,7 @@ def main(
     }  # fmt: skip
     for family in guides:
         with seeded(SEED):
-            few = train.head(min(500, len(train))).frozen(0).batch()
+            few = train.head(min(500, len(train))).binarize_once(0).batch()
             story = load_story("hierarchical_vae", few, latent_dims=LATENT_DIMS)
             guide = ppvae.guides.build(family, story, train, **GUIDES[family])
         history = ppvae.fit(

@@ -23,7 +23,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 import ppvae
-from ppvae.gallery import load_story, story_class
+from ppvae.stories import load_story, story_class
 from ppvae.story import seeded
 
 SEED, LR, BATCH_SIZE, STEPS, KEY_TOPICS = 0, 1e-2, 50, 16, 8

@@ -18,10 +18,10 @@ from torch import nn
 
 import ppvae
 from ppvae.data import Request, load_request
-from ppvae.evidence import importance_evidence
-from ppvae.gallery import load_story
-from ppvae.plots import image_grid
+from ppvae.inference import importance_evidence
+from ppvae.stories import load_story
 from ppvae.story import seeded
+from ppvae.viz.plots import image_grid
 
 BATCH_SIZE, LR, SCHEDULE, WARMUP = 100, 1e-3, "cosine", 3
 RESULTS = Path(__file__).parent / "results" / "do_two_layers_beat_one.json"
@@ -45,7 +45,7 @@ def trained(
     """Story and guide of a rival after training, and the seconds that it took; at once where it is done already."""
     story_name, options, family, guide_options = RIVALS[name]
     with seeded(seed):
-        few = train.head(min(500, len(train))).frozen(0).batch()
+        few = train.head(min(500, len(train))).binarize_once(0).batch()
         story = load_story(story_name, few, **options)
         guide = ppvae.guides.build(family, story, train, **guide_options)
     folder = runs / f"{name.replace(' ', '_')}_{seed}"

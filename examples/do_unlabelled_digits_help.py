@@ -18,9 +18,9 @@ from torch import Tensor, nn
 import ppvae
 from ppvae.data import Request, Rows, load_request
 from ppvae.data.collect import concatenated
-from ppvae.gallery import load_story
 from ppvae.nets import default_encoder
-from ppvae.story import measuring, seeded
+from ppvae.stories import load_story
+from ppvae.story import seeded, seeded_eval
 
 LABELS, HIDDEN, LR = 100, (200, 200), 1e-3
 LABELLED_SHARE = 0.3  # labelled rows that are added to each pass, in shares of all rows
@@ -43,7 +43,7 @@ def with_story(train: Rows, test: Tensor, epochs: tuple[int, int], seed: int) ->
 def chances(story: Any, guide: Any, x: Tensor, seed: int, num_particles: int = 50) -> Tensor:
     """p(y | x), `(B, K)`: the exact p(y | x, z) averaged over draws of z from the guide."""
     batch = {"x": x, "y": torch.full((len(x),), torch.nan)}
-    with torch.no_grad(), measuring(seed, story, guide):
+    with torch.no_grad(), seeded_eval(seed, story, guide):
         q = guide.posterior(batch)
         parts = [story.log_class(x, q.sample()).exp() for _ in range(num_particles)]
     return torch.stack(parts).mean(0)

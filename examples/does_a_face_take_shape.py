@@ -13,9 +13,9 @@ import torch
 
 import ppvae
 from ppvae.data import Request, load_request
-from ppvae.gallery import load_story
-from ppvae.plots import image_grid, image_plane, plane
+from ppvae.stories import load_story
 from ppvae.story import seeded
+from ppvae.viz.plots import image_grid, image_plane, plane
 
 SEED, SHAPE = 0, (28, 20)
 RESULTS = Path(__file__).parent / "results" / "does_a_face_take_shape.json"

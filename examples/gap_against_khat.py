@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import ppvae
 from ppvae.diagnostics import khat, khat_threshold
-from ppvae.gallery import load_story
+from ppvae.stories import load_story
 from ppvae.story import seeded
 
 SEED, EPOCHS, BATCH_SIZE, LR = 0, 20, 100, 1e-3

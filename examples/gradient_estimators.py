@@ -8,7 +8,7 @@ import torch
 
 import ppvae
 from ppvae import objectives
-from ppvae.gallery import load_story
+from ppvae.stories import load_story
 from ppvae.story import seeded
 
 SEED, EPOCHS, ROWS, REPEATS = 0, 10, 100, 300

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 import ppvae
 from ppvae.data import Request, Rows, load_request
-from ppvae.evidence import importance_evidence
-from ppvae.gallery import load_story
-from ppvae.plots import image_grid
+from ppvae.inference import importance_evidence
+from ppvae.stories import load_story
 from ppvae.story import seeded
+from ppvae.viz.plots import image_grid
 
 SEED, BATCH_SIZE, LR, LATENT = 0, 100, 2e-3, 32
 LEVELS, SHOWN = 256, 14

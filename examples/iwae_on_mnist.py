@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 import ppvae
-from ppvae.evidence import importance_evidence
-from ppvae.gallery import load_story
+from ppvae.inference import importance_evidence
 from ppvae.nets import MLP
+from ppvae.stories import load_story
 from ppvae.story import seeded
 
 SEED, EPOCHS, BATCH_SIZE, LR = 0, 12, 100, 1e-3

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 import ppvae
-from ppvae.gallery import load_story
 from ppvae.guides import SemiAmortized
+from ppvae.problem.weights import to_batch
+from ppvae.stories import load_story
 from ppvae.story import TensorDict, seeded
-from ppvae.weights import batch_for
 
 SEED, EPOCHS, TEST_ROWS, PARTICLES, STEPS = 0, 50, 100, 500, (5, 20, 50)
 RESULTS = Path(__file__).parent / "results" / "semi_amortized_digits.json"
@@ -47,9 +47,9 @@ def measured(
         return ppvae.elbo(story, one, rows, num_particles=PARTICLES, seed=SEED), seconds
 
     def after(count: int) -> SemiAmortized:
-        refined = SemiAmortized.of(story, guide, num_steps=count)
-        refined.parameters_of(rows)
-        return refined
+        fit_local = SemiAmortized.of(story, guide, num_steps=count)
+        fit_local.parameters_of(rows)
+        return fit_local
 
     def best() -> nn.Module:
         local = guide.local(rows)
@@ -71,7 +71,7 @@ def main(
 ) -> dict[str, Any]:
     """Train, measure and write; returns what was found."""
     story, guide = pair(data, epochs)
-    rows = batch_for(story, ppvae.data.load(data, split="test").head(test_rows))
+    rows = to_batch(story, ppvae.data.load(data, split="test").head(test_rows))
     by_name = measured(story, guide, rows, steps)
     start, best = by_name["encoder alone"][0], by_name["q*"][0]
     gap = float((best - start).mean().value)

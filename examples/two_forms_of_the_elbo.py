@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 import ppvae
-from ppvae.gallery import load_story
-from ppvae.story import TensorDict, local_params, measuring, seeded
-from ppvae.weights import score
+from ppvae.problem.weights import score
+from ppvae.stories import load_story
+from ppvae.story import TensorDict, local_params, seeded, seeded_eval
 
 SEED, ROWS, PARTICLES, EPOCHS = 0, 200, 4000, 20
 
@@ -31,7 +31,7 @@ def forms(
     story: nn.Module, guide: nn.Module, rows: TensorDict, particles: int
 ) -> tuple[Tensor, Tensor]:
     """Both forms of each particle and row, `(S, B)`, from the same draws, in nats."""
-    with torch.no_grad(), local_params(story, guide), measuring(SEED, story, guide):
+    with torch.no_grad(), local_params(story, guide), seeded_eval(SEED, story, guide):
         scores = score(story, guide, rows, particles)
         q = guide.posterior(rows)
         prior = torch.distributions.Normal(torch.zeros_like(q.mean), 1.0)

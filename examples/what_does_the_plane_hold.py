@@ -12,9 +12,9 @@ from torch import nn
 
 import ppvae
 from ppvae.data import Request, Rows, load_request
-from ppvae.gallery import load_story
-from ppvae.plots import image_plane, latent_scatter, plane
+from ppvae.stories import load_story
 from ppvae.story import seeded
+from ppvae.viz.plots import image_plane, latent_scatter, plane
 
 SEED, BATCH_SIZE, LR, CAUSES = 0, 100, 1e-3, (2, 10)
 ROWS_SHOWN = 2000

@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import nn
 
 import ppvae
-from ppvae.gallery import load_story
+from ppvae.stories import load_story
 from ppvae.story import seeded
 
 SEED = 0

@@ -23,59 +23,69 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ppvae import data, diagnostics, evidence, guides, nets, objectives, plots
+    from ppvae import data, diagnostics, guides, inference, nets, objectives, stories
     from ppvae.compare import League, compare
     from ppvae.estimate import Estimate
-    from ppvae.estimators import EstimatorBench, estimator_bench
-    from ppvae.evidence import Annealing, Sandwich, bdmc, elbo, iwelbo, log_evidence
     from ppvae.export import to_arviz
-    from ppvae.fit import History, fit
     from ppvae.gaps import Gaps, gaps
+    from ppvae.inference import Annealing, Sandwich, bdmc, elbo, iwelbo, log_evidence
+    from ppvae.objectives.bench import EstimatorBench, estimator_bench
     from ppvae.predict import embed, generate, impute, interpolate, reconstruct, traverse
+    from ppvae.problem.weights import log_weights
     from ppvae.ranks import joined
-    from ppvae.report import report
-    from ppvae.runs import load, save
+    from ppvae.storage.run_folder import load, save
     from ppvae.story import adopt, check_story, log_joint, observe, simulate
     from ppvae.training import Callback, TensorBoard
-    from ppvae.weights import log_weights
+    from ppvae.training.fit import History, fit
+    from ppvae.viz import plots
+    from ppvae.viz.report import report
 
 _PUBLIC = {
-    "Annealing": "evidence",
+    "Annealing": "inference",
     "Callback": "training",
     "Estimate": "estimate",
-    "EstimatorBench": "estimators",
+    "EstimatorBench": "objectives.bench",
     "Gaps": "gaps",
-    "History": "fit",
+    "History": "training",
     "League": "compare",
-    "Sandwich": "evidence",
+    "Sandwich": "inference",
     "TensorBoard": "training",
     "adopt": "story",
-    "bdmc": "evidence",
+    "bdmc": "inference",
     "check_story": "story",
     "compare": "compare",
-    "elbo": "evidence",
+    "elbo": "inference",
     "embed": "predict",
-    "estimator_bench": "estimators",
-    "fit": "fit",
+    "estimator_bench": "objectives.bench",
+    "fit": "training.fit",
     "gaps": "gaps",
     "generate": "predict",
     "impute": "predict",
     "interpolate": "predict",
-    "iwelbo": "evidence",
+    "iwelbo": "inference",
     "joined": "ranks",
-    "load": "runs",
-    "log_evidence": "evidence",
+    "load": "storage.run_folder",
+    "log_evidence": "inference",
     "log_joint": "story",
-    "log_weights": "weights",
+    "log_weights": "problem.weights",
     "observe": "story",
     "reconstruct": "predict",
-    "report": "report",
-    "save": "runs",
+    "report": "viz.report",
+    "save": "storage.run_folder",
     "simulate": "story",
     "to_arviz": "export",
     "traverse": "predict",
 }
-_MODULES = ("data", "diagnostics", "evidence", "guides", "nets", "objectives", "plots")
+_MODULES = {
+    "data": "data",
+    "diagnostics": "diagnostics",
+    "guides": "guides",
+    "inference": "inference",
+    "nets": "nets",
+    "objectives": "objectives",
+    "plots": "viz.plots",
+    "stories": "stories",
+}
 
 __all__ = [
     "Annealing",
@@ -96,12 +106,12 @@ __all__ = [
     "elbo",
     "embed",
     "estimator_bench",
-    "evidence",
     "fit",
     "gaps",
     "generate",
     "guides",
     "impute",
+    "inference",
     "interpolate",
     "iwelbo",
     "joined",
@@ -117,6 +127,7 @@ __all__ = [
     "report",
     "save",
     "simulate",
+    "stories",
     "to_arviz",
     "traverse",
 ]
@@ -147,7 +158,7 @@ sys.modules[__name__].__class__ = _Package
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return import_module(f"ppvae.{name}")
+        return import_module(f"ppvae.{_MODULES[name]}")
     raise AttributeError(f"module 'ppvae' has no attribute '{name}'")
 
 

@@ -10,15 +10,15 @@ from typing import Any
 
 from torch import nn
 
-from ppvae.data import Rows, Stream, open_rows, seen
-from ppvae.evidence import Effort
-from ppvae.fit import fit
+from ppvae.data import Rows, Stream, open_rows, preview
 from ppvae.gaps import NUM_SIMULATED, Gaps, certify, check_request, evidence_methods, gaps
+from ppvae.inference import EvidenceConfig
 from ppvae.league import League, LeagueRow
-from ppvae.league_folder import LeagueFolder, league_folder
+from ppvae.problem.weights import to_batch
+from ppvae.storage.league_folder import LeagueFolder, league_folder
 from ppvae.story import TensorDict, check_data
-from ppvae.training import History, Training
-from ppvae.weights import batch_for
+from ppvae.training import History, TrainConfig
+from ppvae.training.fit import fit
 
 DECODERS = {
     "shared": "one trained story, every guide fitted to it: isolates the guide",
@@ -99,7 +99,7 @@ def compare(
         KeyboardInterrupt: After Ctrl-C; with a run folder what is done is kept.
         SystemExit: After SIGTERM, likewise, with exit code 143; only with a run folder.
     """
-    settings = Training(
+    settings = TrainConfig(
         objective=objective, objective_options=objective_options, epochs=epochs, batch_size=batch_size,
         accumulate=accumulate, optimizer=optimizer, lr=lr, schedule=schedule, clip_norm=clip_norm, average=average,
         kl_warmup=kl_warmup, patience=patience, max_skips=max_skips, seed=seed, device=device, precision=precision,
@@ -115,8 +115,8 @@ def compare(
     train = open_rows(data)
     opened = train if test is None else open_rows(test)
     measured = opened.head(min(rows, len(opened)))
-    check_data(story, batch_for(story, seen(train)))
-    batch = batch_for(story, measured)
+    check_data(story, to_batch(story, preview(train)))
+    batch = to_batch(story, measured)
     check_data(story, batch)
     check_request(story, evidence, num_particles, batch)
     shown = {"data": train.name, "rows": len(measured), "evidence": evidence}
@@ -143,7 +143,7 @@ def compare(
             anneals = any(
                 "ais" in evidence_methods(story, evidence, batch, g) for g in guides.values()
             )
-            effort = Effort(num_particles, seed=seed) if anneals else None
+            effort = EvidenceConfig(num_particles, seed=seed) if anneals else None
             found = _share_evidence(found, trained, batch, effort, folder.measurement())
     return League(
         gaps=found,
@@ -188,7 +188,7 @@ def _share_evidence(
     found: dict[str, Gaps],
     trained: dict[str, tuple[nn.Module, nn.Module, History]],
     batch: TensorDict,
-    effort: Effort | None,
+    effort: EvidenceConfig | None,
     checkpoint: Path | None,
 ) -> dict[str, Gaps]:
     """One story has one log p(x): the best lower bound in mean, whichever guide it came from."""

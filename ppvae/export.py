@@ -17,18 +17,18 @@ import torch
 import xarray
 from torch import Tensor, nn
 
-from ppvae.chunks import particle_step, row_chunks
-from ppvae.diagnostics.khat import smooth_log_weights
 from ppvae.diagnostics.loo import LeaveOneOut
-from ppvae.diagnostics.particles import (
+from ppvae.inference.khat import smooth_log_weights
+from ppvae.problem.chunks import particle_step, row_chunks
+from ppvae.problem.particles import (
     inputs_of,
     log_prob_by_site,
     missing_as,
     replicate,
     unknown_rows,
 )
-from ppvae.story import Site, Sites, TensorDict, measuring, num_rows_of, simulate
-from ppvae.weights import batch_for, check_pair, draw_all, refuse_global
+from ppvae.problem.weights import check_pair, draw_all, refuse_global, to_batch
+from ppvae.story import Site, Sites, TensorDict, num_rows_of, seeded_eval, simulate
 
 GROUPS = (
     "posterior",
@@ -103,12 +103,12 @@ def to_arviz(
         raise ValueError(
             f"expected num_chains to divide num_samples, got {num_samples} draws in {num_chains} chains"
         )
-    batch = batch_for(story, data)
+    batch = to_batch(story, data)
     sites = check_pair(story, guide, batch)
     if corrected:
         refuse_global(sites, "corrected draws")
     made: dict[str, TensorDict] = {}
-    with torch.no_grad(), measuring(seed, story, guide):
+    with torch.no_grad(), seeded_eval(seed, story, guide):
         if FROM_GUIDE & set(groups):
             made |= _from_guide(story, guide, batch, sites, num_samples, corrected, groups)
         if {"prior", "prior_predictive"} & set(groups):

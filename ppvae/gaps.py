@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ppvae import ranks
-from ppvae.diagnostics.khat import khat, khat_threshold
 from ppvae.estimate import Estimate
-from ppvae.evidence import (
+from ppvae.guides import optimize_local, unamortized
+from ppvae.inference import (
     METHODS,
     Annealing,
-    Effort,
+    EvidenceConfig,
     Sandwich,
     check_method,
     draws_discrete,
@@ -25,14 +25,14 @@ from ppvae.evidence import (
     is_annealable,
     knows_exact,
 )
-from ppvae.evidence import certify as certify_annealing
-from ppvae.evidence.methods import FRESH
-from ppvae.evidence.rows import beside, kept_rows, over_rows, rows_at_a_time
-from ppvae.evidence.settings import DEFAULT
-from ppvae.guides import localize, optimize_local
+from ppvae.inference import certify as certify_annealing
+from ppvae.inference.annealing import DEFAULT
+from ppvae.inference.khat import khat, khat_threshold
+from ppvae.inference.methods import FRESH
+from ppvae.inference.pieces import kept_rows, over_rows, rows_at_a_time, sibling_path
+from ppvae.problem.weights import check_pair, log_weights, refuse_global, to_batch
 from ppvae.progress import Stage, stages
-from ppvae.story import TensorDict, num_rows_of, sites_of
-from ppvae.weights import batch_for, check_pair, log_weights, refuse_global
+from ppvae.story import TensorDict, num_rows_of, trace_sites
 
 ELBO_PARTICLES = 500
 NUM_SIMULATED = 50
@@ -136,14 +136,14 @@ def gaps(
     Source:
         C. Cremer, X. Li, D. Duvenaud (2018). Inference suboptimality in variational autoencoders.
     """
-    batch = batch_for(story, data)
+    batch = to_batch(story, data)
     check_request(story, evidence, num_particles, batch)
     if getattr(guide, "is_local", False):
         raise ValueError(
             "expected an amortized guide, got a local one: its gaps have no encoder's part"
         )
     methods = evidence_methods(story, evidence, batch, guide)
-    effort = Effort(num_particles, annealing, seed=seed)
+    effort = EvidenceConfig(num_particles, annealing, seed=seed)
     refuse_global(check_pair(story, guide, batch), "gaps")
     for method in methods:
         check_method(method, story, guide, batch, effort)
@@ -168,7 +168,7 @@ def gaps(
         certificate = None
         if "ais" in methods and num_simulated:
             stage("certifying on simulated rows")
-            file = beside(checkpoint, "certificate")
+            file = sibling_path(checkpoint, "certificate")
             certificate = certify(story, guide, batch, effort, num_simulated, file)
     method = max(methods, key=lambda m: float(found[m].mean()))
     return Gaps(
@@ -204,7 +204,7 @@ def evidence_methods(
     if evidence == "auto":
         evidence = "exact" if knows_exact(story, batch) else "best"
     if evidence == "best":
-        annealable = is_annealable(sites_of(story, batch)) and not draws_discrete(guide)
+        annealable = is_annealable(trace_sites(story, batch)) and not draws_discrete(guide)
         return ["iwae", "ais"] if annealable else ["iwae"]
     if evidence not in METHODS:
         known = ", ".join(("auto", "best", *METHODS))
@@ -216,7 +216,7 @@ def certify(
     story: nn.Module,
     guide: nn.Module,
     batch: TensorDict,
-    effort: Effort,
+    effort: EvidenceConfig,
     num_rows: int,
     checkpoint: Path | None = None,
 ) -> Sandwich | None:
@@ -235,14 +235,14 @@ def _measure(
     guide: nn.Module,
     rows: TensorDict,
     methods: list[str],
-    effort: Effort,
+    effort: EvidenceConfig,
     first_row: int,
     stage: Stage,
 ) -> TensorDict:
     """log p(x) by each method, L[q*], and how the search for q* went, on a piece of the rows with a seed of its own."""
     seed = effort.seed or 0
     stage("searching q*")
-    local = localize(guide, rows, story)
+    local = unamortized(guide, rows, story)
     search = optimize_local(story, local, seed=seed)
     found: TensorDict = {}
     fresh = replace(effort, seed=seed + FRESH)

@@ -11,10 +11,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from torch import Tensor, nn
 
-from ppvae.diagnostics.khat import khat_threshold
 from ppvae.estimate import Estimate
-from ppvae.evidence import Sandwich
 from ppvae.gaps import Gaps
+from ppvae.inference import Sandwich
+from ppvae.inference.khat import khat_threshold
 from ppvae.training import History
 
 HEADS = (

@@ -33,7 +33,7 @@ def train(run: Path | None = None, **options: Any) -> tuple[dict[str, torch.Tens
     story = options.pop("story", None) or Coins()
     guide = ppvae.guides.build("mean_field", Coins(), rows, hidden=(8,))
     given = {
-        "val": rows.head(10).frozen(0),
+        "val": rows.head(10).binarize_once(0),
         "epochs": EPOCHS,
         "batch_size": 10,
         "lr": 0.01,

@@ -9,8 +9,8 @@ from numpy.polynomial.hermite import hermgauss
 from torch import Tensor, nn
 
 import ppvae
-from ppvae.gallery import load_story
-from ppvae.guides.contract import INVERSE_SOFTPLUS_OF_ONE, MIN_SCALE
+from ppvae.guides.base import INVERSE_SOFTPLUS_OF_ONE, MIN_SCALE
+from ppvae.stories import load_story
 
 FactorAnalysis = type(load_story("factor_analysis", {"x": torch.zeros(2, 3)}))
 

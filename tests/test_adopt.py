@@ -12,8 +12,8 @@ from torch import nn
 from torch.distributions import constraints
 
 import ppvae
-from ppvae.story import adopt, check_story, log_joint, simulate, sites_of
-from ppvae.weights import score
+from ppvae.problem.weights import score
+from ppvae.story import adopt, check_story, log_joint, simulate, trace_sites
 
 SIDE = 4
 
@@ -163,7 +163,7 @@ def test_a_borrowed_module_follows_mode_and_precision():
     story.eval()
     assert not vae.decoder.dropout.training
     story.train()
-    sites_of(story, images(2).double())
+    trace_sites(story, images(2).double())
     assert vae.decoder.dropout.training
     history = ppvae.fit(story, guide, images(8), precision="float64", epochs=1, progress=False)
     assert history.column("epoch") == [1] and vae.encoder.fc1.weight.dtype == torch.float64
@@ -260,7 +260,7 @@ def test_a_copy_of_a_function_with_networks_is_refused():
 
     story, _ = adopt(networked, example=torch.zeros(2, 2))
     with pytest.raises(ValueError, match=r"one parameter named 'net\$\$\$weight'.*adopt methods"):
-        sites_of(deepcopy(story), torch.zeros(2, 2))
+        trace_sites(deepcopy(story), torch.zeros(2, 2))
 
 
 def test_an_adopted_model_must_know_its_rows_before_it_generates():
@@ -277,9 +277,9 @@ def test_data_with_other_keys_than_the_models_arguments_are_an_error():
             pyro.sample("obs", dist.Normal(y, 1.0), obs=x)
 
     story, _ = adopt(labelled)
-    sites_of(story, {"x": torch.zeros(3), "y": torch.zeros(3)})
+    trace_sites(story, {"x": torch.zeros(3), "y": torch.zeros(3)})
     with pytest.raises(ValueError, match=r"\['x', 'y'\], got \['x', 'label'\]"):
-        sites_of(story, {"x": torch.zeros(3), "label": torch.zeros(3)})
+        trace_sites(story, {"x": torch.zeros(3), "label": torch.zeros(3)})
 
 
 def test_missing_values_are_refused():

@@ -151,7 +151,7 @@ def test_a_measurement_goes_on_from_its_checkpoint(numbers, monkeypatch, capsys,
     capsys.readouterr()
     first = shown()
     assert first[0] == 0 and Path("done.safetensors").exists()
-    monkeypatch.setattr("ppvae.evidence.rows.refined", None)  # nothing is to be measured again
+    monkeypatch.setattr("ppvae.inference.pieces.refined", None)  # nothing is to be measured again
     monkeypatch.setitem(ppvae.gaps.__globals__, "optimize_local", None)
     assert shown() == first
     command.append("--seed=1")
@@ -285,7 +285,7 @@ def test_an_error_of_the_machine_gives_1_and_one_line(monkeypatch, capsys):
     def full(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr("ppvae.gallery.load_request", full)
+    monkeypatch.setattr("ppvae.stories.load_request", full)
     assert main(["check", "vae"]) == 1
     assert (
         capsys.readouterr().err == "ppvae: OSError: no space left (--debug shows the traceback)\n"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import ppvae
-from ppvae.gallery import load_story
+from ppvae.stories import load_story
 
 
 @pytest.fixture(scope="module", params=["shared", "own"])

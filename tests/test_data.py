@@ -142,11 +142,13 @@ def test_bits_differ_between_batches_and_agree_for_one_seed():
 
 
 def test_frozen_rows_hold_the_same_bits_for_good():
-    frozen = probabilities().frozen(3)
+    frozen = probabilities().binarize_once(3)
     assert frozen.dynamic == frozenset()
-    same = torch.equal(frozen.batch()["x"][:, :4], probabilities().frozen(3).batch()["x"][:, :4])
+    same = torch.equal(
+        frozen.batch()["x"][:, :4], probabilities().binarize_once(3).batch()["x"][:, :4]
+    )
     assert same and not torch.equal(
-        frozen.batch()["x"][:, :4], probabilities().frozen(4).batch()["x"][:, :4]
+        frozen.batch()["x"][:, :4], probabilities().binarize_once(4).batch()["x"][:, :4]
     )
 
 

@@ -12,9 +12,9 @@ from torch import nn
 import ppvae
 from ppvae import objectives
 from ppvae.cli import main
-from ppvae.gradients import Gradients, measure_gradients, parameter_groups
-from ppvae.plots import estimator_dots
-from ppvae.story import local_params, measuring
+from ppvae.objectives.gradients import Gradients, measure_gradients, parameter_groups
+from ppvae.story import local_params, seeded_eval
+from ppvae.viz.plots import estimator_dots
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def bench(pair):
         "average": "score_function",
         "path": "trace_elbo",
         "analytic": "mean_field_elbo",
-        "asleep": "wake_sleep",
+        "sleep_log_prob": "wake_sleep",
     }
     return ppvae.estimator_bench(
         story, guide, rows, named, num_particles=1, num_repeats=60, progress=False,
@@ -47,9 +47,12 @@ def test_unbiased_estimators_miss_the_reference_by_noise_alone_and_wake_sleep_by
         for group in ("story", "heads"):
             row = bench.row(name, group)
             assert row.bias < 2.5 * row.bias_floor, (name, group)
-    asleep = bench.row("asleep", "heads")
-    assert asleep.bias > 5 * asleep.bias_floor
-    assert bench.row("asleep", "story").bias < 2.5 * bench.row("asleep", "story").bias_floor
+    sleep_log_prob = bench.row("sleep_log_prob", "heads")
+    assert sleep_log_prob.bias > 5 * sleep_log_prob.bias_floor
+    assert (
+        bench.row("sleep_log_prob", "story").bias
+        < 2.5 * bench.row("sleep_log_prob", "story").bias_floor
+    )
 
 
 def test_each_step_from_score_function_to_closed_form_takes_out_noise(bench):
@@ -81,7 +84,7 @@ def test_the_table_says_what_was_measured_and_the_figure_draws_it(bench, tmp_pat
     figure = bench.figure()
     assert isinstance(figure, Figure)
     labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
-    assert labels == ["plain", "average", "path", "analytic", "asleep"]
+    assert labels == ["plain", "average", "path", "analytic", "sleep_log_prob"]
     drawn = {line.get_label(): list(line.get_xdata()) for line in figure.axes[0].lines}
     assert drawn["story"] == [bench.row(name, "story").snr for name in labels]
     with pytest.raises(ValueError, match="a ratio and a time for each"):
@@ -106,9 +109,9 @@ def test_moments_are_those_of_the_gradients_themselves(pair):
     story, guide, rows = pair
     groups = parameter_groups(story, guide)
     objective = objectives.build("trace_elbo", story, guide, rows)
-    with local_params(story, guide), measuring(3, story, guide):
+    with local_params(story, guide), seeded_eval(3, story, guide):
         found = measure_gradients(objective, rows, groups, 5)
-    with local_params(story, guide), measuring(3, story, guide):
+    with local_params(story, guide), seeded_eval(3, story, guide):
         each = [torch.autograd.grad(objective(rows), groups["heads"]) for _ in range(5)]
     flat = torch.stack([torch.cat([g.flatten() for g in one]) for one in each])
     torch.testing.assert_close(found.mean["heads"], flat.mean(0))

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import ppvae
-from ppvae.evidence import importance_evidence
-from ppvae.gallery import load_story
+from ppvae.inference import importance_evidence
+from ppvae.stories import load_story
 
 
 def test_exact_guide_has_constant_weights_equal_to_the_log_evidence() -> None:
@@ -92,9 +92,9 @@ def test_bidirectional_bounds_stand_on_either_side_of_the_evidence(name: str) ->
     for bound, sign in ((sandwich.lower, 1), (sandwich.upper, -1)):
         room = ppvae.Estimate.of_draws(sign * (truth - bound.value))
         assert float(room.value) > -4 * float(room.std_error)
-    refined = ppvae.bdmc(story, guide, 30, annealing=ppvae.Annealing(num_temperatures=20), seed=3)
-    assert refined.converged
-    assert float(refined.width.mean().value) < float(sandwich.width.mean().value)
+    fit_local = ppvae.bdmc(story, guide, 30, annealing=ppvae.Annealing(num_temperatures=20), seed=3)
+    assert fit_local.converged
+    assert float(fit_local.width.mean().value) < float(sandwich.width.mean().value)
 
 
 def test_exact_needs_a_closed_form_and_others_a_guide() -> None:

@@ -143,7 +143,7 @@ def test_every_kind_of_site_is_exported(kind, tmp_path):
     batch = rows_of_case(case, story, 5)
     guide = guides.build("mean_field", story, batch, hidden=(8,))
     found = to_arviz(story, guide, batch, num_samples=8, num_chains=2)
-    for name, site in ppvae.story.sites_of(story, batch).latent.items():
+    for name, site in ppvae.story.trace_sites(story, batch).latent.items():
         lead = (2, 4, 5) if site.is_local else (2, 4)
         assert found["posterior"][name].shape == (*lead, *site.row_shape)
         assert found["prior"][name].shape == (*lead, *site.row_shape)
@@ -174,7 +174,7 @@ def test_missing_entries_stay_missing(story, rows):
 
 
 def test_chunks_leave_no_row_and_no_draw_out(story, rows, monkeypatch):
-    monkeypatch.setattr("ppvae.chunks.CHUNK_NUMBERS", 256 * 3)
+    monkeypatch.setattr("ppvae.problem.chunks.CHUNK_NUMBERS", 256 * 3)
     found = to_arviz(story, ScaledPosterior(story), rows, num_samples=8)
     assert found["posterior"]["z"].shape == (4, 2, B, 2)
     z = stacked(found["posterior"]["z"])

@@ -11,8 +11,8 @@ import torch
 import ppvae
 from ppvae.cli import main
 from ppvae.data import Request, load_request, parse_request
-from ppvae.gallery import example_of, example_rows, load_story, story_names
 from ppvae.guides import FAMILIES, optimize_local, suggest
+from ppvae.stories import example_of, example_rows, load_story, story_names
 from ppvae.story import seeded
 
 pytestmark = pytest.mark.usefixtures("in_a_new_folder")

@@ -76,7 +76,7 @@ def test_the_elbo_of_held_out_rows_rises(tmp_path: Path, monkeypatch: pytest.Mon
 def test_strings_are_heard_better_row_by_row(tmp_path: Path) -> None:
     run = load_example("can_a_string_be_heard")
     found = run.main(
-        held_out=100, refined=10, epochs=5, max_steps=80, num_draws=200, results=None,
+        held_out=100, fit_local=10, epochs=5, max_steps=80, num_draws=200, results=None,
         wav=tmp_path / "pair.wav",
     )  # fmt: skip
     errors = [found[kind]["pitch"]["median_error"] for kind in ("amortized", "local")]

@@ -10,10 +10,10 @@ from test_predict import ExactGuide
 
 import ppvae
 from models.factor_analysis import FactorAnalysis
-from ppvae.gallery import load_story
 from ppvae.guides import build
 from ppvae.predict import embed, interpolate, reconstruct
-from ppvae.story import adopt, simulate, sites_of
+from ppvae.stories import load_story
+from ppvae.story import adopt, simulate, trace_sites
 
 NUM_ROWS, NUM_STEPS = 6, 5
 
@@ -60,7 +60,7 @@ def test_a_walk_in_pieces_equals_a_walk_at_once(pair, monkeypatch):
     story, guide, one, other = pair
     long = {"num_steps": 50, "num_particles": 64}
     whole = interpolate(story, guide, one[:1], other[:1], **long)
-    monkeypatch.setattr("ppvae.chunks.CHUNK_NUMBERS", 256 * 32)
+    monkeypatch.setattr("ppvae.problem.chunks.CHUNK_NUMBERS", 256 * 32)
     pieces = interpolate(story, guide, one[:1], other[:1], **long)
     assert whole["x"].shape == (50, 1, 4)
     assert all(torch.allclose(whole[name], pieces[name]) for name in whole)
@@ -82,7 +82,7 @@ def test_every_stop_lies_in_the_supports_and_is_what_traverse_finds_there(name):
     one = {k: v[:NUM_ROWS] for k, v in rows.items()}
     other = {k: v[NUM_ROWS:] for k, v in rows.items()} | {k: one[k] for k in case.covariates}
     found = walk(story, build("mean_field", story, rows), one, other, num_particles=20)
-    sites = sites_of(story, one)
+    sites = trace_sites(story, one)
     assert set(found) == set(sites)
     for site in sites.local_latent.values():
         assert found[site.name].shape == (NUM_STEPS, NUM_ROWS, *site.row_shape)

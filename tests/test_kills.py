@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from coins import STEPS, train
 
-from ppvae.runs import RunFolder
+from ppvae.storage.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 MEMORY = Path("/dev/shm")  # where writing is quick
@@ -36,7 +36,7 @@ def test_fifty_kills_cost_a_step_or_a_piece_each_and_change_no_result(verb, tmp_
 
 def test_a_kill_costs_no_more_steps_than_the_interval_holds(tmp_path, monkeypatch):
     clock = SimpleNamespace(monotonic=iter(range(10**6)).__next__)  # a second goes by at each look
-    monkeypatch.setattr("ppvae.training.keeping.time", clock)
+    monkeypatch.setattr("ppvae.training.checkpointing.time", clock)
     written = []
     plain = RunFolder.save_checkpoint
 

@@ -10,8 +10,8 @@ from streamed import N, assert_same, grey, trained
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from ppvae.data import Rows, as_rows, open_rows
-from ppvae.data.loaded import LoaderRows
-from ppvae.runs import RunFolder
+from ppvae.data.loader import LoaderRows
+from ppvae.storage.run_folder import RunFolder
 from ppvae.training import Trainer
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch.distributions import constraints
 
-from ppvae.gallery import example_rows, load_story, story_class, story_names
+from ppvae.stories import example_rows, load_story, story_class, story_names
 from ppvae.story import check_story, seeded, simulate
 
 ROOT = Path(__file__).resolve().parent.parent

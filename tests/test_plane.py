@@ -4,7 +4,7 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from ppvae.plots import image_grid, image_plane, picture_shape, plane
+from ppvae.viz.plots import image_grid, image_plane, picture_shape, plane
 
 
 def test_the_stops_of_a_plane_stand_at_equal_steps_of_probability_in_reading_order():

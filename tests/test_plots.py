@@ -9,7 +9,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from ppvae.plots import gap_bars, image_grid, khat_histogram, latent_scatter, training_curves
+from ppvae.viz.plots import gap_bars, image_grid, khat_histogram, latent_scatter, training_curves
 
 
 def texts(figure):
@@ -28,7 +28,7 @@ def saved(figure, tmp_path):
 def test_plots_leave_pyplot_and_global_settings_alone():
     # copy(), because reading the backend out of rcParams would itself import pyplot
     code = (
-        "import sys, matplotlib; before = matplotlib.rcParams.copy(); import ppvae.plots, torch; "
+        "import sys, matplotlib; before = matplotlib.rcParams.copy(); import ppvae.viz.plots, torch; "
         "ppvae.plots.latent_scatter(torch.zeros(3, 2)); "
         "assert 'matplotlib.pyplot' not in sys.modules; assert before == matplotlib.rcParams.copy()"
     )

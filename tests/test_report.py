@@ -12,12 +12,12 @@ from rich.console import Console
 from models.vae import VAE
 from ppvae.compare import League
 from ppvae.estimate import Estimate
-from ppvae.evidence import Sandwich
-from ppvae.fit import History
 from ppvae.gaps import Gaps
 from ppvae.guides import MeanField
-from ppvae.report import report
-from ppvae.report.words import cautions, fault, headline, nats
+from ppvae.inference import Sandwich
+from ppvae.training.fit import History
+from ppvae.viz.report import report
+from ppvae.viz.report.words import cautions, fault, headline, nats
 
 NUM_ROWS = 60
 NUM_EPOCHS = 12
@@ -149,7 +149,7 @@ def test_rows_that_are_no_pictures_are_skipped_with_a_sentence(tmp_path, num_pix
 
 def test_stories_of_their_own_show_their_own_samples(monkeypatch):
     shown = []
-    figures = import_module("ppvae.report.figures")
+    figures = import_module("ppvae.viz.report.figures")
     monkeypatch.setattr(figures, "image_grid", lambda rows, *_: shown.append(list(rows)))
     league, x = made_league(decoder="own")
     figures._samples(league, x)
@@ -161,10 +161,12 @@ def test_stories_of_their_own_show_their_own_samples(monkeypatch):
 
 
 def test_the_headline_names_the_guide_that_loses_least():
-    first, blame = headline(made_league()[0])
+    first, raise_nonfinite = headline(made_league()[0])
     assert first.startswith("iaf loses least: 0.60 ± ")
     assert "full_rank loses 1.50" in first and "paired over the rows" in first
-    assert blame.startswith("iaf loses to its family (0.30") and blame.endswith("alike.")
+    assert raise_nonfinite.startswith("iaf loses to its family (0.30") and raise_nonfinite.endswith(
+        "alike."
+    )
 
 
 def test_guides_that_cannot_be_told_apart_are_not_ranked():

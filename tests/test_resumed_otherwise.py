@@ -8,7 +8,7 @@ from coins import Coins, train
 from torch import nn
 
 import ppvae
-from ppvae.gallery import story_class
+from ppvae.stories import story_class
 
 STORY = "from torch import nn\nclass Changing(nn.Linear):\n    def forward(self, x):\n        return {}\n"
 

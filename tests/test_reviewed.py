@@ -12,8 +12,8 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 import ppvae
-from ppvae.evidence.hmc import HMC
-from ppvae.gallery import load_story
+from ppvae.inference.hmc import HMC
+from ppvae.stories import load_story
 
 
 def _pair() -> tuple[nn.Module, nn.Module, ppvae.data.Rows]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ppvae.runs import RunFolder, load, save
+from ppvae.storage.run_folder import RunFolder, load, save
 
 
 def layer(seed=0, wide=3):

@@ -11,7 +11,7 @@ from stories import CASES, rows_of
 import ppvae
 from ppvae.guides import build
 from ppvae.predict import embed
-from ppvae.predict.stops import stops
+from ppvae.predict.paths import stops
 
 NUM_STEPS = 5
 

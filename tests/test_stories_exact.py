@@ -9,7 +9,7 @@ import torch
 from sklearn.decomposition import PCA
 
 import ppvae
-from ppvae.gallery import load_story, story_class
+from ppvae.stories import load_story, story_class
 from ppvae.story import LogJoint, local_params, seeded
 
 
@@ -105,13 +105,13 @@ def test_bits_per_dimension_of_even_levels_are_the_logarithm_of_their_number():
 def test_the_chances_of_all_sentences_sum_to_one_and_are_those_of_draws(temperature):
     story = made("vq_vae", num_pixels=4, num_places=2, num_codes=3, code_dim=2, grammar_width=5)
     module = __import__("sys").modules[type(story).__module__]
-    law = module.Sentence(story.grammar, temperature)
+    site_distribution = module.Sentence(story.grammar, temperature)
     eye = torch.eye(3).double()
     every = torch.stack([torch.stack([eye[a], eye[b]]) for a, b in product(range(3), repeat=2)])
-    chance = law.log_prob(every).exp().detach()
+    chance = site_distribution.log_prob(every).exp().detach()
     assert float(chance.sum()) == pytest.approx(1.0, abs=1e-9)
     with seeded(0):
-        drawn = law.expand([20_000]).sample()
+        drawn = site_distribution.expand([20_000]).sample()
     number = drawn[:, 0].argmax(-1) * 3 + drawn[:, 1].argmax(-1)
     share = number.bincount(minlength=9) / 20_000
     assert bool(((share - chance).abs() < 4 * (chance * (1 - chance) / 20_000).sqrt()).all())
@@ -130,17 +130,17 @@ def test_the_odds_of_a_code_see_those_before_it_alone():
 
 def test_the_vamp_prior_is_an_even_mixture():
     story = made("vamp_vae", num_pixels=6, latent_dim=2, num_components=5, hidden=(8,))
-    law = story.prior()
+    site_distribution = story.prior()
     plain = dist.MixtureSameFamily(
         dist.Categorical(logits=torch.zeros(5).double()),
-        dist.Normal(law.loc, law.scale).to_event(1),
+        dist.Normal(site_distribution.loc, site_distribution.scale).to_event(1),
     )
     z = torch.randn(7, 2).double()
-    torch.testing.assert_close(law.log_prob(z), plain.log_prob(z))
+    torch.testing.assert_close(site_distribution.log_prob(z), plain.log_prob(z))
     with seeded(0):
-        drawn = law.expand([50_000]).sample()
+        drawn = site_distribution.expand([50_000]).sample()
     error = drawn.std(0) / 50_000**0.5
-    assert bool(((drawn.mean(0) - law.loc.mean(0)).abs() < 4 * error).all())
+    assert bool(((drawn.mean(0) - site_distribution.loc.mean(0)).abs() < 4 * error).all())
 
 
 def test_the_kind_given_the_causes_is_bayes_rule():

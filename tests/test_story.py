@@ -10,12 +10,12 @@ from torch.distributions import Normal, constraints
 
 from ppvae.story import (
     LogJoint,
-    evaluating,
+    eval_mode,
     log_joint,
     observe,
     scale_rows,
     simulate,
-    sites_of,
+    trace_sites,
 )
 
 NUM_ROWS, NUM_PARTICLES = 12, 4
@@ -37,7 +37,7 @@ def prior_particles(story, batch, sites, num_particles=NUM_PARTICLES):
 
 
 def test_sites_tell_names_roles_supports_plates_and_shapes():
-    sites = sites_of(*made("inner_explicit"))
+    sites = trace_sites(*made("inner_explicit"))
     assert list(sites) == ["z", "share", "x"]
     assert list(sites.latent) == ["z", "share"] and list(sites.observed) == ["x"]
     assert sites["share"].event_shape == (3,) and sites["share"].inner_plates == ("parts",)
@@ -47,28 +47,28 @@ def test_sites_tell_names_roles_supports_plates_and_shapes():
 
 
 def test_global_sites_are_told_from_local_ones():
-    sites = sites_of(*made("global_plate"))
+    sites = trace_sites(*made("global_plate"))
     assert list(sites.global_latent) == ["gain", "bias"] and list(sites.local_latent) == ["z"]
     assert sites["bias"].inner_plates == ("sensors",) and sites["bias"].row_shape == (3, 2)
 
 
 def test_data_decide_what_is_observed():
     story, batch = made("several_observed")
-    assert list(sites_of(story, {"count": batch["count"]}).latent) == ["z", "x", "size"]
+    assert list(trace_sites(story, {"count": batch["count"]}).latent) == ["z", "x", "size"]
 
 
 def test_deterministic_sites_and_buffers_are_no_latent_sites():
-    assert "loc" not in sites_of(*made("several_observed"))
+    assert "loc" not in trace_sites(*made("several_observed"))
 
 
 def test_bounds_of_a_support_are_those_of_one_row():
-    support = sites_of(*made("bounded"))["angle"].support
+    support = trace_sites(*made("bounded"))["angle"].support
     assert support.base_constraint.lower_bound.shape in ((), (2,))
     assert support.check(torch.zeros(7, 2, dtype=torch.float64)).shape == (7,)
 
 
 def test_discrete_sites_say_so():
-    assert sites_of(*made("several_observed"))["count"].is_discrete
+    assert trace_sites(*made("several_observed"))["count"].is_discrete
 
 
 # Conditioning
@@ -99,20 +99,20 @@ def test_an_observed_story_serves_batches_of_several_sizes():
 def test_an_unknown_key_is_an_error_that_lists_the_sites():
     story, batch = made("two_sites")
     with pytest.raises(ValueError, match=r"got \['y'\].*\['a', 'b', 'x'\]"):
-        sites_of(story, {**batch, "y": batch["x"]})
+        trace_sites(story, {**batch, "y": batch["x"]})
 
 
 def test_a_bare_tensor_needs_a_site_x():
     story, batch = made("names")
     with pytest.raises(ValueError, match=r"got \['x'\].*encoder"):
-        sites_of(story, batch["encoder"])
+        trace_sites(story, batch["encoder"])
 
 
 def test_covariates_go_to_the_story_and_are_asked_for():
     story, batch = made("covariate")
-    assert set(sites_of(story, batch)) == {"effect", "x"}
+    assert set(trace_sites(story, batch)) == {"effect", "x"}
     with pytest.raises(ValueError, match=r"covariates \['dose'\]"):
-        sites_of(story, {"x": batch["x"]})
+        trace_sites(story, {"x": batch["x"]})
 
 
 def test_keyword_only_covariates_are_asked_for():
@@ -122,13 +122,13 @@ def test_keyword_only_covariates_are_asked_for():
                 pyro.sample("x", dist.Normal(dose, 1.0))
 
     with pytest.raises(ValueError, match=r"covariates \['dose'\]"):
-        sites_of(Keyword(), torch.zeros(3))
+        trace_sites(Keyword(), torch.zeros(3))
 
 
 def test_keys_of_unequal_length_are_an_error():
     story, batch = made("several_observed")
     with pytest.raises(ValueError, match="as many in every key"):
-        sites_of(story, {**batch, "count": batch["count"][:3]})
+        trace_sites(story, {**batch, "count": batch["count"][:3]})
 
 
 # Simulation
@@ -138,7 +138,7 @@ def test_keys_of_unequal_length_are_an_error():
 def test_simulate_gives_rows_first_inside_the_supports(name):
     case = CASES[name]
     story, batch = made(name)
-    sites = sites_of(story, batch)
+    sites = trace_sites(story, batch)
     given = {k: batch[k][:5] for k in case.covariates}
     rows = simulate(story, 5, seed=1, **given)
     assert set(rows) == set(sites)
@@ -169,7 +169,7 @@ def test_log_joint_equals_the_closed_form_with_an_inner_plate():
     for case, dims in ((Case(InnerAuto), 1), (Case(InnerExplicit), 2)):
         story = case.story()
         batch = rows_of(case, story, NUM_ROWS)
-        sites = sites_of(story, batch)
+        sites = trace_sites(story, batch)
         latents = prior_particles(story, batch, sites)
         z, x, noise = latents["z"], batch["x"], story.noise
         if dims == 1:
@@ -188,7 +188,7 @@ def test_log_joint_equals_the_closed_form_with_an_inner_plate():
 
 def test_log_joint_keeps_global_sites_apart():
     story, batch = made("global")
-    latents = prior_particles(story, batch, sites_of(story, batch))
+    latents = prior_particles(story, batch, trace_sites(story, batch))
     level = latents["level"].unsqueeze(-1)
     local, shared = LogJoint(story, batch).split(latents)
     expected = Normal(level, 1.0).log_prob(latents["z"])
@@ -201,8 +201,8 @@ def test_log_joint_keeps_global_sites_apart():
 @pytest.mark.parametrize("name", CASES)
 def test_particles_at_once_equal_particles_one_by_one(name):
     story, batch = made(name)
-    with evaluating(story):
-        sites = sites_of(story, batch)
+    with eval_mode(story):
+        sites = trace_sites(story, batch)
         latents = prior_particles(story, batch, sites)
         local, shared = LogJoint(story, batch, sites).split(latents)
         assert local.shape == (NUM_PARTICLES, NUM_ROWS) and shared.shape == (NUM_PARTICLES,)
@@ -215,8 +215,8 @@ def test_particles_at_once_equal_particles_one_by_one(name):
 @pytest.mark.parametrize("name", CASES)
 def test_log_joint_equals_pyros_own_trace(name):
     story, batch = made(name)
-    with evaluating(story):
-        sites = sites_of(story, batch)
+    with eval_mode(story):
+        sites = trace_sites(story, batch)
         latents = prior_particles(story, batch, sites, 1)
         local, shared = LogJoint(story, batch, sites).split(latents)
         inside = {k: s.layout.to_program(latents[k][0]) for k, s in sites.latent.items()}
@@ -247,8 +247,8 @@ def test_rows_count_n_over_b_times_beside_global_sites():
 def test_evaluating_restores_each_part_of_a_story():
     story = CASES["dropout"].story()
     story.decoder.eval()
-    with evaluating(story):
+    with eval_mode(story):
         assert not story.training
     assert story.training and not story.decoder.training
-    sites_of(story, rows_of(CASES["dropout"], story))
+    trace_sites(story, rows_of(CASES["dropout"], story))
     assert story.training and not story.decoder.training

@@ -13,7 +13,7 @@ from streamed import Coins, Grey, N, assert_same, grey, trained
 
 import ppvae
 from ppvae.cli import main
-from ppvae.data import Rows, as_rows, load, load_request, mapped, open_rows, parse_request, seen
+from ppvae.data import Rows, as_rows, load, load_request, mapped, open_rows, parse_request, preview
 from ppvae.data.mapped import MappedRows
 
 BENCHMARK = Path(__file__).resolve().parents[1] / "benchmarks" / "larger_than_memory.py"
@@ -122,9 +122,9 @@ def test_a_value_far_behind_that_the_story_cannot_have_is_found_when_it_comes(tm
 
 def test_what_is_looked_at_before_training_is_bounded(tmp_path, monkeypatch):
     array = on_disk(tmp_path / "a.npy", grey(np.uint8, n=5000))
-    assert len(seen(array)) == 2000 and len(seen(array[:1500])) == 1500
+    assert len(preview(array)) == 2000 and len(preview(array[:1500])) == 1500
     monkeypatch.setattr("ppvae.data.stream.NUMBERS_TO_LOOK_AT", 30)
-    assert len(seen(array)) == 10
+    assert len(preview(array)) == 10
 
 
 def test_files_that_cannot_be_read_as_needed_are_refused(tmp_path):

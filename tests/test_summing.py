@@ -8,8 +8,8 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import ppvae
-from ppvae.story import Configurations, LogJoint, log_joint, sites_of
-from ppvae.weights import draw_all, score
+from ppvae.problem.weights import draw_all, score
+from ppvae.story import Configurations, LogJoint, log_joint, trace_sites
 
 
 class GaussianMixture(PyroModule):
@@ -110,7 +110,7 @@ def test_blocks_change_no_number(monkeypatch):
     story = GaussianMixture(extra=True)
     x = ppvae.simulate(story, 6, seed=0)["x"]
     together = log_joint(story, {"x": x}, {})
-    monkeypatch.setattr("ppvae.story.score.BLOCK_NUMBERS", 6 * 256 * 5)
+    monkeypatch.setattr("ppvae.story.log_joint.BLOCK_NUMBERS", 6 * 256 * 5)
     torch.testing.assert_close(log_joint(story, {"x": x}, {}), together)
 
 
@@ -159,7 +159,7 @@ def test_missing_labels_are_drawn_and_known_ones_come_back(labelled):
 def test_a_guide_may_leave_out_what_can_be_summed(labelled):
     story, x, _, _ = labelled
     guide = ppvae.guides.build("mean_field", story, x, hidden=(8,))
-    sites = sites_of(story, {"x": x})
+    sites = trace_sites(story, {"x": x})
     with torch.no_grad():
         scores = score(story, guide, {"x": x}, 3)
         assert set(scores.latents) == {"z"}
@@ -176,16 +176,16 @@ def test_a_guide_may_leave_out_what_can_be_summed(labelled):
 
 
 class Unsummable(PyroModule):
-    def __init__(self, law, is_global=False):
+    def __init__(self, site_distribution, is_global=False):
         super().__init__()
-        self.law, self.is_global = law, is_global
+        self.site_distribution, self.is_global = site_distribution, is_global
 
     def forward(self, n):
         if self.is_global:
-            k = pyro.sample("k", self.law)
+            k = pyro.sample("k", self.site_distribution)
         with pyro.plate("data", n):
             if not self.is_global:
-                k = pyro.sample("k", self.law)
+                k = pyro.sample("k", self.site_distribution)
             pyro.sample("x", dist.Normal(k.float().flatten(-1).sum(-1), 1.0))
 
 
@@ -207,7 +207,7 @@ def test_what_cannot_be_summed_says_why(story, message):
 
 
 def test_configurations_hold_the_values_in_the_sites_own_type():
-    sites = sites_of(GaussianMixture(extra=True), {"x": torch.zeros(2, 2).double()})
+    sites = trace_sites(GaussianMixture(extra=True), {"x": torch.zeros(2, 2).double()})
     every = Configurations(sites.local_latent)
     assert every.count == 3 * 2 * 9
     assert {k: (tuple(v.shape), v.dtype) for k, v in every.values.items()} == {

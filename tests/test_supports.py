@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch.distributions import constraints
 
-from ppvae.story import in_words
+from ppvae.story import describe_support
 
 
 @pytest.mark.parametrize(
-    ("law", "words"),
+    ("site_distribution", "words"),
     [
         (dist.Normal(torch.zeros(3), 1.0).to_event(1), "real"),
         (dist.LogNormal(0.0, 1.0), "positive"),
@@ -25,9 +25,9 @@ from ppvae.story import in_words
         (dist.Dirichlet(torch.ones(3)), "simplex"),
     ],
 )
-def test_a_support_is_told_as_a_reader_says_it(law, words):
-    assert in_words(law.support) == words
+def test_a_support_is_told_as_a_reader_says_it(site_distribution, words):
+    assert describe_support(site_distribution.support) == words
 
 
 def test_a_support_without_words_keeps_its_name():
-    assert in_words(constraints.corr_cholesky) == "CorrCholesky()"
+    assert describe_support(constraints.corr_cholesky) == "CorrCholesky()"

@@ -19,11 +19,11 @@ from coins import Coins, same, timeless, train
 from torch import nn
 
 from ppvae.cli import main
-from ppvae.fit import Callback
-from ppvae.lock import locked
-from ppvae.runs import RunFolder
-from ppvae.training import Trainer, Training
-from ppvae.training.step import Descent
+from ppvae.storage.lock import locked
+from ppvae.storage.run_folder import RunFolder
+from ppvae.training import TrainConfig, Trainer
+from ppvae.training.fit import Callback
+from ppvae.training.train_step import TrainStep
 
 
 class KilledError(Exception):
@@ -122,7 +122,7 @@ def test_signals_end_the_command_line_with_their_codes(tmp_path, monkeypatch, ca
 
 def test_a_second_process_is_refused_and_told_who_holds_the_folder(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from ppvae.lock import locked\n"
+        "import sys, time; from pathlib import Path; from ppvae.storage.lock import locked\n"
         "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen(
@@ -244,7 +244,7 @@ class Slope(nn.Module):
 )
 def test_a_gradient_is_at_most_ten_times_as_long_as_usual(times, clip_norm, expected) -> None:
     loss: Any = Slope()
-    descent = Descent(loss, Training(optimizer="sgd", lr=1.0, clip_norm=clip_norm))
+    descent = TrainStep(loss, TrainConfig(optimizer="sgd", lr=1.0, clip_norm=clip_norm))
     for loss.slope, moved in ((0.0, 0.0), (2.0, 2.0), (2.0, 2.0), (2 * times, 2 * expected)):
         before = loss.weight.item()
         norm = descent.gradient({"x": torch.zeros(2)}, 1.0)[1]
@@ -263,7 +263,7 @@ def test_the_heavy_tails_of_a_funnel_train_to_the_end(tmp_path, monkeypatch) -> 
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert all(math.isfinite(record["loss"]) for record in records)
-    assert 0 < sum(record["shortened"] for record in records) < 80  # of 800 steps
+    assert 0 < sum(record["num_clipped"] for record in records) < 80  # of 800 steps
 
 
 def test_hooks_are_called_in_order_and_a_function_hears_of_epochs() -> None:

@@ -10,11 +10,11 @@ import torch
 
 import ppvae
 from ppvae.cli import main
-from ppvae.evidence.rows import Checkpoint
-from ppvae.evidence.settings import DEFAULT
-from ppvae.gallery import load_story
-from ppvae.league_folder import safe_names
-from ppvae.lock import locked
+from ppvae.inference.annealing import DEFAULT
+from ppvae.inference.pieces import Checkpoint
+from ppvae.storage.league_folder import safe_names
+from ppvae.storage.lock import locked
+from ppvae.stories import load_story
 from ppvae.training import Trainer
 
 NAMES = ("mean_field", "full_rank:hidden=[4]")
@@ -25,14 +25,14 @@ STEPS, PIECES, SIMULATED = 18, 8, 2  # of three trainings, of two measurements, 
 @pytest.fixture(autouse=True)
 def little_to_measure(monkeypatch):
     """Two rows at a time, few steps to q*, few simulated rows, short annealing."""
-    monkeypatch.setattr("ppvae.evidence.rows.ROWS_AT_A_TIME", 2)
+    monkeypatch.setattr("ppvae.inference.pieces.ROWS_AT_A_TIME", 2)
     plain = ppvae.gaps.__globals__["optimize_local"]
 
     def few_steps(story, local, seed, max_steps=5):
         return plain(story, local, seed=seed, max_steps=5)
 
     monkeypatch.setitem(ppvae.gaps.__globals__, "optimize_local", few_steps)
-    monkeypatch.setattr("ppvae.evidence.rows.optimize_local", few_steps)
+    monkeypatch.setattr("ppvae.inference.pieces.optimize_local", few_steps)
     monkeypatch.setitem(ppvae.compare.__globals__, "NUM_SIMULATED", 4)
     before = dict(vars(DEFAULT))
     vars(DEFAULT).update(num_chains=2, num_temperatures=2, num_leapfrog=1)  # frozen, but for this

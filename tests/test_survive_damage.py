@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ppvae.runs import RunFolder
+from ppvae.storage.run_folder import RunFolder
 
 
 def folder_of_two(place):

@@ -22,9 +22,9 @@ from torch.distributions import kl_divergence
 
 import ppvae
 from ppvae import guides
-from ppvae.guides.place import PointMass
+from ppvae.guides.site_sampler import PointMass
+from ppvae.problem.weights import score
 from ppvae.story import local_params, observe, scale_rows
-from ppvae.weights import score
 
 
 @pytest.fixture

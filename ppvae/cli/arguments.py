@@ -2,7 +2,6 @@ r"""Arguments and options that commands share, with their help."""
 
 __all__ = [
     "Accumulate",
-    "Average",
     "BatchSize",
     "Binarize",
     "Checkpoint",
@@ -15,6 +14,7 @@ __all__ = [
     "Device",
     "Epochs",
     "EvidenceChoice",
+    "ExponentialMovingAverage",
     "Guide",
     "Guides",
     "KLWarmup",
@@ -110,7 +110,7 @@ ObjectiveSet = Annotated[
 Accumulate = Annotated[
     int, Option("--accumulate", min=1, help="Pieces of a batch, one after the other in memory.")
 ]
-Average = Annotated[
+ExponentialMovingAverage = Annotated[
     float,
     Option("--average", help="Decay of an average of the weights, which is then kept; 0.999."),
 ]

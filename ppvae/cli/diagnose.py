@@ -68,7 +68,7 @@ def diagnose(
     from ppvae import ranks
     from ppvae.cli import setup as parts
     from ppvae.diagnostics import diagnose as run
-    from ppvae.gallery import example_of
+    from ppvae.stories import example_of
 
     for option, path, suffixes in (
         ("--figure", figure, (".png", ".pdf", ".svg")), ("--table", table, (".csv",)),

@@ -63,8 +63,8 @@ def estimators(
     import ppvae
     from ppvae import ranks
     from ppvae.cli import setup as parts
-    from ppvae.estimators import DEFAULT_OBJECTIVES
     from ppvae.objectives import check_request
+    from ppvae.objectives.bench import DEFAULT_OBJECTIVES
 
     for path, suffixes in ((figure, (".png", ".pdf", ".svg")), (table, (".csv",))):
         if path is not None and (path.suffix not in suffixes or not path.parent.is_dir()):

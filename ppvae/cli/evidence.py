@@ -70,15 +70,15 @@ def evidence(
 ) -> None:
     """Measure log p(x), the evidence, on test rows, by one method or several side by side."""
     from ppvae.cli import setup as parts
-    from ppvae.evidence import (
+    from ppvae.inference import (
         METHODS,
         Annealing,
-        Effort,
+        EvidenceConfig,
         check_methods,
         evidence_table,
         methods_for,
     )
-    from ppvae.weights import batch_for
+    from ppvae.problem.weights import to_batch
 
     names = [n for part in methods or ["ais"] for n in part.split(",") if n]
     unknown = sorted(set(names) - {*METHODS, "all"})
@@ -87,12 +87,12 @@ def evidence(
             f"expected evidence methods among {', '.join(METHODS)}, or all; got {unknown}"
         )
     annealing = Annealing(chains, temperatures, leapfrog, start, schedule)
-    effort = Effort(particles, annealing, error, seed=seed)
+    effort = EvidenceConfig(particles, annealing, error, seed=seed)
     setup = parts.prepare(
         story, data, [guide], data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
     )  # fmt: skip
-    few = batch_for(setup.story, setup.test, 2)
+    few = to_batch(setup.story, setup.test, 2)
     if "all" in names:
         names = methods_for(setup.story, few)
     names = list(dict.fromkeys(names))

@@ -46,20 +46,20 @@ def check(
 
     import ppvae
     from ppvae.cli import setup as parts
-    from ppvae.data import Stream, seen
-    from ppvae.story import in_words, split_batch
-    from ppvae.weights import batch_for
+    from ppvae.data import Stream, preview
+    from ppvae.problem.weights import to_batch
+    from ppvae.story import describe_support, split_batch
 
     setup = parts.prepare(
         story, data, [], data_root=data_root, binarize=binarize, options=options,
         seed=seed, device="cpu",
     )  # fmt: skip
-    batch = batch_for(setup.story, seen(setup.train))
+    batch = to_batch(setup.story, preview(setup.train))
     sites = ppvae.check_story(setup.story, batch)
     table = Table("site", "role", "plate", "shape of a row", "support")
     for site in sites.values():
         where = "data" if site.is_local else "global"
-        shape, support = str(tuple(site.row_shape)), in_words(site.support)
+        shape, support = str(tuple(site.row_shape)), describe_support(site.support)
         table.add_row(site.name, site.role, where, shape, support)
     for name, value in split_batch(setup.story, batch)[1].items():
         table.add_row(name, "covariate", "data", str(tuple(value.shape[1:])), "given")
@@ -100,8 +100,8 @@ def generate(
     import ppvae
     from ppvae.cli import setup as parts
     from ppvae.cli.writing import write_numbers, write_picture
+    from ppvae.problem.weights import to_batch
     from ppvae.story import split_batch
-    from ppvae.weights import batch_for
 
     if path is not None and (path.suffix not in (".png", ".npz") or not path.parent.is_dir()):
         raise ValueError(
@@ -111,7 +111,7 @@ def generate(
         story, data, [guide], data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
     )  # fmt: skip
-    seen = batch_for(setup.story, setup.test.head(min(num_rows, len(setup.test))))
+    seen = to_batch(setup.story, setup.test.head(min(num_rows, len(setup.test))))
     shape = _picture_shape(seen, path)
     path = path or Path("generated.npz" if shape is None else "generated.png")
     parts.trained(setup, weights, seed, device, epochs=epochs, progress=False)
@@ -130,7 +130,7 @@ def generate(
 
 def _picture_shape(seen: Any, path: Path | None) -> Any:
     """Shape of one picture, or None where rows are to be written as arrays."""
-    from ppvae.plots import picture_shape
+    from ppvae.viz.plots import picture_shape
 
     if path is not None and path.suffix == ".npz":
         return None
@@ -163,7 +163,7 @@ def new(
     origin: Annotated[str, Option("--from", help="The gallery's story to copy.")] = "vae",
 ) -> None:
     """Start a story of your own from one of the gallery."""
-    from ppvae.gallery import gallery_folder, story_names
+    from ppvae.stories import gallery_folder, story_names
 
     if origin not in story_names():
         raise ValueError(f"expected a story among {', '.join(story_names())}; got '{origin}'")
@@ -181,9 +181,9 @@ def _lines(what: Listed) -> list[tuple[str, str]]:
     import ast
 
     from ppvae.data import DATASETS
-    from ppvae.gallery import gallery_folder, story_names
     from ppvae.guides import FAMILIES
     from ppvae.objectives import OBJECTIVES
+    from ppvae.stories import gallery_folder, story_names
 
     if what is Listed.DATA:
         return list(DATASETS.items())

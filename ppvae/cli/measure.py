@@ -13,7 +13,6 @@ from typer import Context, Option
 
 from ppvae.cli.arguments import (
     Accumulate,
-    Average,
     BatchSize,
     Binarize,
     Checkpoint,
@@ -26,6 +25,7 @@ from ppvae.cli.arguments import (
     Device,
     Epochs,
     EvidenceChoice,
+    ExponentialMovingAverage,
     Guide,
     Guides,
     KLWarmup,
@@ -66,7 +66,7 @@ def compare(
     objective_options: ObjectiveSet = None,
     kl_warmup: KLWarmup = 0,
     schedule: Schedule = "tail",
-    average: Average = 0.0,
+    average: ExponentialMovingAverage = 0.0,
     patience: Patience = None,
     precision: Precision = "auto",
     clip_norm: ClipNorm = None,
@@ -89,12 +89,12 @@ def compare(
     from ppvae import ranks
     from ppvae.cli import setup as parts
     from ppvae.cli.run import remember
-    from ppvae.disk import write_bytes
     from ppvae.gaps import check_request
-    from ppvae.league_folder import safe_names
-    from ppvae.report.words import headline
-    from ppvae.training import Training
-    from ppvae.weights import batch_for
+    from ppvae.problem.weights import to_batch
+    from ppvae.storage.files import write_bytes
+    from ppvae.storage.league_folder import safe_names
+    from ppvae.training import TrainConfig
+    from ppvae.viz.report.words import headline
 
     _check_resume(resume, run_dir)
     names: list[str | None] = [n for part in guides or () for n in part.split(",") if n]
@@ -103,14 +103,14 @@ def compare(
         story, data, names, data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
     )  # fmt: skip
-    check_request(setup.story, evidence, particles, batch_for(setup.story, setup.test, 2))
+    check_request(setup.story, evidence, particles, to_batch(setup.story, setup.test, 2))
     training: dict[str, Any] = {
         **parts.loss_of(setup, objective, objective_options),
         "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "optimizer": optimizer, "lr": lr,
         "kl_warmup": kl_warmup, "schedule": schedule, "average": average, "patience": patience,
         "precision": precision, "clip_norm": clip_norm, "max_skips": max_skips, "seed": seed, "device": device,
     }  # fmt: skip
-    Training(**training)
+    TrainConfig(**training)
     command = shlex.join(["ppvae", *(word for word in context.obj if word != "--resume")])
     path = parts.run_path(run_dir, story, data, "compare")
     told = remember(story, data=data, binarize=binarize, data_root=data_root, options=options)
@@ -152,7 +152,7 @@ def fit(
     particles: Particles = 1,
     kl_warmup: KLWarmup = 0,
     schedule: Schedule = "tail",
-    average: Average = 0.0,
+    average: ExponentialMovingAverage = 0.0,
     patience: Patience = None,
     precision: Precision = "auto",
     seed: Seed = 0,
@@ -175,7 +175,7 @@ def fit(
     from ppvae import ranks
     from ppvae.cli import setup as parts
     from ppvae.cli.run import remember
-    from ppvae.data import seen
+    from ppvae.data import preview
     from ppvae.training import TensorBoard
 
     _check_resume(resume, run_dir)
@@ -199,7 +199,7 @@ def fit(
         )  # fmt: skip
     if ranks.is_first():
         ppvae.save(path, setup.story, built)
-    measured = seen(setup.test)
+    measured = preview(setup.test)
     found = ppvae.elbo(setup.story, built, measured, seed=seed).mean()
     which = "" if len(measured) == len(setup.test) else f" (the first of {len(setup.test)})"
     out = parts.console(setup)
@@ -239,13 +239,13 @@ def gaps(
     import ppvae
     from ppvae.cli import setup as parts
     from ppvae.gaps import check_request
-    from ppvae.weights import batch_for
+    from ppvae.problem.weights import to_batch
 
     setup = parts.prepare(
         story, data, [guide], data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
     )  # fmt: skip
-    check_request(setup.story, evidence, particles, batch_for(setup.story, setup.test, 2))
+    check_request(setup.story, evidence, particles, to_batch(setup.story, setup.test, 2))
     built = parts.trained(
         setup, weights, seed, device,
         epochs=epochs, batch_size=batch_size, lr=lr, progress=_shows_progress(no_progress),

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from ppvae.cli.setup import Setup
     from ppvae.data import Rows
-    from ppvae.predict.stops import Stops
+    from ppvae.predict.paths import Stops
 
 NUM_PICTURES = 12
 NUM_EMBEDDED = 300  # test rows that tell which latent numbers are in use
@@ -89,7 +89,7 @@ def reconstruct(
     import ppvae
     from ppvae.cli import setup as parts
     from ppvae.cli.writing import check_files, write_numbers, write_picture
-    from ppvae.weights import batch_for
+    from ppvae.problem.weights import to_batch
 
     check_files(path, table)
     setup = parts.prepare(
@@ -97,7 +97,7 @@ def reconstruct(
         seed=seed, device=device,
     )  # fmt: skip
     taken = _taken(setup, split, rows, story, data, binarize, data_root)
-    batch = batch_for(setup.story, taken)
+    batch = to_batch(setup.story, taken)
     ask = partial(
         ppvae.reconstruct, setup.story,
         given=_held(setup.story, batch, given), num_particles=particles, seed=seed,
@@ -141,8 +141,8 @@ def impute(
     from ppvae.cli.writing import check_files, write_numbers, write_picture
     from ppvae.predict import fill
     from ppvae.predict.impute import holed_sites
+    from ppvae.problem.weights import to_batch
     from ppvae.story import check_data
-    from ppvae.weights import batch_for
 
     check_files(path, table)
     setup = parts.prepare(
@@ -150,7 +150,7 @@ def impute(
         seed=seed, device=device,
     )  # fmt: skip
     taken = _taken(setup, split, rows, story, data, binarize, data_root)
-    batch = batch_for(setup.story, taken)
+    batch = to_batch(setup.story, taken)
     holed = holed_sites(check_data(setup.story, batch), batch)
     built = parts.trained(
         setup, weights, seed, device,
@@ -196,8 +196,8 @@ def traverse(
     from ppvae.cli import setup as parts
     from ppvae.cli.writing import check_files, write_numbers, write_picture
     from ppvae.diagnostics.finding import number_names
-    from ppvae.predict.stops import stops
-    from ppvae.weights import batch_for
+    from ppvae.predict.paths import stops
+    from ppvae.problem.weights import to_batch
 
     check_files(path, table)
     setup = parts.prepare(
@@ -205,7 +205,7 @@ def traverse(
         seed=seed, device=device,
     )  # fmt: skip
     taken = setup.test.head(min(max(NUM_EMBEDDED, row + 1), len(setup.test)))
-    batch = batch_for(setup.story, taken)
+    batch = to_batch(setup.story, taken)
     choose = partial(
         stops, setup.story,
         row=row, given=given or [], num_steps=steps, max_numbers=numbers, seed=seed,
@@ -244,7 +244,7 @@ def _taken(
 ) -> "Rows":
     """The rows that were asked for."""
     from ppvae.data import SIMULATED, load_request, parse_request
-    from ppvae.gallery import example_of
+    from ppvae.stories import example_of
 
     held = {Split.TRAIN: setup.train, Split.VALID: setup.val}.get(split, setup.test)
     if split is Split.ALL:
@@ -261,10 +261,10 @@ def _taken(
 def _held(story: "nn.Module", batch: dict[str, "Tensor"], given: list[str] | None) -> list[str]:
     """Observed sites to hold at their data: those that were named, and those that others depend on."""
     from ppvae.story import split_batch
-    from ppvae.story.values import parents_of
+    from ppvae.story.validation import parent_sites
 
     values, covariates = split_batch(story, batch)
-    parents = parents_of(story, covariates, 2)
+    parents = parent_sites(story, covariates, 2)
     return [*(given or []), *(n for n in values if n in parents and n not in (given or []))]
 
 

@@ -25,13 +25,13 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ppvae import guides, ranks
-from ppvae.data import DATASETS, SIMULATED, Rows, Stream, load, parse_request, seen
-from ppvae.fit import fit
-from ppvae.gallery import example_of, example_rows, load_story
-from ppvae.runs import load as load_weights
+from ppvae.data import DATASETS, SIMULATED, Rows, Stream, load, parse_request, preview
+from ppvae.problem.weights import to_batch
+from ppvae.storage.run_folder import load as load_weights
+from ppvae.stories import example_of, example_rows, load_story
 from ppvae.story import check_data, seeded
-from ppvae.training.settings import resolve_device
-from ppvae.weights import batch_for
+from ppvae.training.config import resolve_device
+from ppvae.training.fit import fit
 
 WIDTH_OF_A_FILE = 160
 ROWS_TO_LOOK_AT = 2000
@@ -79,13 +79,13 @@ def prepare(
         data = example_of(story)
         notes.append(f"data {data}: the example of {story}")
     train, val, test = example_rows(story, data, binarize=binarize, root=data_root, options=given)
-    known = seen(train)
-    few = dict(known.head(min(ROWS_TO_LOOK_AT, len(known))).frozen(seed=0).tensors)
+    known = preview(train)
+    few = dict(known.head(min(ROWS_TO_LOOK_AT, len(known))).binarize_once(seed=0).tensors)
     with seeded(seed):
         try:
             made = load_story(story, few, **given)
             for part in (train, val, test):
-                check_data(made, batch_for(made, seen(part)))
+                check_data(made, to_batch(made, preview(part)))
         except ValueError as error:
             if not notes:
                 raise

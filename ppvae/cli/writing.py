@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ppvae import ranks
 from ppvae.diagnostics.finding import number_names
-from ppvae.plots import image_grid, picture_shape
+from ppvae.viz.plots import image_grid, picture_shape
 
 DOTS_PER_INCH = 160
 

@@ -20,12 +20,12 @@ __all__ = [
     "mapped",
     "open_rows",
     "parse_request",
-    "seen",
+    "preview",
 ]
 
 from .collect import as_rows
 from .mapped import mapped
-from .opening import open_rows, seen
+from .open import open_rows, preview
 from .request import SIMULATED, Request, load_request, parse_request
 from .rows import Rows
 from .sources import DATASETS, load

@@ -15,7 +15,7 @@ from .rows import Rows
 from .sources import load
 from .stream import Stream
 
-# Rows that a story itself generates; `ppvae.gallery` makes them.
+# Rows that a story itself generates; `ppvae.stories` makes them.
 SIMULATED = "simulated"
 SEED = 0  # of what is hidden: the same request means the same rows
 

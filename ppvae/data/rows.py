@@ -146,7 +146,7 @@ class Rows:
         moved = {name: t.to(device=device, dtype=dtype) for name, t in self.tensors.items()}
         return replace(self, tensors=moved)
 
-    def frozen(self, seed: int) -> "Rows":
+    def binarize_once(self, seed: int) -> "Rows":
         r"""Draws the dynamic names once, so that every later batch holds the same bits.
 
         The bits come from a CPU generator in row order: equal on every device, but not the bits of

@@ -25,14 +25,8 @@ from ppvae.diagnostics.collapse import ActiveUnits, active_units
 from ppvae.diagnostics.coverage import Coverage, coverage
 from ppvae.diagnostics.diagnose import Diagnosis, diagnose
 from ppvae.diagnostics.distance import Distance, distance_to_reference
+from ppvae.diagnostics.elbo_decomposition import ELBODecomposition, mutual_information
 from ppvae.diagnostics.finding import Finding
-from ppvae.diagnostics.khat import (
-    effective_sample_size,
-    khat,
-    khat_threshold,
-    smooth_log_weights,
-)
-from ppvae.diagnostics.kl import KLBySite, kl_by_site
 from ppvae.diagnostics.loo import LeaveOneOut, loo
 from ppvae.diagnostics.predictive import (
     PredictiveCheck,
@@ -42,8 +36,14 @@ from ppvae.diagnostics.predictive import (
 from ppvae.diagnostics.reference import Reference, reference_posterior
 from ppvae.diagnostics.rows import ByRow
 from ppvae.diagnostics.sbc import SBC, sbc
-from ppvae.diagnostics.surgery import Surgery, mutual_information
 from ppvae.diagnostics.tarp import tarp
+from ppvae.inference.khat import (
+    effective_sample_size,
+    khat,
+    khat_threshold,
+    smooth_log_weights,
+)
+from ppvae.inference.kl import KLBySite, kl_by_site
 
 __all__ = [
     "SBC",
@@ -52,12 +52,12 @@ __all__ = [
     "Coverage",
     "Diagnosis",
     "Distance",
+    "ELBODecomposition",
     "Finding",
     "KLBySite",
     "LeaveOneOut",
     "PredictiveCheck",
     "Reference",
-    "Surgery",
     "active_units",
     "by_row",
     "coverage",

@@ -12,19 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.chunks import CHUNK_NUMBERS, is_local, particle_step, pieces, row_slices
-from ppvae.diagnostics.khat import (
+from ppvae.diagnostics.rows import ByRow
+from ppvae.estimate import Estimate
+from ppvae.inference.khat import (
     effective_sample_size,
     khat,
     khat_threshold,
     smooth_log_weights,
 )
-from ppvae.diagnostics.particles import log_prob_by_site, unknown_rows
-from ppvae.diagnostics.rows import ByRow
-from ppvae.estimate import Estimate
+from ppvae.problem.chunks import CHUNK_NUMBERS, is_local, particle_step, pieces, row_slices
+from ppvae.problem.particles import log_prob_by_site, unknown_rows
+from ppvae.problem.weights import check_pair, draw_all, refuse_global, to_batch
 from ppvae.ranks import over_parts
-from ppvae.story import Sites, TensorDict, measuring, num_rows_of
-from ppvae.weights import batch_for, check_pair, draw_all, refuse_global
+from ppvae.story import Sites, TensorDict, num_rows_of, seeded_eval
 
 MAX_ROWS = 1000
 TINY = 1e-12
@@ -56,7 +56,7 @@ def by_row(
         Y. Yao, A. Vehtari, D. Simpson, A. Gelman (2018). Yes, but did it work? Evaluating variational inference.
     """
     khat_threshold(num_particles)
-    batch = batch_for(story, data)
+    batch = to_batch(story, data)
     sites = check_pair(story, guide, batch)
     refuse_global(sites, "a judgement of each row")
     step = num_rows_of(batch)
@@ -68,7 +68,7 @@ def by_row(
         sizes = pieces(num_particles, particle_step(rows, num_rows))
         return _judge(*_particles(story, guide, rows, sites, sizes))
 
-    with torch.no_grad(), measuring(seed, story, guide):
+    with torch.no_grad(), seeded_eval(seed, story, guide):
         parts = over_parts(judge, row_slices(batch, step), whole=is_local(guide))
     return _joined(parts, num_particles)
 

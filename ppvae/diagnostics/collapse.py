@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from ppvae.diagnostics.finding import Finding, Verdict, number_names
 from ppvae.estimate import Estimate
-from ppvae.plots import unit_bars
 from ppvae.predict import embed
-from ppvae.weights import batch_for, check_pair, refuse_global
+from ppvae.problem.weights import check_pair, refuse_global, to_batch
+from ppvae.viz.plots import unit_bars
 
 ACTIVE_VARIANCE = 0.01
 
@@ -114,7 +114,7 @@ def active_units(
     Source:
         Y. Burda, R. Grosse, R. Salakhutdinov (2016). Importance weighted autoencoders.
     """
-    batch = batch_for(story, data)
+    batch = to_batch(story, data)
     refuse_global(check_pair(story, guide, batch), "active units")
     num_rows = len(next(iter(batch.values())))
     if num_rows < 2 or num_particles < 2:

@@ -16,14 +16,14 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ppvae.diagnostics.finding import Finding, Verdict
-from ppvae.diagnostics.particles import chunks, log_guide_at, log_guide_of, refuse_all_summed
 from ppvae.diagnostics.sbc import ALPHA
 from ppvae.diagnostics.simulated import simulate_pairs
 from ppvae.diagnostics.uniformity import LEVEL, Ranks, rank_among
 from ppvae.estimate import Estimate
-from ppvae.plots import calibration_curves
-from ppvae.story import measuring
-from ppvae.weights import draw
+from ppvae.problem.particles import chunks, log_guide_at, log_guide_of, refuse_all_summed
+from ppvae.problem.weights import draw
+from ppvae.story import seeded_eval
+from ppvae.viz.plots import calibration_curves
 
 CHANCE = (math.pi / 32) ** 0.5  # mean distance of a Brownian bridge from 0
 
@@ -145,7 +145,7 @@ def coverage(
     """
     pairs = simulate_pairs(story, guide, num_simulations, data, seed)
     ranks = torch.empty(1, num_simulations, dtype=torch.long)
-    with torch.no_grad(), measuring(seed + 1, story, guide):
+    with torch.no_grad(), seeded_eval(seed + 1, story, guide):
         for where, rows in chunks(pairs.rows, guide, num_draws):
             drawn = draw(guide, rows, num_draws, pairs.sites)
             refuse_all_summed(drawn.values, pairs.sites, "expected coverage")

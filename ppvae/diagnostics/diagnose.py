@@ -18,8 +18,8 @@ from ppvae.diagnostics.by_row import by_row
 from ppvae.diagnostics.collapse import ActiveUnits, active_units
 from ppvae.diagnostics.coverage import Coverage, coverage
 from ppvae.diagnostics.distance import Distance, distance_to_reference
+from ppvae.diagnostics.elbo_decomposition import ELBODecomposition, mutual_information
 from ppvae.diagnostics.finding import Finding, Verdict, as_text, with_error
-from ppvae.diagnostics.kl import KLBySite, kl_by_site
 from ppvae.diagnostics.loo import LeaveOneOut, loo
 from ppvae.diagnostics.page import Panel, draw_page
 from ppvae.diagnostics.predictive import (
@@ -32,10 +32,10 @@ from ppvae.diagnostics.predictive import (
 from ppvae.diagnostics.reference import Reference, reference_posterior
 from ppvae.diagnostics.rows import ByRow
 from ppvae.diagnostics.sbc import SBC, sbc
-from ppvae.diagnostics.surgery import Surgery, mutual_information
 from ppvae.diagnostics.tarp import tarp
-from ppvae.plots import tail_dots
-from ppvae.weights import batch_for, check_pair
+from ppvae.inference.kl import KLBySite, kl_by_site
+from ppvae.problem.weights import check_pair, to_batch
+from ppvae.viz.plots import tail_dots
 
 T = TypeVar("T")
 SURGERY_PARTICLES = 2
@@ -72,7 +72,7 @@ class Diagnosis:
     tarp: Coverage | None
     units: ActiveUnits | None
     loo: LeaveOneOut | None
-    surgery: Surgery | None
+    surgery: ELBODecomposition | None
     kl: KLBySite | None
     posterior: PredictiveCheck | None
     prior: PredictiveCheck | None
@@ -185,7 +185,7 @@ def diagnose(
     Raises:
         ValueError: If the data or the guide do not fit the story.
     """
-    batch = batch_for(story, data)
+    batch = to_batch(story, data)
     sites = check_pair(story, guide, batch)
     reasons: dict[str, str] = {}
 
@@ -203,20 +203,20 @@ def diagnose(
     size = {"num_simulations": num_simulations}
     check = {"num_replicates": num_replicates, "statistics": statistics}
     few = range(min(reference_rows, len(next(iter(batch.values())))))
-    reference, apart = None, None
+    reference, separation = None, None
     if few:
         reference = measured(
             "reference chains", reference_posterior, story, batch, rows=few, guide=guide
         )
     if reference is not None:
-        apart = measured("distance to the reference", distance, reference)
+        separation = measured("distance to the reference", distance, reference)
     one_out = None
     if sites.global_latent:
         one_out = measured("leave-one-out", loo, *pair, num_particles=num_particles)
     return Diagnosis(
         rows=measured("k-hat", by_row, *pair, num_particles=num_particles),
         reference=reference,
-        distance=apart,
+        distance=separation,
         loo=one_out,
         sbc=measured("SBC", sbc, *pair, **size),
         coverage=measured("expected coverage", coverage, *pair, **size),

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.reference import Reference
 from ppvae.estimate import Estimate
-from ppvae.plots import direction_map
-from ppvae.story import Flat, measuring
-from ppvae.weights import draw
+from ppvae.problem.weights import draw
+from ppvae.story import Flat, seeded_eval
+from ppvae.viz.plots import direction_map
 
 NUM_DIRECTIONS = 100
 NUM_FOLDS = 5
@@ -119,8 +119,10 @@ def distance_to_reference(
     if num_draws < 2 * NUM_FOLDS:
         raise ValueError(f"expected at least {2 * NUM_FOLDS} draws to compare, got {num_draws}")
     flat = Flat(reference.sites.local_continuous)
-    with torch.no_grad(), measuring(seed, guide):
-        drawn = flat.pack(draw(guide, reference.batch, num_draws, reference.sites).values).double()
+    with torch.no_grad(), seeded_eval(seed, guide):
+        drawn = flat.flatten(
+            draw(guide, reference.batch, num_draws, reference.sites).values
+        ).double()
         everything = everything.double()
         center, scale = everything.mean(0), everything.std(0).clamp(min=1e-12)
         order = torch.randperm(len(everything))

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.chunks import particle_step, row_chunks
 from ppvae.diagnostics.finding import Finding, Verdict
-from ppvae.diagnostics.khat import khat, khat_threshold, smooth_log_weights
-from ppvae.diagnostics.particles import log_prob_by_site, unknown_rows
 from ppvae.diagnostics.rows import BAD_SHARE, GOOD_SHARE
 from ppvae.estimate import Estimate
-from ppvae.story import Sites, TensorDict, measuring, num_rows_of
-from ppvae.weights import batch_for, check_pair, draw_all
+from ppvae.inference.khat import khat, khat_threshold, smooth_log_weights
+from ppvae.problem.chunks import particle_step, row_chunks
+from ppvae.problem.particles import log_prob_by_site, unknown_rows
+from ppvae.problem.weights import check_pair, draw_all, to_batch
+from ppvae.story import Sites, TensorDict, num_rows_of, seeded_eval
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,14 @@ def loo(
         cross-validation and WAIC.
     """
     khat_threshold(num_particles)
-    batch = batch_for(story, data)
+    batch = to_batch(story, data)
     if num_rows_of(batch) < 2:
         raise ValueError(f"expected at least two rows to leave one out, got {num_rows_of(batch)}")
     sites = check_pair(story, guide, batch)
     has_global = bool(sites.global_latent)
     # One draw of a global site belongs to all rows: they cannot be cut apart.
     pieces = [batch] if has_global else list(row_chunks(batch, guide))
-    with torch.no_grad(), measuring(seed, story, guide):
+    with torch.no_grad(), seeded_eval(seed, story, guide):
         parts = [_scored(story, guide, rows, sites, num_particles) for rows in pieces]
     seen, log_w = (torch.cat([part[k] for part in parts], 1).double() for k in (0, 1))
     if has_global:

@@ -23,14 +23,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ppvae.chunks import CHUNK_NUMBERS, numbers_per_row
 from ppvae.diagnostics.finding import Finding, Verdict
-from ppvae.diagnostics.particles import chunks, inputs_of, missing_as, replicate
 from ppvae.estimate import Estimate
-from ppvae.plots import tail_dots
-from ppvae.story import TensorDict, check_data, measuring, num_rows_of, simulate
-from ppvae.story.values import partly_missing
-from ppvae.weights import batch_for, check_pair, draw_all
+from ppvae.problem.chunks import CHUNK_NUMBERS, numbers_per_row
+from ppvae.problem.particles import chunks, inputs_of, missing_as, replicate
+from ppvae.problem.weights import check_pair, draw_all, to_batch
+from ppvae.story import TensorDict, check_data, num_rows_of, seeded_eval, simulate
+from ppvae.story.validation import partially_observed
+from ppvae.viz.plots import tail_dots
 
 Statistic = Callable[[Tensor], Tensor]
 EXTREME = 0.025
@@ -167,9 +167,9 @@ def posterior_predictive_check(
         A. Gelman, X.-L. Meng, H. Stern (1996). Posterior predictive assessment of model fitness via realized
         discrepancies.
     """
-    batch = batch_for(story, data)
+    batch = to_batch(story, data)
     sites = check_pair(story, guide, batch)
-    held = partly_missing(
+    held = partially_observed(
         story, batch, sites
     )  # labels, say: drawn where they are missing, else known
     names = _names(batch, [name for name in sites.observed if name not in held])
@@ -185,7 +185,7 @@ def posterior_predictive_check(
             whole = {k: torch.cat([p[k] for p in parts], 1) for k in names}
             yield from ({k: v[s] for k, v in whole.items()} for s in range(count))
 
-    with torch.no_grad(), measuring(seed, story, guide):
+    with torch.no_grad(), seeded_eval(seed, story, guide):
         return _check({k: batch[k] for k in names}, statistics, replicates(), "posterior")
 
 
@@ -202,7 +202,7 @@ def prior_predictive_check(
     Of a story whose parameters were trained on the data this is a check of the trained story, not of a prior that
     was chosen before the data were seen.
     """
-    batch = batch_for(story, data)
+    batch = to_batch(story, data)
     names = _names(batch, check_data(story, batch).observed)
     inputs: dict[str, Any] = inputs_of(story, batch)
 
@@ -211,7 +211,7 @@ def prior_predictive_check(
             drawn = simulate(story, num_rows_of(batch), **inputs)
             yield {k: missing_as(drawn[k], batch.get(k)) for k in names}
 
-    with torch.no_grad(), measuring(seed, story):
+    with torch.no_grad(), seeded_eval(seed, story):
         return _check({k: batch[k] for k in names}, statistics, replicates(), "prior")
 
 

@@ -10,21 +10,21 @@ import torch
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor, nn
 
-from ppvae.chunks import CHUNK_NUMBERS, numbers_per_row
-from ppvae.diagnostics.chains import run_chains
 from ppvae.diagnostics.finding import Finding, Verdict
-from ppvae.diagnostics.particles import inputs_of
+from ppvae.inference.chains import run_chains
+from ppvae.problem.chunks import CHUNK_NUMBERS, numbers_per_row
+from ppvae.problem.particles import inputs_of
+from ppvae.problem.weights import check_pair, draw, refuse_global, to_batch
 from ppvae.story import (
     Flat,
     LogJoint,
     Sites,
     TensorDict,
     check_data,
-    measuring,
     num_rows_of,
+    seeded_eval,
     simulate,
 )
-from ppvae.weights import batch_for, check_pair, draw, refuse_global
 
 MAX_RHAT = 1.01
 MIN_ESS = 400.0  # over all chains: 100 for each of four
@@ -56,7 +56,7 @@ class Reference:
     @property
     def draws(self) -> TensorDict:
         """Continuous latent site -> `(C * N, B, *row)`."""
-        return Flat(self.sites.local_continuous).unpack(self.u.flatten(0, 1))[0]
+        return Flat(self.sites.local_continuous).unflatten(self.u.flatten(0, 1))[0]
 
     @property
     def converged(self) -> Tensor:
@@ -131,7 +131,7 @@ def reference_posterior(
             f"expected at least 2 chains of {MIN_SAMPLES} samples, got {num_chains} of {num_samples}"
             f" after {num_warmup} of warm-up"
         )
-    batch = _chosen(batch_for(story, data), rows)
+    batch = _chosen(to_batch(story, data), rows)
     sites = check_data(story, batch)
     refuse_global(sites, "a reference posterior per row")
     if not sites.local_continuous:
@@ -145,7 +145,7 @@ def reference_posterior(
     step = max(1, CHUNK_NUMBERS // (numbers_per_row(batch) * num_chains))
     parts = []
     modules = (story,) if guide is None else (story, guide)
-    with measuring(seed, *modules), torch.no_grad():
+    with seeded_eval(seed, *modules), torch.no_grad():
         for first in range(0, num_rows_of(batch), step):
             some = {k: v[first : first + step] for k, v in batch.items()}
             start = _start(story, guide, some, sites, num_chains)
@@ -170,7 +170,7 @@ class _Density:
         self.log_joint, self.flat = log_joint, flat
 
     def __call__(self, u: Tensor) -> Tensor:
-        latents, log_det = self.flat.unpack(u)
+        latents, log_det = self.flat.unflatten(u)
         return self.log_joint(latents) + log_det
 
 
@@ -189,8 +189,8 @@ def _start(
     flat = Flat(sites.local_continuous)
     inputs: dict[str, Any] = inputs_of(story, batch)
     num_rows = num_rows_of(batch)
-    prior = [flat.pack(simulate(story, num_rows, **inputs)) for _ in range(num_chains)]
+    prior = [flat.flatten(simulate(story, num_rows, **inputs)) for _ in range(num_chains)]
     start = torch.stack(prior)
     if guide is not None:
-        start[::2] = flat.pack(draw(guide, batch, len(start[::2]), sites).values)
+        start[::2] = flat.flatten(draw(guide, batch, len(start[::2]), sites).values)
     return start

@@ -15,9 +15,9 @@ from rich.table import Table
 from torch import Tensor
 
 from ppvae.diagnostics.finding import Finding, Verdict, as_text, number_names
-from ppvae.diagnostics.khat import khat_threshold
 from ppvae.estimate import Estimate
-from ppvae.plots import direction_map, khat_map
+from ppvae.inference.khat import khat_threshold
+from ppvae.viz.plots import direction_map, khat_map
 
 GOOD_SHARE, BAD_SHARE = 0.05, 0.2
 NUM_NAMED = 5

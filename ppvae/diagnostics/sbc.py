@@ -20,12 +20,12 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ppvae.diagnostics.finding import Finding, Verdict, number_names
-from ppvae.diagnostics.particles import chunks, log_prob_by_site
 from ppvae.diagnostics.simulated import Simulated, simulate_pairs
 from ppvae.diagnostics.uniformity import Ranks, rank_among
-from ppvae.plots import calibration_curves
-from ppvae.story import Sites, TensorDict, measuring
-from ppvae.weights import draw_all
+from ppvae.problem.particles import chunks, log_prob_by_site
+from ppvae.problem.weights import draw_all
+from ppvae.story import Sites, TensorDict, seeded_eval
+from ppvae.viz.plots import calibration_curves
 
 Quantity = Callable[[TensorDict, TensorDict], Tensor]
 LOG_LIKELIHOOD = "log_likelihood"
@@ -146,7 +146,7 @@ def sbc(
         quantities[LOG_LIKELIHOOD] = _log_likelihood(story, pairs.sites)
     names = _names(pairs, quantities)
     ranks = torch.empty(len(names), num_simulations, dtype=torch.long)
-    with torch.no_grad(), measuring(seed + 1, story, guide):
+    with torch.no_grad(), seeded_eval(seed + 1, story, guide):
         for where, rows in chunks(pairs.rows, guide, num_draws):
             draws = draw_all(story, guide, rows, num_draws, pairs.sites).values
             found = list(_rank(pairs, where, rows, draws, quantities))

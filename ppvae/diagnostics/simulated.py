@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from ppvae.diagnostics.particles import missing_as, refuse_local
+from ppvae.problem.particles import missing_as, refuse_local
+from ppvae.problem.weights import check_pair, refuse_global, to_batch
 from ppvae.story import (
     Sites,
     TensorDict,
-    measuring,
     num_rows_of,
-    one_tensor_of,
+    reference_tensor,
+    seeded_eval,
     simulate,
     split_batch,
 )
-from ppvae.story.values import parents_of, partly_missing
-from ppvae.weights import batch_for, check_pair, refuse_global
+from ppvae.story.validation import parent_sites, partially_observed
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def simulate_pairs(
             f"expected at least two simulations, got num_simulations={num_simulations}"
         )
     refuse_local(guide, "calibration")
-    like: TensorDict = {} if data is None else batch_for(story, data)
-    with measuring(seed, story):
+    like: TensorDict = {} if data is None else to_batch(story, data)
+    with seeded_eval(seed, story):
         if like:
             picks = torch.randint(num_rows_of(like), (num_simulations,))
             like = {k: v[picks.to(v.device)] for k, v in like.items()}
@@ -73,13 +73,13 @@ def simulate_pairs(
             f"expected data whose keys name sites or covariates of the story, got {unknown}; its sites are "
             f"{sorted(drawn)}: give data and sites the same names"
         )
-    dtype = one_tensor_of(story).dtype
+    dtype = reference_tensor(story).dtype
     rows = {k: missing_as(drawn[k].to(dtype), like.get(k)) for k in observed}
     if not hasattr(story, "run_conditioned"):
         rows |= covariates
     sites = check_pair(story, guide, rows)
     refuse_global(sites, "calibration")
-    unseen = [*sites.latent, *partly_missing(story, rows, sites)]
+    unseen = [*sites.latent, *partially_observed(story, rows, sites)]
     return Simulated(rows, {k: drawn[k] for k in unseen}, sites)
 
 
@@ -92,5 +92,5 @@ def _split(story: nn.Module, like: TensorDict) -> tuple[list[str], TensorDict]:
     if like:
         return list(values), covariates
     probe = simulate(story, 3)
-    parents = parents_of(story, {}, 3)
+    parents = parent_sites(story, {}, 3)
     return [k for k, v in probe.items() if k not in parents and v.shape[:1] == (3,)], {}

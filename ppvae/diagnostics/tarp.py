@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.diagnostics.coverage import Coverage
-from ppvae.diagnostics.particles import chunks
 from ppvae.diagnostics.simulated import Simulated, simulate_pairs
 from ppvae.diagnostics.uniformity import Ranks, rank_among
-from ppvae.story import TensorDict, measuring, num_rows_of
-from ppvae.weights import draw_all
+from ppvae.problem.particles import chunks
+from ppvae.problem.weights import draw_all
+from ppvae.story import TensorDict, num_rows_of, seeded_eval
 
 REFERENCES = ("row", "random")
 QUARTILE = 0.6745  # of the standard normal
@@ -64,7 +64,7 @@ def tarp(
     truth = _stacked({k: v[None] for k, v in pairs.truth.items()}, pairs)[0]  # (N, d)
     center, scale = truth.median(0).values, _robust_scale(truth)
     ranks = torch.empty(1, num_simulations, dtype=torch.long)
-    with torch.no_grad(), measuring(seed + 1, story, guide):
+    with torch.no_grad(), seeded_eval(seed + 1, story, guide):
         points = torch.randn_like(truth)
         if references == "row":
             points = (points + _projected(pairs.rows, truth)) / 2**0.5

@@ -4,29 +4,29 @@ from typing import Any
 
 from torch import nn
 
+from ppvae.guides.amortized import Guide
 from ppvae.guides.auxiliary import Auxiliary
-from ppvae.guides.base import Guide
+from ppvae.guides.base import GuideBase
 from ppvae.guides.bidirectional import Bidirectional
 from ppvae.guides.categorical import Categorical
 from ppvae.guides.concrete import Concrete
-from ppvae.guides.contract import GuideBase
 from ppvae.guides.enumerated import Enumerated
 from ppvae.guides.families import PLAIN
 from ppvae.guides.full_rank import FullRank
 from ppvae.guides.householder import Householder
 from ppvae.guides.iaf import IAF
 from ppvae.guides.ladder import Ladder
-from ppvae.guides.local import LocalFit, LocalGuide, localize, optimize_local
 from ppvae.guides.low_rank import LowRank
 from ppvae.guides.mean_field import MeanField
 from ppvae.guides.mixture import Mixture
 from ppvae.guides.nsf import NSF
 from ppvae.guides.planar import Planar
 from ppvae.guides.realnvp import RealNVP
-from ppvae.guides.refined import SemiAmortized
+from ppvae.guides.semi_amortized import SemiAmortized
 from ppvae.guides.structured import Structured
 from ppvae.guides.suggest import suggest
 from ppvae.guides.sylvester import Sylvester
+from ppvae.guides.unamortized import LocalFit, LocalGuide, optimize_local, unamortized
 from ppvae.guides.vector_quantized import VectorQuantized
 from ppvae.options import options_of, refuse_unknown_options
 
@@ -56,9 +56,9 @@ __all__ = [
     "Sylvester",
     "VectorQuantized",
     "build",
-    "localize",
     "optimize_local",
     "suggest",
+    "unamortized",
 ]
 
 FAMILIES: dict[str, type[Guide]] = {**PLAIN, "semi_amortized": SemiAmortized}

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.guides.base import Guide
-from ppvae.guides.contract import positive
+from ppvae.guides.amortized import Guide
+from ppvae.guides.base import positive
 from ppvae.guides.flow_guide import squashed
 from ppvae.guides.flows import NEXT_TO_IDENTITY, Pushforward
 from ppvae.guides.marginal import Extended, Marginal
@@ -76,13 +76,13 @@ class Auxiliary(Guide):
     def family(self, parameters: TensorDict, transport: Any) -> Marginal:
         loc, scale = parameters["loc"], positive(parameters["raw_scale"])
         ours = loc.new_zeros(*loc.shape[:-1], self._num_auxiliary or loc.shape[-1])
-        law = Pushforward(
+        joint = Pushforward(
             torch.cat([ours, loc], -1),
             torch.cat([ours + 1, scale], -1),
             squashed(parameters["context"]),
             transport,
         )
-        return Marginal(Extended(law, loc.shape[-1]), self._num_nodes)
+        return Marginal(Extended(joint, loc.shape[-1]), self._num_nodes)
 
 
 class AuxiliaryNetworks(nn.Module):

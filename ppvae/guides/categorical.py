@@ -7,8 +7,8 @@ from typing import Any
 
 from pyro.distributions import Distribution
 
-from ppvae.guides.base import Guide
-from ppvae.guides.contract import diagonal
+from ppvae.guides.amortized import Guide
+from ppvae.guides.base import diagonal
 from ppvae.guides.discrete import DiscretePlace
 from ppvae.story import Sites, TensorDict
 

@@ -10,10 +10,10 @@ import torch
 from pyro.distributions import Distribution
 from torch import Size, Tensor, nn
 
-from ppvae.guides.base import Guide
+from ppvae.guides.amortized import Guide
+from ppvae.guides.base import diagonal
 from ppvae.guides.categorical import require_discrete
-from ppvae.guides.contract import diagonal
-from ppvae.guides.discrete import DiscretePlace, plain_law
+from ppvae.guides.discrete import DiscretePlace, plain_site_distribution
 from ppvae.story import Batch, LinearBernoulli, LinearOneHot, Site, Sites, TensorDict
 
 
@@ -73,7 +73,9 @@ class Concrete(Guide):
     def make_discrete(self, sites: Sites) -> DiscretePlace:
         place = DiscretePlace(sites)
         for name, site in sites.items():
-            if not isinstance(plain_law(site, torch.zeros(place.shapes[name])), RELAXABLE):
+            if not isinstance(
+                plain_site_distribution(site, torch.zeros(place.shapes[name])), RELAXABLE
+            ):
                 raise ValueError(
                     f"site '{name}': expected OneHotCategorical or Bernoulli for concrete, whose draws lie between the "
                     f"corners in training, got the support {site.support}; draw a OneHotCategorical, or use categorical"
@@ -94,8 +96,8 @@ class Concrete(Guide):
         if self._relaxes():
             self.step += 1
 
-    def law(self, site: Site, logits: Tensor) -> Distribution:
-        plain = plain_law(site, logits)
+    def site_distribution(self, site: Site, logits: Tensor) -> Distribution:
+        plain = plain_site_distribution(site, logits)
         if not self._relaxes():
             return plain
         relaxed = RelaxedBernoulli if isinstance(plain, dist.Bernoulli) else RelaxedOneHot

@@ -1,6 +1,6 @@
 r"""Drawing discrete sites in a guide: from logits, each entry of a row by itself."""
 
-__all__ = ["DiscretePlace", "FiniteCategorical", "Law", "plain_law"]
+__all__ = ["DiscretePlace", "FiniteCategorical", "Law", "plain_site_distribution"]
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,8 +10,8 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-from ppvae.guides.place import Sampler, spread
-from ppvae.story import Site, Sites, entries_of
+from ppvae.guides.site_sampler import PlateSampler, spread
+from ppvae.story import Site, Sites, enumerate_support
 
 # Site and logits `(*batch, *entries, K)` (coins: `(*batch, *entries)`) to the law of the site's entries.
 Law = Callable[[Site, Tensor], Any]
@@ -61,11 +61,11 @@ class DiscretePlace:
 
     def __init__(self, sites: Sites, shapes: Mapping[str, Size] | None = None) -> None:
         self.sites = sites
-        self.sampler = Sampler(sites)
+        self.sampler = PlateSampler(sites)
         self.shapes = shapes or {name: _logits_shape(site) for name, site in sites.items()}
         self.num_logits = sum(shape.numel() for shape in self.shapes.values())
 
-    def __call__(self, logits: Tensor, law: Law) -> None:
+    def __call__(self, logits: Tensor, site_distribution: Law) -> None:
         """Sample every site.
 
         Arguments:
@@ -76,11 +76,11 @@ class DiscretePlace:
         sizes = [shape.numel() for shape in self.shapes.values()]
         for site, part in zip(self.sites.values(), logits.split(sizes, -1), strict=True):
             shaped = spread(part, self.shapes[site.name], site)
-            fn = law(site, shaped)
+            fn = site_distribution(site, shaped)
             sample(site, fn.to_event(len(site.event_shape) - fn.event_dim))
 
 
-def plain_law(site: Site, logits: Tensor) -> Any:
+def plain_site_distribution(site: Site, logits: Tensor) -> Any:
     """The distribution of a site's entries."""
     values = _values(site)
     if values.dim() > 1:
@@ -92,7 +92,7 @@ def plain_law(site: Site, logits: Tensor) -> Any:
 
 def _values(site: Site) -> Tensor:
     """What an entry can be: `(K, K)` one-hot vectors, `(2,)` sides of a coin as floats, `(K,)` whole numbers."""
-    entries = entries_of(site)
+    entries = enumerate_support(site)
     if entries is None:
         raise ValueError(
             f"site '{site.name}': expected finitely many values, got the support {site.support}; truncate it, or write "

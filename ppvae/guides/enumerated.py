@@ -5,7 +5,7 @@ __all__ = ["Enumerated"]
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from ppvae.guides.base import Guide
+from ppvae.guides.amortized import Guide
 from ppvae.story import Sites, TensorDict
 
 

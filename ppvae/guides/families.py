@@ -2,8 +2,8 @@ r"""The table of the families that take a story by themselves: one row for each.
 
 __all__ = ["PLAIN"]
 
+from ppvae.guides.amortized import Guide
 from ppvae.guides.auxiliary import Auxiliary
-from ppvae.guides.base import Guide
 from ppvae.guides.bidirectional import Bidirectional
 from ppvae.guides.categorical import Categorical
 from ppvae.guides.concrete import Concrete

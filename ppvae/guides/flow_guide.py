@@ -9,8 +9,8 @@ from typing import Any
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from ppvae.guides.base import Guide
-from ppvae.guides.contract import positive
+from ppvae.guides.amortized import Guide
+from ppvae.guides.base import positive
 from ppvae.guides.flows import AutoregressiveTransport, Pushforward
 from ppvae.story import TensorDict
 

@@ -9,8 +9,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ppvae.guides.base import Guide
-from ppvae.guides.contract import positive
+from ppvae.guides.amortized import Guide
+from ppvae.guides.base import positive
 from ppvae.story import TensorDict
 
 LOG_SQRT_2_PI = 0.9189385332046727

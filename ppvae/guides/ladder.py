@@ -13,9 +13,9 @@ from pyro.poutine.messenger import Messenger
 from torch import Size, Tensor, nn
 from torch.distributions import constraints
 
-from ppvae.guides.base import Guide
-from ppvae.guides.contract import positive
-from ppvae.guides.place import spread
+from ppvae.guides.amortized import Guide
+from ppvae.guides.base import positive
+from ppvae.guides.site_sampler import spread
 from ppvae.story import (
     Flat,
     Layout,
@@ -27,7 +27,7 @@ from ppvae.story import (
     run,
 )
 from ppvae.story.sites import is_bookkeeping
-from ppvae.story.values import parents_of
+from ppvae.story.validation import parent_sites
 
 
 class Ladder(Guide):
@@ -76,7 +76,7 @@ def _refuse_inputs(story: nn.Module, sites: Sites) -> None:
     """The guide must be able to run the story before it sees the data."""
     try:
         with torch.no_grad():
-            parents = parents_of(story, {}, 2)
+            parents = parent_sites(story, {}, 2)
     except TypeError as error:
         raise ValueError(
             f"expected a story without covariates for ladder, got one whose forward says: {error}; use structured"
@@ -120,8 +120,8 @@ class TopDown(TorchDistribution):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         drawn = self._particles(Size(sample_shape).numel(), None)
-        u = self.flat.pack(drawn.values)
-        log_q = drawn.local + self.flat.unpack(u)[1]
+        u = self.flat.flatten(drawn.values)
+        log_q = drawn.local + self.flat.unflatten(u)[1]
         u = u.reshape(Size([*sample_shape, *self.batch_shape, *self.event_shape]))
         self._last = u, log_q.reshape(u.shape[:-1])
         return u
@@ -134,7 +134,7 @@ class TopDown(TorchDistribution):
         if self._last is not None and value is self._last[0]:
             return self._last[1]
         u = value.reshape(-1, len(self.loc), value.shape[-1])
-        latents, log_det = self.flat.unpack(u)
+        latents, log_det = self.flat.unflatten(u)
         return (self._particles(len(u), latents).local + log_det).reshape(value.shape[:-1])
 
     def _particles(self, num_particles: int, latents: TensorDict | None) -> SampleRows:
@@ -195,10 +195,10 @@ class _Corrected(Messenger):
         if isinstance(base, dist.Normal):
             precision = scale**-2 + base.scale**-2
             loc = (loc * scale**-2 + base.loc * base.scale**-2) / precision
-            law: Any = dist.Normal(loc, precision**-0.5)
+            fn: Any = dist.Normal(loc, precision**-0.5)
         else:
             event = flat.shapes[name][len(site.layout.inner) :]
-            law = dist.Normal(loc, scale).expand(Size([*prior.batch_shape, *event]))
+            fn = dist.Normal(loc, scale).expand(Size([*prior.batch_shape, *event]))
             if transform is not None:
-                law = dist.TransformedDistribution(law, [transform.with_cache()])
-        return law.to_event(site.layout.event_dim - law.event_dim)
+                fn = dist.TransformedDistribution(fn, [transform.with_cache()])
+        return fn.to_event(site.layout.event_dim - fn.event_dim)

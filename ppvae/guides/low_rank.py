@@ -8,8 +8,8 @@ from typing import Any
 import pyro.distributions as dist
 from torch import nn
 
-from ppvae.guides.base import Guide
-from ppvae.guides.contract import positive
+from ppvae.guides.amortized import Guide
+from ppvae.guides.base import positive
 from ppvae.story import TensorDict
 
 

@@ -12,7 +12,7 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 from torch.quasirandom import SobolEngine
 
-from ppvae.guides.contract import positive
+from ppvae.guides.base import positive
 from ppvae.guides.flows import Pushforward, RowNetworks
 
 
@@ -31,31 +31,31 @@ class Extended(TorchDistribution):
     has_rsample = True
     has_density = False
 
-    def __init__(self, law: Pushforward, dim: int) -> None:
-        self.law, self.dim = law, dim
-        super().__init__(law.batch_shape, law.event_shape, validate_args=False)
+    def __init__(self, joint: Pushforward, dim: int) -> None:
+        self.joint, self.dim = joint, dim
+        super().__init__(joint.batch_shape, joint.event_shape, validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Extended":
-        return Extended(self.law.expand(batch_shape), self.dim)
+        return Extended(self.joint.expand(batch_shape), self.dim)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return self.law.rsample(sample_shape)
+        return self.joint.rsample(sample_shape)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        return self.law.sample(sample_shape)
+        return self.joint.sample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         v, u = value[..., : -self.dim], value[..., -self.dim :]
-        return self.law.log_prob(value) - self.reverse(u).log_prob(v)
+        return self.joint.log_prob(value) - self.reverse(u).log_prob(v)
 
     def reverse(self, u: Tensor) -> Any:
         """r(v | u), a diagonal Gaussian of batch shape `(*, B)`, for u `(*, B, d)`."""
-        law = self.law
-        standard = (u - law.loc[..., -self.dim :]) / law.scale[..., -self.dim :]
-        context = law.context
-        if not isinstance(law.transport, RowNetworks):
+        joint = self.joint
+        standard = (u - joint.loc[..., -self.dim :]) / joint.scale[..., -self.dim :]
+        context = joint.context
+        if not isinstance(joint.transport, RowNetworks):
             context = context.expand(*u.shape[:-1], context.shape[-1])
-        loc, raw = law.transport.reverse(standard, context).chunk(2, -1)
+        loc, raw = joint.transport.reverse(standard, context).chunk(2, -1)
         return dist.Normal(loc, positive(raw)).to_event(1)
 
 
@@ -101,9 +101,9 @@ class Marginal(TorchDistribution):
         plain = dist.Normal(torch.zeros_like(reverse.mean), 1.0).to_event(1)
         log_sum = torch.full_like(value[..., 0], -math.inf)
         for node in _nodes(self.num_nodes, reverse.event_shape[0]).to(value):
-            for law in (reverse, plain):
-                v = law.mean + law.stddev * node
-                log_q = self.extended.law.log_prob(torch.cat([v, value], -1))
+            for joint in (reverse, plain):
+                v = joint.mean + joint.stddev * node
+                log_q = self.extended.joint.log_prob(torch.cat([v, value], -1))
                 log_nodes = torch.logaddexp(reverse.log_prob(v), plain.log_prob(v))
                 log_sum = torch.logaddexp(log_sum, log_q - log_nodes)
         return log_sum - math.log(self.num_nodes)

@@ -12,8 +12,8 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor, nn
 from torch.distributions import constraints
 
-from ppvae.guides.base import Guide
-from ppvae.guides.contract import positive
+from ppvae.guides.amortized import Guide
+from ppvae.guides.base import positive
 from ppvae.story import TensorDict
 
 LOG_SQRT_2_PI = 0.9189385332046727

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.guides.base import Guide
-from ppvae.guides.contract import positive
+from ppvae.guides.amortized import Guide
+from ppvae.guides.base import positive
 from ppvae.guides.flow_guide import squashed
 from ppvae.guides.flows import Pushforward
 from ppvae.guides.residual import at_least_minus_one, root

@@ -114,10 +114,10 @@ class _FlatProduct(dist.TorchDistribution):
         super().__init__(Size([num_rows]), Size([flat.dim]), validate_args=False)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return self.flat.pack({n: q.rsample(sample_shape) for n, q in self.sites.items()})
+        return self.flat.flatten({n: q.rsample(sample_shape) for n, q in self.sites.items()})
 
     def log_prob(self, value: Tensor) -> Tensor:
-        latents, log_det = self.flat.unpack(value)
+        latents, log_det = self.flat.unflatten(value)
         return log_det + sum(q.log_prob(latents[n]) for n, q in self.sites.items())
 
 

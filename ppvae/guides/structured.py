@@ -10,8 +10,8 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from ppvae.guides.base import Guide
-from ppvae.guides.contract import positive
+from ppvae.guides.amortized import Guide
+from ppvae.guides.base import positive
 from ppvae.guides.flow_guide import squashed
 from ppvae.guides.flows import NEXT_TO_IDENTITY, Pushforward
 from ppvae.nets import MLP

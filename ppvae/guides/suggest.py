@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from ppvae.story import Configurations, Flat, Sites, entries_of, sites_of
-from ppvae.weights import batch_for
+from ppvae.problem.weights import to_batch
+from ppvae.story import Configurations, Flat, Sites, enumerate_support, trace_sites
 
 # Latent numbers of a row up to which a full covariance is cheap.
 MANY_NUMBERS = 200
@@ -25,7 +25,7 @@ def suggest(story: nn.Module, data: Any, *, with_local: bool = False) -> tuple[s
     Returns:
         Keys of `FAMILIES`.
     """
-    sites = sites_of(story, batch_for(story, data, ROWS_TO_LOOK_AT))
+    sites = trace_sites(story, to_batch(story, data, ROWS_TO_LOOK_AT))
     dim = Flat(sites.local_continuous).dim
     if dim == 0:
         return _discrete(story, sites.local_discrete, with_local)
@@ -49,6 +49,6 @@ def _discrete(story: nn.Module, sites: Sites, with_local: bool) -> tuple[str, ..
 
 def _relaxed(sites: Sites) -> tuple[str, ...]:
     """`concrete` for one-hot sites and coins, whose values it can draw between."""
-    entries = [values for site in sites.values() for values in entries_of(site) or ()]
+    entries = [values for site in sites.values() for values in enumerate_support(site) or ()]
     suits = all(v.is_floating_point() for v in entries)
     return ("concrete",) if suits else ()

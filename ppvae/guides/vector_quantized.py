@@ -9,10 +9,10 @@ import pyro
 import torch
 from torch import Size, Tensor, nn
 
-from ppvae.guides.base import Guide
+from ppvae.guides.amortized import Guide
 from ppvae.guides.discrete import DiscretePlace
-from ppvae.guides.place import PointMass
-from ppvae.story import Batch, Site, Sites, TensorDict, entries_of
+from ppvae.guides.site_sampler import PointMass
+from ppvae.story import Batch, Site, Sites, TensorDict, enumerate_support
 
 # Share of an even use of the codes below which one counts as unused.
 UNUSED_BELOW = 0.01
@@ -108,7 +108,7 @@ class VectorQuantized(Guide):
             "compare its elbo with that of a categorical guide"
         )
 
-    def law(self, site: Site, logits: Tensor) -> PointMass:
+    def site_distribution(self, site: Site, logits: Tensor) -> PointMass:
         """All mass on the nearest code; `logits` are the encoder's `h`, `(*batch, *entries, D)`."""
         entries, said = self.entries.detach(), logits
         index = torch.cdist(said.detach(), entries).argmin(-1)
@@ -147,5 +147,5 @@ class VectorQuantized(Guide):
 
 
 def _is_one_hot(site: Site) -> bool:
-    values = entries_of(site)
+    values = enumerate_support(site)
     return values is not None and values[0].dim() == 2

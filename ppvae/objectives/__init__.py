@@ -1,7 +1,7 @@
 r"""Training objectives: called on a batch, they return the loss in nats per row. One a file, one row in `OBJECTIVES`.
 
 Read in this order: `base` (the contract), `trace_elbo` and `mean_field_elbo` (Pyro's own), `draws` (along which paths
-gradients come back), `tempering` and `particles` (weights on terms, and on draws), then any objective.
+gradients come back), `kl_weights` and `particles` (weights on terms, and on draws), then any objective.
 """
 
 from typing import Any

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ppvae.data import open_rows, seen
-from ppvae.objectives.draws import GuideSite, sites_drawn
-from ppvae.objectives.tempering import Tempering
+from ppvae.data import open_rows, preview
 from ppvae.options import options_of
-from ppvae.story import TensorDict, local_params, measuring
-from ppvae.weights import batch_for, check_pair, summed_sites
+from ppvae.problem.draws import GuideSite, sites_drawn
+from ppvae.problem.kl_weights import KLWeights
+from ppvae.problem.weights import check_pair, enumerated_sites, to_batch
+from ppvae.story import TensorDict, local_params, seeded_eval
 
 NO_PATH = (
     "expected a guide whose draws are differentiable functions of its parameters for {name}, got distributions without "
@@ -83,22 +83,22 @@ class Objective(nn.Module, ABC):
             )
         rows = open_rows(data)
         self.story, self.guide = story, guide
-        batch = batch_for(self, seen(rows), 2)
+        batch = to_batch(self, preview(rows), 2)
         self.num_rows, self.num_particles, self.beta = len(rows), num_particles, beta
         self.sites = check_pair(story, guide, batch)
-        with local_params(story, guide), measuring(0, story, guide):
+        with local_params(story, guide), seeded_eval(0, story, guide):
             drawn = sites_drawn(guide, batch, self.sites)
         self.has_paths = all(site.has_path for site in drawn.values())
-        self.summed = summed_sites(story, guide, rows)
-        self.tempering = Tempering(self.sites, beta, drawn)
-        if not self.takes_weight and not self.tempering.is_plain:
+        self.summed = enumerated_sites(story, guide, rows)
+        self.kl_weights = KLWeights(self.sites, beta, drawn)
+        if not self.takes_weight and not self.kl_weights.is_plain:
             raise ValueError(
                 f"expected beta = 1 for {self.name}, got {beta}: it is no bound to be weighed"
             )
         if self.needs_paths:
             self._refuse(drawn, lambda site: site.has_path, NO_PATH)
         if self.needs_independence and num_particles > 1:
-            self._refuse(drawn, lambda site: site.is_apart, NOT_APART)
+            self._refuse(drawn, lambda site: site.is_independent, NOT_APART)
         if self.needs_density:
             self._refuse(drawn, lambda site: site.has_density, NO_DENSITY)
         self.check(batch, drawn)
@@ -122,7 +122,7 @@ class Objective(nn.Module, ABC):
     def is_elbo(self) -> bool:
         """Whether minus the loss is the plain ELBO in expectation, outside warm-up."""
         adds = getattr(self.guide, "adds_to_loss", False)
-        return self.is_bound_on == "elbo" and self.tempering.is_plain and not adds
+        return self.is_bound_on == "elbo" and self.kl_weights.is_plain and not adds
 
     @property
     def name(self) -> str:

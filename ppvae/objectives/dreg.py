@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ppvae.evidence.importance import log_mean_exp
+from ppvae.inference.importance_sampling import log_mean_exp
 from ppvae.objectives.base import Objective
-from ppvae.objectives.draws import draw_stopped
-from ppvae.objectives.particles import weigh
+from ppvae.problem.draws import draw_stopped
+from ppvae.problem.weighted import weigh
 from ppvae.story import Layout, SampleRows, TensorDict
 
 
@@ -42,15 +42,15 @@ class DReG(Objective):
             )
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
-        self.tempering.kl_weight = kl_weight
+        self.kl_weights.kl_weight = kl_weight
         factor = _Factor()
         free, drawn = draw_stopped(
             self.guide, batch, self.num_particles, self.sites, one_global=True, cut=factor.cut
         )
         drawn = self._with_global_path(free, drawn)
-        particles = weigh(self.story, batch, self.sites, drawn, self.tempering)
+        particles = weigh(self.story, batch, self.sites, drawn, self.kl_weights)
         share = particles.log_weights.detach().softmax(0)
-        beta = self.tempering.weight_of("")
+        beta = self.kl_weights.weight_of("")
         factor.value = (1 - beta) + beta * share
         return self.loss(log_mean_exp(particles.log_weights, 0), particles.log_shared)
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.diagnostics.particles import log_prob_by_site
 from ppvae.objectives.base import Objective
-from ppvae.objectives.draws import draw_path
+from ppvae.problem.draws import draw_path
+from ppvae.problem.particles import log_prob_by_site
 from ppvae.story import SampleRows, TensorDict
 
 
@@ -42,19 +42,19 @@ class FreeBits(Objective):
         self.floor = floor
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
-        self.tempering.kl_weight = kl_weight
+        self.kl_weights.kl_weight = kl_weight
         drawn = draw_path(self.guide, batch, self.num_particles, self.sites)
         log_p = log_prob_by_site(self.story, batch, drawn.values, self.sites)
         bound = torch.stack([log_p[k].mean() for k in self.sites.observed]).sum()
         for weight, kl in self._costs(drawn, log_p):
             bound = bound - weight * kl.clamp(min=self.floor)
-        shared = [self.tempering.weight_of(k) * log_p[k] for k in self.sites.global_latent]
-        log_q_shared = self.tempering.of_guide_shared(drawn)
+        shared = [self.kl_weights.weight_of(k) * log_p[k] for k in self.sites.global_latent]
+        log_q_shared = self.kl_weights.of_guide_shared(drawn)
         return self.loss(bound, sum(shared, -log_q_shared))
 
     def _costs(self, drawn: SampleRows, log_p: TensorDict) -> list[tuple[float, Tensor]]:
         """The weight and the KL divergence `()` of each site, in nats; of all together where they are drawn so."""
-        latent, weight_of = self.sites.local_latent, self.tempering.weight_of
+        latent, weight_of = self.sites.local_latent, self.kl_weights.weight_of
         if {k for k in drawn.by_site if drawn.is_local[k]} - set(latent):
             log_prior = torch.stack([log_p[k].mean() for k in latent]).sum()
             return [(weight_of(""), drawn.local.mean() - log_prior)]

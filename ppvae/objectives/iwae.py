@@ -4,10 +4,10 @@ __all__ = ["IWAE"]
 
 from torch import Tensor
 
-from ppvae.evidence.importance import log_mean_exp
+from ppvae.inference.importance_sampling import log_mean_exp
 from ppvae.objectives.base import Objective
-from ppvae.objectives.draws import draw_path
-from ppvae.objectives.particles import weigh
+from ppvae.problem.draws import draw_path
+from ppvae.problem.weighted import weigh
 from ppvae.story import TensorDict
 
 
@@ -27,7 +27,7 @@ class IWAE(Objective):
     needs_paths = True
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
-        self.tempering.kl_weight = kl_weight
+        self.kl_weights.kl_weight = kl_weight
         drawn = draw_path(self.guide, batch, self.num_particles, self.sites, one_global=True)
-        particles = weigh(self.story, batch, self.sites, drawn, self.tempering)
+        particles = weigh(self.story, batch, self.sites, drawn, self.kl_weights)
         return self.loss(log_mean_exp(particles.log_weights, 0), particles.log_shared)

@@ -9,11 +9,11 @@ import pyro.infer
 from pyro import poutine
 from torch.distributions import kl_divergence
 
-from ppvae.guides.place import PointMass
-from ppvae.objectives.draws import GuideSite
+from ppvae.guides.site_sampler import PointMass
 from ppvae.objectives.pyro_elbo import PyroELBO
-from ppvae.story import TensorDict, local_params, measuring
-from ppvae.story.observe import run_observed
+from ppvae.problem.draws import GuideSite
+from ppvae.story import TensorDict, local_params, seeded_eval
+from ppvae.story.conditioning import run_observed
 
 
 class MeanFieldELBO(PyroELBO):
@@ -34,7 +34,7 @@ class MeanFieldELBO(PyroELBO):
 
     def check(self, batch: TensorDict, drawn: dict[str, GuideSite]) -> None:
         super().check(batch, drawn)
-        with local_params(self.story), measuring(0, self.story):
+        with local_params(self.story), seeded_eval(0, self.story):
             trace = poutine.trace(lambda: run_observed(self.story, batch, {}, 0)).get_trace()
         latent = self.sites.latent
         stuck = sorted(n for n in latent if not _is_closed(drawn[n].fn, trace.nodes[n]["fn"]))

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.diagnostics.particles import log_guide_at
-from ppvae.evidence.coordinates import coordinates_of
-from ppvae.evidence.hmc import HMC, adapt
-from ppvae.evidence.path import Target
+from ppvae.inference.annealing_path import Target
+from ppvae.inference.hmc import HMC, adapt
+from ppvae.inference.whitening import coordinates_of
 from ppvae.objectives.base import Objective
-from ppvae.objectives.draws import GuideSite
+from ppvae.problem.draws import GuideSite
+from ppvae.problem.particles import log_guide_at
+from ppvae.problem.weights import refuse_global
 from ppvae.story import Flat, LogJoint, TensorDict, local_params
-from ppvae.weights import refuse_global
 
 FIRST_STEP_SIZE = 0.3
 
@@ -84,4 +84,4 @@ class MonteCarloEM(Objective):
                 eps, accept = self.hmc.step(target, eps, step_size)
                 if self.training:
                     self.log_step_size.copy_(adapt(step_size, accept).log().mean())
-            return self.flat.unpack(where.push(eps)[0])[0]
+            return self.flat.unflatten(where.push(eps)[0])[0]

@@ -8,8 +8,8 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from ppvae.objectives.base import Objective
-from ppvae.objectives.draws import GuideSite
-from ppvae.objectives.tempering import Tempering
+from ppvae.problem.draws import GuideSite
+from ppvae.problem.kl_weights import KLWeights
 from ppvae.ranks import drawing
 from ppvae.story import Batch, TensorDict, num_rows_of, observe, run, scale_rows
 
@@ -31,7 +31,7 @@ class PyroELBO(Objective):
         if self.scaled_to is not None:
             programs = [scale_rows(program, self.num_rows) for program in programs]
         # In a tuple: story and guide are parts of this module already.
-        self.programs = tuple(_Tempered(program, self.tempering) for program in programs)
+        self.programs = tuple(_Tempered(program, self.kl_weights) for program in programs)
         self.estimator: Any = self.elbo(
             num_particles=self.num_particles,
             # An adopted model need not know particle dimensions: one run for each.
@@ -47,19 +47,19 @@ class PyroELBO(Objective):
             )
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
-        self.tempering.kl_weight = kl_weight
+        self.kl_weights.kl_weight = kl_weight
         with drawing(self.num_particles):
             loss = self.estimator.differentiable_loss(*self.programs, batch)
         return loss / (self.scaled_to or num_rows_of(batch))
 
 
 class _Tempered(nn.Module):
-    def __init__(self, program: nn.Module, tempering: Tempering) -> None:
+    def __init__(self, program: nn.Module, kl_weights: KLWeights) -> None:
         super().__init__()
-        self.program, self.tempering = program, tempering
+        self.program, self.kl_weights = program, kl_weights
 
     def forward(self, batch: Batch) -> Any:
-        if self.tempering.is_idle:
+        if self.kl_weights.is_idle:
             return run(self.program, batch)
-        with self.tempering:
+        with self.kl_weights:
             return run(self.program, batch)

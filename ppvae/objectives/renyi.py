@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ppvae.evidence.importance import log_mean_exp
+from ppvae.inference.importance_sampling import log_mean_exp
 from ppvae.objectives.base import Objective
-from ppvae.objectives.draws import draw_path
-from ppvae.objectives.particles import weigh
+from ppvae.problem.draws import draw_path
+from ppvae.problem.weighted import weigh
 from ppvae.story import TensorDict
 
 
@@ -42,9 +42,9 @@ class Renyi(Objective):
         self.alpha = alpha
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
-        self.tempering.kl_weight = kl_weight
+        self.kl_weights.kl_weight = kl_weight
         drawn = draw_path(self.guide, batch, self.num_particles, self.sites, one_global=True)
-        particles = weigh(self.story, batch, self.sites, drawn, self.tempering)
+        particles = weigh(self.story, batch, self.sites, drawn, self.kl_weights)
         log_w, order = particles.log_weights, 1 - self.alpha
         bound = log_mean_exp(order * log_w, 0) / order if order else log_w
         return self.loss(bound, particles.log_shared)

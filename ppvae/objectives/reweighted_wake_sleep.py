@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ppvae.evidence.importance import log_mean_exp
+from ppvae.inference.importance_sampling import log_mean_exp
 from ppvae.objectives.base import Objective, with_gradient_of
-from ppvae.objectives.draws import GuideSite, draw_detached
-from ppvae.objectives.dreams import asleep
-from ppvae.objectives.particles import weigh
+from ppvae.objectives.sleep import sleep_log_prob
+from ppvae.problem.draws import GuideSite, draw_detached
+from ppvae.problem.weighted import weigh
+from ppvae.problem.weights import refuse_global
 from ppvae.story import TensorDict
-from ppvae.weights import refuse_global
 
 
 class ReweightedWakeSleep(Objective):
@@ -58,15 +58,15 @@ class ReweightedWakeSleep(Objective):
     def check(self, batch: TensorDict, drawn: dict[str, GuideSite]) -> None:
         refuse_global(self.sites, "reweighted_wake_sleep")
         if self.sleep_share:
-            asleep(self.story, self.guide, batch, self.sites)
+            sleep_log_prob(self.story, self.guide, batch, self.sites)
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
         drawn = draw_detached(self.guide, batch, self.num_particles, self.sites)
-        particles = weigh(self.story, batch, self.sites, drawn, self.tempering)
+        particles = weigh(self.story, batch, self.sites, drawn, self.kl_weights)
         share = particles.log_weights.detach().softmax(0)
         awake = particles.log_joint + (1 - self.sleep_share) * drawn.local
         steps = (share * awake).sum(0).mean()
         if self.sleep_share:
-            dreams = asleep(self.story, self.guide, batch, self.sites)
+            dreams = sleep_log_prob(self.story, self.guide, batch, self.sites)
             steps = steps + self.sleep_share * dreams.mean()
         return with_gradient_of(-steps, -log_mean_exp(particles.log_weights, 0).mean())

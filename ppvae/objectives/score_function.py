@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ppvae.data import seen
+from ppvae.data import preview
 from ppvae.objectives.base import Objective, with_gradient_of
 from ppvae.objectives.baselines import BASELINES
-from ppvae.objectives.draws import draw_detached
-from ppvae.objectives.particles import weigh
+from ppvae.problem.draws import draw_detached
+from ppvae.problem.weighted import weigh
+from ppvae.problem.weights import to_batch
 from ppvae.story import TensorDict, has_missing
-from ppvae.weights import batch_for
 
 ROWS_TO_LOOK_AT = 2000
 
@@ -51,15 +51,15 @@ class ScoreFunction(Objective):
         if baseline not in BASELINES:
             raise ValueError(f"expected a baseline among {', '.join(BASELINES)}; got '{baseline}'")
         super().__init__(story, guide, data, **options)
-        rows = seen(data)
+        rows = preview(data)
         masked = [k for k, v in rows.tensors.items() if has_missing(v)]
         self.baseline = baseline
-        self.guess = BASELINES[baseline](batch_for(self, rows, ROWS_TO_LOOK_AT), masked)
+        self.guess = BASELINES[baseline](to_batch(self, rows, ROWS_TO_LOOK_AT), masked)
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
-        self.tempering.kl_weight = kl_weight
+        self.kl_weights.kl_weight = kl_weight
         drawn = draw_detached(self.guide, batch, self.num_particles, self.sites)
-        particles = weigh(self.story, batch, self.sites, drawn, self.tempering)
+        particles = weigh(self.story, batch, self.sites, drawn, self.kl_weights)
         signal, guess = particles.log_weights.detach(), self.guess(batch)
         surrogate = particles.log_joint + (signal - guess.detach()) * drawn.local
         fit = self.guess.learn(guess, signal)

@@ -5,8 +5,8 @@ __all__ = ["StickingTheLanding"]
 from torch import Tensor
 
 from ppvae.objectives.base import Objective
-from ppvae.objectives.draws import draw_stopped
-from ppvae.objectives.particles import weigh
+from ppvae.problem.draws import draw_stopped
+from ppvae.problem.weighted import weigh
 from ppvae.story import TensorDict
 
 
@@ -28,7 +28,7 @@ class StickingTheLanding(Objective):
     needs_density = True
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
-        self.tempering.kl_weight = kl_weight
+        self.kl_weights.kl_weight = kl_weight
         _, drawn = draw_stopped(self.guide, batch, self.num_particles, self.sites)
-        particles = weigh(self.story, batch, self.sites, drawn, self.tempering)
+        particles = weigh(self.story, batch, self.sites, drawn, self.kl_weights)
         return self.loss(particles.log_weights, particles.log_shared)

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from ppvae.evidence.importance import log_mean_exp
+from ppvae.inference.importance_sampling import log_mean_exp
 from ppvae.objectives.base import Objective
-from ppvae.objectives.draws import draw_detached
-from ppvae.objectives.particles import weigh
+from ppvae.problem.draws import draw_detached
+from ppvae.problem.weighted import weigh
 from ppvae.story import TensorDict
 
 
@@ -32,9 +32,9 @@ class VIMCO(Objective):
     min_particles = 2
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
-        self.tempering.kl_weight = kl_weight
+        self.kl_weights.kl_weight = kl_weight
         drawn = draw_detached(self.guide, batch, self.num_particles, self.sites, one_global=True)
-        particles = weigh(self.story, batch, self.sites, drawn, self.tempering)
+        particles = weigh(self.story, batch, self.sites, drawn, self.kl_weights)
         bound = log_mean_exp(particles.log_weights, 0)
         with torch.no_grad():
             signal = bound - without_each(particles.log_weights)

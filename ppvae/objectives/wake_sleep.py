@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from ppvae.objectives.base import Objective, with_gradient_of
-from ppvae.objectives.draws import GuideSite
-from ppvae.objectives.dreams import asleep
-from ppvae.objectives.particles import weigh
+from ppvae.objectives.sleep import sleep_log_prob
+from ppvae.problem.draws import GuideSite
+from ppvae.problem.weighted import weigh
+from ppvae.problem.weights import draw, refuse_global
 from ppvae.story import TensorDict
-from ppvae.weights import draw, refuse_global
 
 
 class WakeSleep(Objective):
@@ -35,13 +35,14 @@ class WakeSleep(Objective):
 
     def check(self, batch: TensorDict, drawn: dict[str, GuideSite]) -> None:
         refuse_global(self.sites, "wake_sleep")
-        asleep(self.story, self.guide, batch, self.sites)
+        sleep_log_prob(self.story, self.guide, batch, self.sites)
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
         with torch.no_grad():
             drawn = draw(self.guide, batch, self.num_particles, self.sites)
-        particles = weigh(self.story, batch, self.sites, drawn, self.tempering)
+        particles = weigh(self.story, batch, self.sites, drawn, self.kl_weights)
         steps = (
-            particles.log_joint.mean() + asleep(self.story, self.guide, batch, self.sites).mean()
+            particles.log_joint.mean()
+            + sleep_log_prob(self.story, self.guide, batch, self.sites).mean()
         )
         return with_gradient_of(-steps, -particles.log_weights.mean())

@@ -8,8 +8,8 @@ share; `generate` and `traverse` (the story alone); `embed`, `reconstruct`, `imp
 __all__ = ["embed", "fill", "generate", "impute", "interpolate", "reconstruct", "traverse"]
 
 from .embed import embed
-from .fill import fill
 from .generate import generate, traverse
 from .impute import impute
 from .interpolate import interpolate
+from .missing import fill
 from .reconstruct import reconstruct

@@ -8,7 +8,7 @@ from torch import nn
 
 from ppvae.estimate import Estimate
 
-from .leaves import paired
+from .decoder import paired
 from .moments import moments
 
 

@@ -10,13 +10,13 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from ppvae.story import Layout, TensorDict, local_params, measuring
-from ppvae.story.messengers import Condition
-from ppvae.story.observe import simulate
+from ppvae.story import Layout, TensorDict, local_params, seeded_eval
+from ppvae.story.conditioning import simulate
+from ppvae.story.handlers import Condition
 from ppvae.story.sites import is_bookkeeping
-from ppvae.story.values import parents_of
+from ppvae.story.validation import parent_sites
 
-from .leaves import mean_of
+from .decoder import mean_of
 
 
 def generate(
@@ -46,7 +46,7 @@ def generate(
     if not mean or n < 1:
         return simulate(story, n, seed=seed, **covariates)
     nodes = _traced(story, n, covariates, seed)
-    return _rows(nodes, parents_of(story, covariates, n), "generate with mean=False")
+    return _rows(nodes, parent_sites(story, covariates, n), "generate with mean=False")
 
 
 def traverse(
@@ -62,7 +62,7 @@ def traverse(
 
     Arguments:
         story: The story.
-        latents: Latent site -> its value at each of `n` stops, `(n, *row)`; `ppvae.plots.plane` gives those of a square.
+        latents: Latent site -> its value at each of `n` stops, `(n, *row)`; `ppvae.viz.plots.plane` gives those of a square.
         seed: Seed of the sites that are drawn.
         covariates: Name -> `(n, *)`, passed to the story.
 
@@ -84,7 +84,7 @@ def traverse(
     unknown = sorted(set(latents) - condition.seen)
     if unknown:
         raise ValueError(f"expected sites among {sorted(condition.met)}, got {unknown}")
-    return _rows(nodes, parents_of(story, covariates, n) | set(latents), "choose its values too")
+    return _rows(nodes, parent_sites(story, covariates, n) | set(latents), "choose its values too")
 
 
 def _traced(
@@ -92,7 +92,7 @@ def _traced(
 ) -> dict[str, Any]:
     """The sites of one run of the story."""
     run = poutine.trace(story)
-    with torch.no_grad(), local_params(story), measuring(seed, story), around or nullcontext():
+    with torch.no_grad(), local_params(story), seeded_eval(seed, story), around or nullcontext():
         nodes: Any = run.get_trace(n, **covariates).nodes
     return {
         name: node

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ppvae.chunks import row_chunks
-from ppvae.story import Sites, TensorDict, has_missing, measuring
-from ppvae.weights import draw_all
+from ppvae.problem.chunks import row_chunks
+from ppvae.problem.weights import draw_all
+from ppvae.story import Sites, TensorDict, has_missing, seeded_eval
 
-from .leaves import leaves, paired, particle_steps, value_of
+from .decoder import leaves, paired, particle_steps, value_of
 
 
 def impute(
@@ -58,7 +58,7 @@ def drawn_holes(
     """What `impute` gives, chunk by chunk of the rows: one at a time is in memory."""
     holed = holed_sites(sites, batch)
     whole = [name for name in sites.observed if name not in holed]
-    with torch.no_grad(), measuring(seed, story, guide):
+    with torch.no_grad(), seeded_eval(seed, story, guide):
         for rows in row_chunks(batch, guide):
             drawn: list[TensorDict] = []
             for size in particle_steps(rows, num_draws):

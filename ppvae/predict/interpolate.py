@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.chunks import is_local, row_slices, rows_per_chunk
-from ppvae.story import Sites, TensorDict, measuring, num_rows_of, split_batch
-from ppvae.story.values import causes_of
+from ppvae.problem.chunks import is_local, row_slices, rows_per_chunk
+from ppvae.story import Sites, TensorDict, num_rows_of, seeded_eval, split_batch
+from ppvae.story.validation import site_dependencies
 
-from .leaves import leaves, mean_or_hold, paired, particle_steps, wanted_of
-from .walk import Walk
+from .decode import Walk
+from .decoder import leaves, mean_or_hold, paired, particle_steps, wanted_of
 
 
 def interpolate(
@@ -76,7 +76,7 @@ def interpolate(
     u = torch.lerp(first, last, weight)  # (T, B, d)
     step = rows_per_chunk(start)
     pairs = zip(row_slices(start, step), u.split(step, 1), strict=True)
-    with torch.no_grad(), measuring(seed, story):
+    with torch.no_grad(), seeded_eval(seed, story):
         parts = [
             _decoded(story, r, stops, walk, shared, sites, given, wanted) for r, stops in pairs
         ]
@@ -108,7 +108,7 @@ def _causes(story: nn.Module, batch: TensorDict, sites: Sites, wanted: Collectio
     """Sites that what is decoded depends on directly."""
     if hasattr(story, "run_conditioned"):
         return set(sites)  # an adopted model does not tell
-    direct = causes_of(story, split_batch(story, batch)[1], 2)
+    direct = site_dependencies(story, split_batch(story, batch)[1], 2)
     return set[str]().union(*(direct[name] for name in wanted))
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor, nn
 
-from ppvae.chunks import row_chunks
 from ppvae.estimate import Estimate
-from ppvae.story import Sites, TensorDict, measuring
-from ppvae.weights import draw_all
+from ppvae.problem.chunks import row_chunks
+from ppvae.problem.weights import draw_all
+from ppvae.story import Sites, TensorDict, seeded_eval
 
-from .leaves import particle_steps
+from .decoder import particle_steps
 
 
 def moments(
@@ -42,7 +42,7 @@ def moments(
         Name -> estimate `(B, *)`, or `(*,)` where it is shared.
     """
     parts: list[dict[str, Estimate]] = []
-    with torch.no_grad(), measuring(seed, story, guide):
+    with torch.no_grad(), seeded_eval(seed, story, guide):
         for rows in row_chunks(batch, guide):
             found: dict[str, _Moments] = {}
             for size in particle_steps(rows, num_particles):

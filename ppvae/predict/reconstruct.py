@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ppvae.chunks import row_chunks
-from ppvae.story import TensorDict, measuring
-from ppvae.weights import draw_all
+from ppvae.problem.chunks import row_chunks
+from ppvae.problem.weights import draw_all
+from ppvae.story import TensorDict, seeded_eval
 
-from .leaves import leaves, mean_or_hold, paired, particle_steps, wanted_of
+from .decoder import leaves, mean_or_hold, paired, particle_steps, wanted_of
 
 
 def reconstruct(
@@ -47,7 +47,7 @@ def reconstruct(
     batch, sites = paired(story, guide, data, num_particles)
     wanted = wanted_of(sites, given)
     parts: list[TensorDict] = []
-    with torch.no_grad(), measuring(seed, story, guide):
+    with torch.no_grad(), seeded_eval(seed, story, guide):
         for rows in row_chunks(batch, guide):
             total: TensorDict = {}
             for size in particle_steps(rows, num_particles):

@@ -8,27 +8,27 @@ Read in this order: `program` (no side effects), `sites` and `supports` (what a 
 from ppvae.story.adopt import adopt
 from ppvae.story.batch import Batch, as_batch, num_rows_of, split_batch
 from ppvae.story.check import check_story
-from ppvae.story.finite import Configurations, entries_of
+from ppvae.story.conditioning import Observed, observe, scale_rows, simulate, trace_sites
+from ppvae.story.enumeration import Configurations, enumerate_support
 from ppvae.story.flat import Flat
-from ppvae.story.messengers import RowLogProb, RowScale, SampleRows, has_missing
-from ppvae.story.observe import Observed, observe, scale_rows, simulate, sites_of
-from ppvae.story.program import (
+from ppvae.story.handlers import RowLogProb, RowScale, SampleRows, has_missing
+from ppvae.story.log_joint import LogJoint, log_joint
+from ppvae.story.relaxed import LinearBernoulli, LinearOneHot
+from ppvae.story.running import (
     PARTICLES,
     TensorDict,
-    apart,
-    evaluating,
+    eval_mode,
+    isolated,
     local_params,
-    measuring,
-    one_tensor_of,
     particle_plate,
+    reference_tensor,
     run,
     seeded,
+    seeded_eval,
 )
-from ppvae.story.relaxable import LinearBernoulli, LinearOneHot
-from ppvae.story.score import LogJoint, log_joint
 from ppvae.story.sites import DATA_PLATE, Layout, Site, Sites
-from ppvae.story.supports import in_words
-from ppvae.story.values import check_data, check_drawn, check_values, partly_missing
+from ppvae.story.supports import describe_support
+from ppvae.story.validation import check_data, check_guide_sites, check_values, partially_observed
 
 __all__ = [
     "DATA_PLATE",
@@ -48,28 +48,28 @@ __all__ = [
     "Sites",
     "TensorDict",
     "adopt",
-    "apart",
     "as_batch",
     "check_data",
-    "check_drawn",
+    "check_guide_sites",
     "check_story",
     "check_values",
-    "entries_of",
-    "evaluating",
+    "describe_support",
+    "enumerate_support",
+    "eval_mode",
     "has_missing",
-    "in_words",
+    "isolated",
     "local_params",
     "log_joint",
-    "measuring",
     "num_rows_of",
     "observe",
-    "one_tensor_of",
+    "partially_observed",
     "particle_plate",
-    "partly_missing",
+    "reference_tensor",
     "run",
     "scale_rows",
     "seeded",
+    "seeded_eval",
     "simulate",
-    "sites_of",
     "split_batch",
+    "trace_sites",
 ]

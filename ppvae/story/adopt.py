@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
 from ppvae.story.batch import Batch, as_batch, num_rows_of
-from ppvae.story.program import TensorDict, local_params, one_tensor_of
+from ppvae.story.running import TensorDict, local_params, reference_tensor
 
 Program = Callable[..., Any]
 
@@ -65,7 +65,7 @@ class _Program(PyroModule):
         if isinstance(program, nn.Module):
             self.module = program
         for part in self.borrowed[:1]:
-            self.register_buffer("like", one_tensor_of(part).new_empty(0), persistent=False)
+            self.register_buffer("like", reference_tensor(part).new_empty(0), persistent=False)
 
     def param(self, name: str, init: Any, constraint: constraints.Constraint) -> Tensor:
         """The parameter `name`, made from `init` when it is first asked for."""
@@ -152,7 +152,7 @@ class AdoptedStory(_Program):
             )
         if inputs and num_rows_of(inputs) != n:
             raise ValueError(f"expected {n} rows of inputs, got {num_rows_of(inputs)}")
-        like = one_tensor_of(self)
+        like = reference_tensor(self)
         shapes = {} if inputs else self.row_shapes
         blank: TensorDict = {k: like.new_zeros((n, *shape)) for k, shape in shapes.items()}
         with poutine.uncondition():

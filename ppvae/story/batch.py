@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from ppvae.story.program import TensorDict, evaluating, local_params, seeded
+from ppvae.story.running import TensorDict, eval_mode, local_params, seeded
 
 Batch = Tensor | Mapping[str, Tensor]
 
@@ -87,7 +87,7 @@ def _site_names(story: nn.Module, batch: TensorDict) -> set[str]:
         few = {k: v[:2] for k, v in batch.items()}
         with (
             torch.no_grad(),
-            evaluating(story),
+            eval_mode(story),
             local_params(story),
             seeded(0, story),
             poutine.block(),

@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ppvae.story.batch import Batch, as_batch, num_rows_of, split_batch
-from ppvae.story.observe import simulate, sites_of
-from ppvae.story.program import TensorDict, evaluating
-from ppvae.story.score import LogJoint
+from ppvae.story.conditioning import simulate, trace_sites
+from ppvae.story.log_joint import LogJoint
+from ppvae.story.running import TensorDict, eval_mode
 from ppvae.story.sites import Sites
-from ppvae.story.values import check_data, parents_of
+from ppvae.story.validation import check_data, parent_sites
 
 NUM_PARTICLES = 3
 NUM_ROWS = 3
@@ -52,7 +52,7 @@ def check_story(story: nn.Module, batch: Batch | None = None) -> Sites:
     few = _repeated(batch, NUM_ROWS)
     latents = _prior_particles(story, few, sites)
     if latents:
-        with torch.no_grad(), evaluating(story):
+        with torch.no_grad(), eval_mode(story):
             _compare_scores(story, few, latents, sites)
     return sites
 
@@ -83,7 +83,7 @@ def _generated(story: nn.Module) -> TensorDict:
     """Rows of the story's own, its childless local sites taken as observed."""
     try:
         rows = simulate(story, NUM_ROWS, seed=0)
-        leaves = set(rows) - parents_of(story, {}, NUM_ROWS)
+        leaves = set(rows) - parent_sites(story, {}, NUM_ROWS)
     except CANNOT_RUN as error:
         raise ValueError(_cannot_run(story, error)) from error
     keep = {k: v for k, v in rows.items() if k in leaves and v.shape[:1] == (NUM_ROWS,)}
@@ -101,7 +101,7 @@ def _repeated(batch: TensorDict, num_rows: int) -> TensorDict:
 def _check_sizes(story: nn.Module, batch: TensorDict, sites: Sites) -> None:
     """A site without `to_event` may fit some number of rows by chance, but not two of them."""
     for num_rows in (2, NUM_ROWS):
-        for name, site in sites_of(story, _repeated(batch, num_rows)).items():
+        for name, site in trace_sites(story, _repeated(batch, num_rows)).items():
             if site.row_shape != sites[name].row_shape:
                 raise ValueError(
                     f"site '{name}': expected one shape for each row, got {tuple(site.row_shape)} in {num_rows} rows "

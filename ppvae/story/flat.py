@@ -8,7 +8,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Transform, biject_to, constraints
 
-from ppvae.story.program import TensorDict
+from ppvae.story.running import TensorDict
 from ppvae.story.sites import Site, Sites
 
 
@@ -44,7 +44,7 @@ class Flat:
             self.slices[name] = slice(self.dim, self.dim + shape.numel())
             self.dim += shape.numel()
 
-    def unpack(self, u: Tensor) -> tuple[TensorDict, Tensor]:
+    def unflatten(self, u: Tensor) -> tuple[TensorDict, Tensor]:
         """Vectors to sites.
 
         Arguments:
@@ -81,7 +81,7 @@ class Flat:
         extra = self.sites[name].layout.event_dim - transform.codomain.event_dim
         return value, log_det.flatten(-extra).sum(-1) if extra else log_det
 
-    def pack(self, latents: Mapping[str, Tensor]) -> Tensor:
+    def flatten(self, latents: Mapping[str, Tensor]) -> Tensor:
         """Sites to vectors: the inverse of `unpack`.
 
         Arguments:

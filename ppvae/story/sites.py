@@ -12,7 +12,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-from ppvae.story.program import PARTICLES
+from ppvae.story.running import PARTICLES
 
 DATA_PLATE = "data"
 

@@ -1,13 +1,13 @@
 r"""Supports in words: what a site's values may be."""
 
-__all__ = ["in_words"]
+__all__ = ["describe_support"]
 
 from typing import Any
 
 from torch.distributions import constraints
 
 
-def in_words(support: constraints.Constraint) -> str:
+def describe_support(support: constraints.Constraint) -> str:
     """A support as a reader says it: `real`, `positive`, `0 or 1`, `whole numbers from 0`.
 
     Arguments:

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from ppvae.diagnostics.collapse import ACTIVE_VARIANCE, variance_over_rows
-from ppvae.diagnostics.kl import kl_terms
 from ppvae.estimate import Estimate
-from ppvae.story import Sites, TensorDict, measuring
+from ppvae.inference.kl import kl_terms
+from ppvae.story import Sites, TensorDict, seeded_eval
 
 NUM_PARTICLES = 10
 
@@ -32,7 +32,7 @@ def site_telemetry(
     """
     if not sites.latent or sites.global_latent or len(next(iter(rows.values()))) < 2:
         return {"kl": None, "active_units": None}
-    with torch.no_grad(), measuring(0, story, guide):
+    with torch.no_grad(), seeded_eval(0, story, guide):
         latents, terms = kl_terms(story, guide, rows, sites, NUM_PARTICLES)
     kl = {
         name: float(t.flatten(2).sum(-1).mean() if t.dim() > 2 else t.mean())

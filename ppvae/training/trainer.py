@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from ppvae import ranks
-from ppvae.data import Rows, Stream, seen
+from ppvae.data import Rows, Stream, preview
 from ppvae.objectives import Objective
+from ppvae.problem.weights import iter_chunks, score, to_batch
 from ppvae.ranks import noise_state, set_noise_state
 from ppvae.story import TensorDict, check_values, num_rows_of, seeded
-from ppvae.training.blame import blame
+from ppvae.training.config import SCHEDULES, TrainConfig
 from ppvae.training.history import History, Record
-from ppvae.training.settings import SCHEDULES, Training
-from ppvae.training.step import Descent
+from ppvae.training.nonfinite import raise_nonfinite
 from ppvae.training.telemetry import site_telemetry
-from ppvae.weights import batch_for, chunks_for, score
+from ppvae.training.train_step import TrainStep
 
 ROWS_WITHOUT_VALIDATION = 1000  # training rows that stand in for validation rows
 ROWS_OF_TELEMETRY = 200
@@ -43,11 +43,15 @@ class Trainer:
     """
 
     def __init__(
-        self, loss_of: Objective, rows: Rows | Stream, val: Rows | Stream | None, settings: Training
+        self,
+        loss_of: Objective,
+        rows: Rows | Stream,
+        val: Rows | Stream | None,
+        settings: TrainConfig,
     ) -> None:
         self.loss_of, self.rows, self.val, self.settings = loss_of, rows, val, settings
         self.story, self.guide = loss_of.story, loss_of.guide
-        self.descent = Descent(loss_of, settings)
+        self.descent = TrainStep(loss_of, settings)
         self.after_step: Callable[[], None] = lambda: None
         self.on_step_end: Callable[[int, int, float], None] | None = None
         self.generator = torch.Generator()
@@ -89,7 +93,7 @@ class Trainer:
     def _begin(self) -> None:
         """Stand before the first batch of an epoch."""
         self.order = self.generator.get_state()  # the epoch's order of rows, and its redrawn bits
-        self.batches_done = self.skipped = self.descent.shortened = 0
+        self.batches_done = self.skipped = self.descent.num_clipped = 0
         # Numbers, not tensors: small ones that live on among large ones that come and go break the heap into pieces.
         self.losses: list[float] = []
         self.counts: list[int] = []
@@ -149,7 +153,7 @@ class Trainer:
         before_now = sum(r.get("skipped", 0) for r in self.history.records)
         if self.skipped + before_now > self.settings.max_skips:
             when = f"epoch {epoch}, step {self.batches_done + 1} of {self.num_batches}"
-            blame(self.loss_of, self.rows, when, bool(torch.isfinite(loss)))
+            raise_nonfinite(self.loss_of, self.rows, when, bool(torch.isfinite(loss)))
         return loss
 
     def _align(self) -> None:
@@ -161,9 +165,9 @@ class Trainer:
 
     def _record(self, epoch: int, kl_weight: float, seconds: float) -> Record:
         if not self.losses:
-            blame(self.loss_of, self.rows, f"every step of epoch {epoch}", False)
+            raise_nonfinite(self.loss_of, self.rows, f"every step of epoch {epoch}", False)
         mean_loss = math.fsum(map(mul, self.losses, self.counts)) / sum(self.counts)
-        first = seen(self.rows)
+        first = preview(self.rows)
         few = first.head(min(ROWS_WITHOUT_VALIDATION, len(first)))
         with self.descent.average.in_place():
             plain = (
@@ -178,7 +182,7 @@ class Trainer:
                 "val_elbo": None if self.val is None else self._elbo(self.val),
                 **self._telemetry(few if self.val is None else self.val),
                 "gradient_norm": math.fsum(self.norms) / len(self.norms),
-                "shortened": self.descent.shortened,
+                "num_clipped": self.descent.num_clipped,
                 "skipped": self.skipped,
                 "seconds": seconds,
                 "rows_per_second": len(self.rows) / seconds,
@@ -197,11 +201,11 @@ class Trainer:
             return float(scores.log_weights.sum() + shared)
 
         with torch.no_grad(), seeded(0, self.story):
-            pieces = self._looked_at(chunks_for(self.story, rows), rows)
+            pieces = self._looked_at(iter_chunks(self.story, rows), rows)
             return sum(ranks.over_parts(total, pieces)) / len(rows)
 
     def _telemetry(self, rows: Rows | Stream) -> dict[str, Any]:
-        few = batch_for(self.story, seen(rows), ROWS_OF_TELEMETRY)
+        few = to_batch(self.story, preview(rows), ROWS_OF_TELEMETRY)
         return site_telemetry(self.story, self.guide, few, self.loss_of.sites)
 
     def _remember(self, record: Record) -> None:
@@ -239,7 +243,7 @@ class Trainer:
                 "losses": self.losses,
                 "counts": self.counts,
                 "norms": self.norms,
-                "shortened": self.descent.shortened,
+                "num_clipped": self.descent.num_clipped,
                 "skipped": self.skipped,
                 "elapsed": self.elapsed,
             },
@@ -268,4 +272,4 @@ class Trainer:
         self.losses = [float(loss) for loss in state["losses"]]  # tensors, in earlier versions
         self.norms = [float(norm) for norm in state["norms"]]
         self.skipped, self.elapsed = state["skipped"], state["elapsed"]
-        self.descent.shortened = state.get("shortened", 0)
+        self.descent.num_clipped = state.get("num_clipped", 0)

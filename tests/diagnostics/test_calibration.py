@@ -172,7 +172,7 @@ def test_a_seed_fixes_the_ranks_and_chunks_do_not_leave_rows_out(story, monkeypa
     assert torch.equal(
         first, sbc(story, guide, num_simulations=50, num_draws=9, seed=3).ranks.ranks
     )
-    monkeypatch.setattr("ppvae.diagnostics.particles.MAX_CHUNK_ROWS", 7)
+    monkeypatch.setattr("ppvae.problem.particles.MAX_CHUNK_ROWS", 7)
     ranks = sbc(story, guide, num_simulations=N, num_draws=9).ranks
     assert ranks.p_value > 0.05 and int(ranks.ranks.max()) == 9
 

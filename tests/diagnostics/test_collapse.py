@@ -12,8 +12,8 @@ from stories import rows_of as rows_of_case
 
 from ppvae import guides as families
 from ppvae.diagnostics import active_units, kl_by_site, mutual_information
-from ppvae.diagnostics.surgery import _affordable
-from ppvae.weights import check_pair, log_weights
+from ppvae.diagnostics.elbo_decomposition import _affordable
+from ppvae.problem.weights import check_pair, log_weights
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_chunks_do_not_change_the_information(story, rows, monkeypatch):
     few = {"x": rows["x"][:40]}
     guide = ScaledPosterior(story)
     whole = mutual_information(story, guide, few, num_particles=2)
-    monkeypatch.setattr("ppvae.diagnostics.surgery.CHUNK_NUMBERS", 256 * 7)
+    monkeypatch.setattr("ppvae.diagnostics.elbo_decomposition.CHUNK_NUMBERS", 256 * 7)
     torch.testing.assert_close(
         mutual_information(story, guide, few, num_particles=2).kl.value, whole.kl.value
     )
@@ -170,7 +170,7 @@ def test_few_rows_are_taken_where_a_guide_is_slow_to_score_and_the_finding_says_
     guide = ScaledPosterior(story)
     whole = mutual_information(story, guide, rows, num_particles=2)
     assert whole.num_rows == whole.num_given == 600 and "rows" not in whole.findings[0].threshold
-    monkeypatch.setattr("ppvae.diagnostics.surgery.MOST_NUMBERS", 1)
+    monkeypatch.setattr("ppvae.diagnostics.elbo_decomposition.MOST_NUMBERS", 1)
     few = mutual_information(story, guide, rows, num_particles=2)
     assert (few.num_rows, few.num_given) == (20, 600)
     assert "20 of 600 rows" in few.findings[0].threshold

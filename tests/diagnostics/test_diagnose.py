@@ -111,10 +111,10 @@ def test_rows_are_held_against_their_class_and_the_chains_have_a_panel(story, ro
     small = {"num_particles": 50, "num_simulations": 20, "num_replicates": 5}
     found = diagnose(story, ScaledPosterior(story), {"x": rows["x"][:30]}, **small)
     reference = reference_posterior(story, rows, rows=range(2), num_warmup=20, num_samples=20)
-    apart = distance_to_reference(
+    isolated = distance_to_reference(
         ScaledPosterior(story), reference, classifier=QuadraticDiscriminantAnalysis()
     )
-    figure = replace(found, distance=apart).figure(torch.arange(30) % 3, "class")
+    figure = replace(found, distance=isolated).figure(torch.arange(30) % 3, "class")
     titles = [a.get_title() for a in figure.axes]
     assert titles[0] == "Which rows fail, by class" and "Off the reference chains" in titles
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["0", "1", "2"]

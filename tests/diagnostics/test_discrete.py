@@ -22,9 +22,9 @@ from ppvae.diagnostics import (
     sbc,
     tarp,
 )
-from ppvae.diagnostics.particles import log_guide_at
-from ppvae.story import local_params, sites_of
-from ppvae.weights import draw
+from ppvae.problem.particles import log_guide_at
+from ppvae.problem.weights import draw
+from ppvae.story import local_params, trace_sites
 
 N = {"num_simulations": 600}
 WRONG = {"wide": (1.6, 0.0), "narrow": (0.5, 0.0), "shifted": (1.0, 0.5)}
@@ -120,7 +120,7 @@ def test_the_information_is_held_against_the_prior_with_the_label_summed_out(sto
     found = mutual_information(story, MixturePosterior(story), {"x": data["x"]}, num_particles=20)
     torch.manual_seed(0)
     with local_params(story):
-        sites = sites_of(story, {"x": data["x"]})
+        sites = trace_sites(story, {"x": data["x"]})
         drawn = draw(MixturePosterior(story), {"x": data["x"]}, 400, sites)
     cost = (drawn.local - story.log_prior(drawn.values["z"])).mean(0)
     error = 4 * float(found.kl.std_error) / len(cost) ** 0.5 + 0.05
@@ -130,7 +130,7 @@ def test_the_information_is_held_against_the_prior_with_the_label_summed_out(sto
 
 def test_labels_that_some_rows_show_are_summed_out_of_the_aggregate_prior(story, labelled):
     found = mutual_information(story, MixturePosterior(story), labelled, num_particles=20)
-    drawn = draw(MixturePosterior(story), labelled, 400, sites_of(story, labelled))
+    drawn = draw(MixturePosterior(story), labelled, 400, trace_sites(story, labelled))
     cost = (drawn.local - story.log_prior(drawn.values["z"])).mean()
     assert abs(float(found.kl.value) - float(cost)) < 4 * float(found.kl.std_error)
 
@@ -238,7 +238,7 @@ def test_a_guide_that_draws_the_site_is_judged_by_its_density(mixture, points):
 @pytest.mark.parametrize("continuous", [False, True])
 def test_the_density_of_a_guide_with_discrete_sites_holds_all_its_sites(family, continuous):
     story, batch, guide = made(family, Codes(continuous), n=5)
-    sites = sites_of(story, batch)
+    sites = trace_sites(story, batch)
     with torch.no_grad(), local_params(story, guide):
         guide.eval()
         drawn = draw(guide, batch, 7, sites)

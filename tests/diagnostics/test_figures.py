@@ -3,7 +3,7 @@ r"""The plots of the diagnostics draw what they are given, and refuse what does 
 import pytest
 import torch
 
-from ppvae.plots import calibration_curves, khat_map, tail_dots, unit_bars
+from ppvae.viz.plots import calibration_curves, khat_map, tail_dots, unit_bars
 
 
 def test_calibration_names_the_worst_curves_and_greys_the_others():

@@ -7,7 +7,7 @@ import arviz
 import pytest
 import torch
 
-from ppvae.diagnostics.khat import effective_sample_size, khat, khat_threshold, smooth_log_weights
+from ppvae.inference.khat import effective_sample_size, khat, khat_threshold, smooth_log_weights
 
 
 def gaussian_log_weights(scale, dim, num_particles, num_rows=(), seed=0):
@@ -160,7 +160,7 @@ def test_rows_are_judged_alone_whatever_the_batch_or_the_chunk(monkeypatch):
     together, smoothed = khat(log_weights), smooth_log_weights(log_weights)
     ess = effective_sample_size(log_weights)
     assert together.shape == ess.shape == (5, 6)
-    monkeypatch.setattr(import_module("ppvae.diagnostics.khat"), "MAX_ELEMENTS", 9000)
+    monkeypatch.setattr(import_module("ppvae.inference.khat"), "MAX_ELEMENTS", 9000)
     torch.testing.assert_close(khat(log_weights), together)
     for i in range(5):
         for j in range(6):

@@ -124,7 +124,7 @@ def test_checks_run_with_covariates_counts_plates_and_global_sites(kind):
 
 def test_memory_chunks_do_not_change_what_is_checked(story, rows, monkeypatch):
     monkeypatch.setattr("ppvae.diagnostics.predictive.CHUNK_NUMBERS", 1)
-    monkeypatch.setattr("ppvae.diagnostics.particles.MAX_CHUNK_ROWS", 100)
+    monkeypatch.setattr("ppvae.problem.particles.MAX_CHUNK_ROWS", 100)
     found = posterior_predictive_check(story, ScaledPosterior(story), rows, num_replicates=50)
     assert found.replicated["x: mean"].shape == (50,) and found.verdict == "pass"
 

@@ -11,7 +11,7 @@ from stories import CASES
 from stories import rows_of as rows_of_case
 
 from ppvae.diagnostics import distance_to_reference, khat, khat_threshold, reference_posterior
-from ppvae.weights import log_weights
+from ppvae.problem.weights import log_weights
 
 
 @pytest.fixture(scope="module")

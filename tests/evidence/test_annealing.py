@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import ppvae
-from ppvae.evidence import SCHEDULES, Annealing, ais, certify
-from ppvae.evidence.annealed import Chains
-from ppvae.evidence.settings import schedule_of
+from ppvae.inference import SCHEDULES, Annealing, ais, certify
+from ppvae.inference.ais import Chains
+from ppvae.inference.annealing import schedule_of
 
 REPEATS = 1000
 SETTINGS = {
@@ -54,7 +54,7 @@ def test_without_resampling_the_error_is_that_of_the_delta_method():
     log_w = torch.randn(10, 5).double()
     own = torch.arange(10).unsqueeze(1).expand(10, 5)
     chains = Chains(log_w, torch.ones(5), own, torch.zeros(5).double())
-    expected = ppvae.evidence.importance_evidence(log_w)
+    expected = ppvae.inference.importance_evidence(log_w)
     torch.testing.assert_close(chains.log_mean().value, expected.value)
     torch.testing.assert_close(chains.log_mean().std_error, expected.std_error)
 
@@ -140,10 +140,10 @@ def test_settings_out_of_range_are_refused(options, message):
 
 
 def test_an_endless_adaptive_schedule_is_refused(monkeypatch):
-    monkeypatch.setattr("ppvae.evidence.pilot.MAX_TEMPERATURES", 20)
+    monkeypatch.setattr("ppvae.inference.pilot_run.MAX_TEMPERATURES", 20)
     story = exact.linear_gaussian()
     rows = exact.rows_of(story, 3)
     settings = Annealing(start="prior", schedule="adaptive", conditional_ess=0.9999)
-    monkeypatch.setattr("ppvae.evidence.pilot.BISECTIONS", 10)
+    monkeypatch.setattr("ppvae.inference.pilot_run.BISECTIONS", 10)
     with pytest.raises(ValueError, match="expected at most 20 temperatures"):
         ais(story, rows, annealing=settings)

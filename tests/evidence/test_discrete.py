@@ -8,7 +8,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import ppvae
-from ppvae.evidence import Annealing, exact_evidence, knows_exact
+from ppvae.inference import Annealing, exact_evidence, knows_exact
 
 
 class Clusters(PyroModule):
@@ -37,9 +37,9 @@ class Clusters(PyroModule):
         covariance = 0.49 * torch.eye(4).double()
         if self.continuous:
             covariance = covariance + self.loadings @ self.loadings.T
-        law = dist.MultivariateNormal(self.loc, covariance)
+        site_distribution = dist.MultivariateNormal(self.loc, covariance)
         log_prior = torch.arange(3.0).double().log_softmax(0)
-        return (law.log_prob(x.unsqueeze(1)) + log_prior).logsumexp(1)
+        return (site_distribution.log_prob(x.unsqueeze(1)) + log_prior).logsumexp(1)
 
 
 class Coins(PyroModule):
@@ -82,8 +82,8 @@ class DrawsAll(nn.Module):
 
     def forward(self, batch):
         with pyro.plate("data", len(batch["x"])):
-            for name, law in self.laws.items():
-                pyro.sample(name, law)
+            for name, site_distribution in self.laws.items():
+                pyro.sample(name, site_distribution)
 
 
 def test_a_story_of_finite_discrete_sites_alone_has_an_exact_evidence():
@@ -156,14 +156,22 @@ def test_what_cannot_be_summed_out_is_named(method):
 def test_importance_sampling_serves_where_a_guide_draws_infinite_sites():
     story = Poisson()
     x = torch.tensor([0.0, 2.0, 5.0])
-    law = {"k": dist.Poisson(torch.tensor(3.0)), "z": dist.Normal(torch.tensor(1.0), 1.5)}
+    site_distribution = {
+        "k": dist.Poisson(torch.tensor(3.0)),
+        "z": dist.Normal(torch.tensor(1.0), 1.5),
+    }
     found = ppvae.log_evidence(
-        story, x, method="iwae", guide=DrawsAll(**law), num_particles=20_000, local_steps=0
+        story,
+        x,
+        method="iwae",
+        guide=DrawsAll(**site_distribution),
+        num_particles=20_000,
+        local_steps=0,
     )
     k = torch.arange(60.0)
     each = dist.Poisson(2.0).log_prob(k) + dist.Normal(2.0, 2**0.5).log_prob(x.unsqueeze(1) - k)
     assert bool(((found.value - each.logsumexp(1)).abs() < 4 * found.std_error).all())
-    assert ppvae.evidence.methods_for(story, {"x": x}) == ["iwae"]
+    assert ppvae.inference.methods_for(story, {"x": x}) == ["iwae"]
 
 
 def test_gaps_leave_annealing_out_where_there_is_nothing_to_anneal():

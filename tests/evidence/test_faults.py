@@ -9,7 +9,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import ppvae
-from ppvae.evidence import Annealing
+from ppvae.inference import Annealing
 
 
 class Broken(PyroModule):
@@ -81,7 +81,7 @@ def test_a_guide_that_has_lost_the_support_is_named_with_the_rows(method):
 
 
 def test_rows_are_numbered_among_all_rows(monkeypatch):
-    monkeypatch.setattr("ppvae.evidence.rows.ROWS_AT_A_TIME", 3)
+    monkeypatch.setattr("ppvae.inference.pieces.ROWS_AT_A_TIME", 3)
     fault = torch.ones(10)
     fault[7] = -1.0
     rows = {"x": torch.zeros(10), "fault": fault}
@@ -156,8 +156,8 @@ def test_requests_that_cannot_be_served_are_refused_with_a_way_out():
         ("at least one particle", lambda: ppvae.log_evidence(story, rows, guide=guide, num_particles=0)),
         ("got a local one", lambda: ppvae.bdmc(story, local, 4)),
         ("story that generates rows", lambda: ppvae.log_evidence(adopted, torch.zeros(3), guide=own, annealing=from_prior)),
-        ("story that generates rows", lambda: ppvae.evidence.certify(adopted, own, torch.zeros(3))),
-        ("at least one method", lambda: ppvae.evidence.evidence_table(story, guide, rows, [])),
+        ("story that generates rows", lambda: ppvae.inference.certify(adopted, own, torch.zeros(3))),
+        ("at least one method", lambda: ppvae.inference.evidence_table(story, guide, rows, [])),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             call()

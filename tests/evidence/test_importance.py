@@ -1,13 +1,16 @@
 r"""Importance sampling in pieces: the same numbers as at once, with errors that repeats confirm; resuming changes none."""
 
+import sys
+
 import exact
 import pytest
 import torch
 
 import ppvae
-from ppvae.evidence import Annealing, estimators, importance_evidence, importance_sampling
-from ppvae.evidence.importance import RunningWeights
+from ppvae.inference import Annealing, importance_evidence, importance_sampling
+from ppvae.inference.importance_sampling import RunningWeights
 
+estimators = sys.modules["ppvae.inference.log_evidence"]
 REPEATS = 1000
 
 
@@ -51,7 +54,7 @@ def test_streaming_gives_the_weights_estimate_whatever_the_chunks(pair, monkeypa
     torch.testing.assert_close(found.value, expected.value)
     torch.testing.assert_close(found.std_error, expected.std_error)
     monkeypatch.setattr(
-        "ppvae.chunks.CHUNK_NUMBERS", 256 * 60
+        "ppvae.problem.chunks.CHUNK_NUMBERS", 256 * 60
     )  # ten particles of six rows at a time
     pieces = importance_sampling(story, guide, rows, 2000, seed=3)
     error = pieces.value - story.log_evidence(rows)
@@ -61,7 +64,9 @@ def test_streaming_gives_the_weights_estimate_whatever_the_chunks(pair, monkeypa
 def test_iwelbo_in_pieces_is_unbiased_for_the_same_bound(pair, monkeypatch):
     story, guide, rows = pair
     whole = ppvae.iwelbo(story, guide, rows, num_particles=40, num_repeats=100, seed=0)
-    monkeypatch.setattr("ppvae.chunks.CHUNK_NUMBERS", 256 * 6 * 16)  # pieces of 16 particles
+    monkeypatch.setattr(
+        "ppvae.problem.chunks.CHUNK_NUMBERS", 256 * 6 * 16
+    )  # pieces of 16 particles
     pieces = ppvae.iwelbo(story, guide, rows, num_particles=40, num_repeats=100, seed=1)
     difference = whole - pieces
     assert bool((difference.value.abs() < 4 * difference.std_error).all())
@@ -78,7 +83,7 @@ def test_a_stopped_measurement_goes_on_to_the_same_numbers(method, tmp_path, mon
     story = exact.linear_gaussian(4, 2)
     rows = exact.rows_of(story, 10)
     guide = ppvae.guides.build("mean_field", story, rows, hidden=(8,))
-    monkeypatch.setattr("ppvae.evidence.rows.ROWS_AT_A_TIME", 4)
+    monkeypatch.setattr("ppvae.inference.pieces.ROWS_AT_A_TIME", 4)
     file = tmp_path / "rows.safetensors"
     options = {
         "method": method, "guide": guide, "num_particles": 50, "annealing": Annealing(3, 4),

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 import ppvae
-from ppvae.evidence import evidence_table
-from ppvae.gallery import load_story
+from ppvae.inference import evidence_table
+from ppvae.stories import load_story
 
 ROWS = 10
 
@@ -73,7 +73,7 @@ def curved():
 
 def test_quadrature_importance_and_annealing_agree_on_a_nonlinear_story(curved):
     story, guide, rows = curved
-    effort = ppvae.evidence.Effort(num_particles=5000)
+    effort = ppvae.inference.EvidenceConfig(num_particles=5000)
     table = evidence_table(story, guide, rows, ["quadrature", "iwae", "ais"], effort=effort)
     grid = table.estimates["quadrature"]
     assert float(grid.std_error.max()) < 1e-3
@@ -105,7 +105,7 @@ def test_bounds_are_ordered_below_the_upper_bound_on_simulated_rows(curved):
 def test_double_precision_is_that_of_a_copy(curved):
     story, guide, rows = curved
     found = {
-        precision: ppvae.evidence.ais(
+        precision: ppvae.inference.ais(
             story, rows, guide=guide, annealing=ppvae.Annealing(4, 20), local_steps=100,
             precision=precision,
         )

@@ -8,8 +8,8 @@ from pyro.infer import Trace_ELBO
 from stories import CASES, rows_of
 
 from ppvae import guides
-from ppvae.story import local_params, log_joint, observe, scale_rows, sites_of
-from ppvae.weights import check_pair, score
+from ppvae.problem.weights import check_pair, score
+from ppvae.story import local_params, log_joint, observe, scale_rows, trace_sites
 
 NUM_ROWS, NUM_PARTICLES = 12, 5
 every_pair = pytest.mark.parametrize(("name", "family"), pairs(*CASES))
@@ -45,7 +45,7 @@ def test_draws_lie_in_the_supports_and_are_scored_by_the_posterior(name, family,
     story, batch, guide = made(name, family)
     story.eval()
     guide = guide.local(batch) if local else guide
-    sites = sites_of(story, batch)
+    sites = trace_sites(story, batch)
     with torch.no_grad():
         scores = score(story, guide, batch, NUM_PARTICLES, sites=sites)
         assert scores.log_weights.shape == (NUM_PARTICLES, NUM_ROWS)
@@ -53,8 +53,8 @@ def test_draws_lie_in_the_supports_and_are_scored_by_the_posterior(name, family,
             lead = (NUM_PARTICLES, NUM_ROWS) if site.is_local else (NUM_PARTICLES,)
             assert scores.latents[key].shape == lead + tuple(site.row_shape)
             assert bool(site.support.check(scores.latents[key]).all())
-        u = guide.flat.pack(scores.latents)
-        again, log_det = guide.flat.unpack(u)
+        u = guide.flat.flatten(scores.latents)
+        again, log_det = guide.flat.unflatten(u)
         for key in again:
             torch.testing.assert_close(again[key], scores.latents[key])
         if family in ESTIMATED:

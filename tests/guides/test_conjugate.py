@@ -11,8 +11,8 @@ from torch.special import gammaln
 
 import ppvae
 from ppvae import guides
-from ppvae.story import LogJoint, measuring
-from ppvae.weights import score
+from ppvae.problem.weights import score
+from ppvae.story import LogJoint, seeded_eval
 
 
 class Conjugate(PyroModule):
@@ -65,8 +65,8 @@ def made(name, family, num_rows=4, **options):
 
 def errors(story, guide, batch, num_draws=100_000):
     """Relative errors of the guide's means and sds, `(B,)`, the largest of a row's numbers, from draws of each row."""
-    with torch.no_grad(), measuring(0, guide):
-        drawn = guide.flat.unpack(guide.posterior(batch).sample((num_draws,)))[0]["cause"]
+    with torch.no_grad(), seeded_eval(0, guide):
+        drawn = guide.flat.unflatten(guide.posterior(batch).sample((num_draws,)))[0]["cause"]
     exact = story.posterior(batch)
     mean, sd = drawn.mean(0) / exact.mean - 1, drawn.std(0) / exact.variance.sqrt() - 1
     return tuple(error.abs().reshape(len(error), -1).amax(-1) for error in (mean, sd))
@@ -160,7 +160,7 @@ def test_importance_sampling_in_every_support_agrees_with_simulating_the_prior(n
     """The prior's own draws know nothing of the maps to the reals and of their Jacobians."""
     story = CASES[name].story()
     batch = rows_of(CASES[name], story, 3)
-    with torch.random.fork_rng(), torch.no_grad(), measuring(0, story):
+    with torch.random.fork_rng(), torch.no_grad(), seeded_eval(0, story):
         guide = guides.build("mean_field", story, batch, hidden=(16,))
         guide.to_parameters.bias[guide.flat.dim :] += 4.0  # wider tails than the posterior's
         from_guide = score(story, guide, batch, 200_000).log_weights

@@ -13,8 +13,8 @@ from torch import nn
 import ppvae
 from ppvae.guides.concrete import RelaxedBernoulli, RelaxedOneHot
 from ppvae.guides.discrete import FiniteCategorical
-from ppvae.story import log_joint, observe, sites_of
-from ppvae.weights import draw_all
+from ppvae.problem.weights import draw_all
+from ppvae.story import log_joint, observe, trace_sites
 
 
 def test_the_enumerated_elbo_is_the_log_evidence():
@@ -30,7 +30,7 @@ def test_enumerated_draws_and_means_are_the_exact_posterior():
     story, batch, guide = made("enumerated", Codes())
     torch.manual_seed(0)
     chances = ppvae.embed(story, guide, batch, num_particles=2000)
-    sites = sites_of(story, batch)
+    sites = trace_sites(story, batch)
     each = []
     for k in range(4):
         letter = nn.functional.one_hot(torch.tensor(k), 4).double()
@@ -52,7 +52,7 @@ def test_enumerated_draws_and_means_are_the_exact_posterior():
 @pytest.mark.parametrize("continuous", [False, True])
 def test_draws_are_in_the_supports_and_their_density_is_the_guides(family, continuous):
     story, batch, guide = made(family, Codes(continuous))
-    sites = sites_of(story, batch)
+    sites = trace_sites(story, batch)
     guide.eval()
     drawn = draw_all(story, guide, batch, 300, sites)
     for name, site in sites.latent.items():
@@ -68,7 +68,7 @@ def test_draws_are_in_the_supports_and_their_density_is_the_guides(family, conti
 
 def test_plain_numbers_in_plates_are_drawn_in_their_own_type():
     story, batch, guide = made("categorical", Counts())
-    sites = sites_of(story, batch)
+    sites = trace_sites(story, batch)
     drawn = draw_all(story, guide, batch, 50, sites).values
     assert drawn["heads"].shape == (50, 20) and drawn["heads"].dtype == torch.float64
     assert drawn["kind"].shape == (50, 20, 2) and drawn["kind"].dtype == torch.int64
@@ -77,10 +77,14 @@ def test_plain_numbers_in_plates_are_drawn_in_their_own_type():
 
 
 def test_finite_categorical_starts_where_it_is_told():
-    law = FiniteCategorical(torch.tensor([0.1, 0.6, 0.3]).log(), 5, torch.float32).expand((7,))
-    draws = law.sample((200,))
+    site_distribution = FiniteCategorical(
+        torch.tensor([0.1, 0.6, 0.3]).log(), 5, torch.float32
+    ).expand((7,))
+    draws = site_distribution.sample((200,))
     assert draws.dtype == torch.float32 and set(draws.unique().tolist()) <= {5.0, 6.0, 7.0}
-    torch.testing.assert_close(law.log_prob(torch.full((7,), 6.0)).exp(), torch.full((7,), 0.6))
+    torch.testing.assert_close(
+        site_distribution.log_prob(torch.full((7,), 6.0)).exp(), torch.full((7,), 0.6)
+    )
 
 
 # Gradients
@@ -100,14 +104,14 @@ def gradients(story, batch, guide, num_draws, seed=0):
 class OneRow(PyroModule):
     """A categorical guide of one site with free logits, drawn from a law."""
 
-    def __init__(self, law):
+    def __init__(self, site_distribution):
         super().__init__()
         self.logits = nn.Parameter(torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64))
-        self.law = law
+        self.site_distribution = site_distribution
 
     def forward(self, batch):
         with pyro.plate("data", 1):
-            pyro.sample("k", self.law(self.logits))
+            pyro.sample("k", self.site_distribution(self.logits))
 
 
 class OneHotMixture(GaussianMixture):
@@ -153,14 +157,14 @@ def test_the_bias_of_concrete_falls_with_the_temperature_and_its_noise_grows(
     assert noise[0] < noise[1] < noise[2]
 
 
-@pytest.mark.parametrize("law", [RelaxedOneHot, RelaxedBernoulli])
-def test_straight_through_draws_are_whole_and_relaxed_ones_are_not(law):
+@pytest.mark.parametrize("site_distribution", [RelaxedOneHot, RelaxedBernoulli])
+def test_straight_through_draws_are_whole_and_relaxed_ones_are_not(site_distribution):
     logits = torch.zeros(1000, 3, requires_grad=True)
     torch.manual_seed(0)
-    whole = law(logits, 0.5, True).rsample()
+    whole = site_distribution(logits, 0.5, True).rsample()
     assert set(whole.detach().unique().tolist()) == {0.0, 1.0}
     assert float(torch.autograd.grad((whole * torch.randn(3)).sum(), logits)[0].norm()) > 0
-    soft = law(logits, 0.5, False).rsample().detach()
+    soft = site_distribution(logits, 0.5, False).rsample().detach()
     assert float(soft.min()) >= 0 and float(((soft > 0.01) & (soft < 0.99)).float().mean()) > 0.3
 
 

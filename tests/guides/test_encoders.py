@@ -12,7 +12,7 @@ from torch import nn
 
 from ppvae import guides
 from ppvae.nets import MLP, ConvEncoder, SequenceEncoder
-from ppvae.weights import score
+from ppvae.problem.weights import score
 
 
 class Shaped(PyroModule):

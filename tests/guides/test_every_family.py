@@ -63,8 +63,8 @@ def test_the_density_over_the_support_itself_integrates_to_one(name, family):
     value = value.unsqueeze(1).expand(-1, 2, *value.shape[1:])
     batch = {k: v[:2] for k, v in batch.items()}
     with torch.no_grad():
-        u = guide.flat.pack({key: value})
-        log_guide = guide.posterior(batch).log_prob(u) - guide.flat.unpack(u)[1]
+        u = guide.flat.flatten({key: value})
+        log_guide = guide.posterior(batch).log_prob(u) - guide.flat.unflatten(u)[1]
     total = (log_guide.exp() * cell.unsqueeze(-1)).sum(0)
     torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=2e-3)
 
@@ -77,14 +77,14 @@ def test_single_precision_draws_in_the_support_and_scores_as_double_does(name, f
     with torch.no_grad():
         q = guide.posterior(batch)
         u = q.sample((5,)).clone()
-        expected = q.log_prob(u), *guide.flat.unpack(u)
+        expected = q.log_prob(u), *guide.flat.unflatten(u)
         single = guides.build(
             family, story.float(), {k: v.float() for k, v in batch.items()}, hidden=(16,)
         )
         single.load_state_dict(guide.state_dict())
         found = single.posterior({k: v.float() for k, v in batch.items()})
-        own = single.flat.unpack(found.sample((200,)))[0][key]
-        value, log_det = single.flat.unpack(u.float())
+        own = single.flat.unflatten(found.sample((200,)))[0][key]
+        value, log_det = single.flat.unflatten(u.float())
     assert own.dtype == torch.float32 and bool(guide.flat.sites[key].support.check(own).all())
     torch.testing.assert_close(value[key].double(), expected[1][key], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(log_det.double(), expected[2], rtol=1e-4, atol=1e-4)

@@ -11,11 +11,11 @@ from families import CONTINUOUS, NEEDS_SEVERAL_SITES
 from pyro.nn import PyroModule
 
 from ppvae import guides
-from ppvae.evidence import elbo
-from ppvae.gallery import load_story
 from ppvae.guides import optimize_local
 from ppvae.guides.flow_guide import MAX_CONTEXT
 from ppvae.guides.mixture import DiagonalMixture
+from ppvae.inference import elbo
+from ppvae.stories import load_story
 from ppvae.story import LogJoint
 
 FLOWS = ["iaf", "realnvp", "nsf"]
@@ -45,7 +45,7 @@ def trained(guide, story, batch, num_steps, lr=0.01):
         for _ in range(num_steps):
             q = guide.posterior(batch)
             u = q.rsample((16,))
-            latents, log_det = guide.flat.unpack(u)
+            latents, log_det = guide.flat.unflatten(u)
             loss = -(log_joint(latents) + log_det - q.log_prob(u)).mean()
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -74,7 +74,7 @@ def grid_evidence(story, batch, low, high, nodes=1001):
     with torch.no_grad():
         for row in range(len(next(iter(batch.values())))):
             log_joint = LogJoint(story, {k: v[row : row + 1] for k, v in batch.items()})
-            latents, log_det = guide.flat.unpack(grid)
+            latents, log_det = guide.flat.unflatten(grid)
             log_p.append((log_joint(latents) + log_det).logsumexp(0) + cell)
     return torch.cat(log_p)
 

@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 
 import ppvae
 from ppvae import objectives
-from ppvae.story import local_params, measuring
+from ppvae.story import local_params, seeded_eval
 
 NUM_ROWS, NOISE, WIDTH = 60, 0.65, 0.7
 
@@ -59,7 +59,7 @@ def moments(guide):
     part, generator = guide.shared, torch.Generator().manual_seed(0)
     with torch.no_grad():
         eps = torch.randn(100_000, len(part.loc), generator=generator).double()
-        drawn = part.place.flat.unpack(part.loc + part.log_scale.exp() * eps)[0]
+        drawn = part.place.flat.unflatten(part.loc + part.log_scale.exp() * eps)[0]
     return {name: (float(v.mean()), float(v.std())) for name, v in drawn.items()}
 
 
@@ -100,7 +100,7 @@ def mean_gradient(story, guide, rows, objective, num_particles, num_rows):
     )
     parameters, batches = list(guide.shared.parameters()), range(4)
     found = []
-    with local_params(story, guide, loss_of), measuring(0, story, guide):
+    with local_params(story, guide, loss_of), seeded_eval(0, story, guide):
         for _ in range(20):
             losses = [loss_of({k: v[i::4] for k, v in rows.items()}) for i in batches]
             found.append(torch.cat(torch.autograd.grad(sum(losses) / 4, parameters)))

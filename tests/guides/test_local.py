@@ -12,10 +12,10 @@ from torch import nn
 
 import ppvae
 from ppvae import guides
-from ppvae.guides import localize, optimize_local
-from ppvae.guides.climb import WINDOW, Progress
+from ppvae.guides import optimize_local, unamortized
 from ppvae.guides.flows import AutoregressiveTransport, RowNetworks
-from ppvae.weights import score
+from ppvae.guides.local_search import WINDOW, Progress
+from ppvae.problem.weights import score
 
 NUM_ROWS = 12
 
@@ -140,17 +140,17 @@ def test_anybodys_guide_has_a_local_version_that_starts_at_its_answer():
     torch.manual_seed(0)
     story, batch, _ = made("names", "mean_field")
     own = Own()
-    local = localize(own, batch, story)
+    local = unamortized(own, batch, story)
     assert local.is_local
     with torch.no_grad():
         scores = score(story, own, batch, 4)
-        u = local.flat.pack(scores.latents)
-        log_det = local.flat.unpack(u)[1]
+        u = local.flat.flatten(scores.latents)
+        log_det = local.flat.unflatten(u)[1]
         log_guide = local.posterior(batch).log_prob(u) - log_det
         torch.testing.assert_close(log_guide, scores.log_guide)
         again = score(story, local, batch, 4)
-        u = local.flat.pack(again.latents)
-        log_guide = local.posterior(batch).log_prob(u) - local.flat.unpack(u)[1]
+        u = local.flat.flatten(again.latents)
+        log_guide = local.posterior(batch).log_prob(u) - local.flat.unflatten(u)[1]
         torch.testing.assert_close(log_guide, again.log_guide)
     assert float(optimize_local(story, local, max_steps=80).gain.mean()) > 0.1
 
@@ -164,7 +164,7 @@ def test_a_guide_whose_sites_depend_on_each_other_is_named():
 
     story, batch, _ = made("hierarchical", "mean_field")
     with pytest.raises(ValueError, match=r"site 'z1'.*loc that depends on another draw"):
-        localize(Chained(), batch, story)
+        unamortized(Chained(), batch, story)
 
 
 def test_a_guide_with_inner_plates_is_named():
@@ -179,7 +179,7 @@ def test_a_guide_with_inner_plates_is_named():
     story, batch, _ = made("inner_auto", "mean_field")
     assert score(story, Inner(), batch, 3).log_weights.shape == (3, NUM_ROWS)
     with pytest.raises(ValueError, match=r"site 'w'.*inner plates.*ppvae.guides"):
-        localize(Inner(), batch, story)
+        unamortized(Inner(), batch, story)
 
 
 def test_a_row_that_falls_below_its_best_window_goes_back_to_it():
@@ -189,10 +189,10 @@ def test_a_row_that_falls_below_its_best_window_goes_back_to_it():
     for step, eps in enumerate(noise):
         late = step >= WINDOW
         place.fill_(1.0 + late)
-        progress.is_dry(torch.tensor([0.0, -50.0 if late else 0.0]) + eps, last=False)
+        progress.has_plateaued(torch.tensor([0.0, -50.0 if late else 0.0]) + eps, last=False)
     progress.settle()
     assert place.flatten().tolist() == [2.0, 1.0]
-    progress.is_dry(torch.tensor([0.0, torch.nan]), last=True)
+    progress.has_plateaued(torch.tensor([0.0, torch.nan]), last=True)
     place.fill_(torch.nan)
     progress.rescue()
     assert float(place[1]) == 1.0
@@ -207,7 +207,7 @@ def test_a_foreign_guide_that_draws_discrete_sites_has_no_local_version():
     story = GaussianMixture().double()
     x = ppvae.simulate(story, 4, seed=0)["x"]
     with pytest.raises(ValueError, match=r"draws the discrete \['k'\]"):
-        localize(Drawing(), {"x": x}, story)
+        unamortized(Drawing(), {"x": x}, story)
 
 
 def test_a_search_without_a_step_or_particles_to_compare_is_refused():

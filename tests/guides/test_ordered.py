@@ -11,7 +11,7 @@ from stories import CASES, rows_of
 
 import ppvae
 from ppvae.guides.bidirectional import there_and_back
-from ppvae.weights import score
+from ppvae.problem.weights import score
 
 
 class LinearChain(PyroModule):

@@ -9,7 +9,7 @@ from stories import CASES, rows_of
 
 import ppvae
 from ppvae.guides import FAMILIES
-from ppvae.weights import score
+from ppvae.problem.weights import score
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "docs" / "adding_a_family.md"

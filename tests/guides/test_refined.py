@@ -16,8 +16,8 @@ from torch import nn
 import ppvae
 from ppvae import guides
 from ppvae.guides import SemiAmortized
-from ppvae.story import local_params, observe, sites_of
-from ppvae.weights import score
+from ppvae.problem.weights import score
+from ppvae.story import local_params, observe, trace_sites
 
 INNER = [family for family in CONTINUOUS if family != "semi_amortized"]
 
@@ -136,8 +136,10 @@ def test_steps_go_behind_a_guide_that_pyro_has_trained():
     before = {k: v.clone() for k, v in guide.state_dict().items()}
     semi = SemiAmortized.of(story, guide)
     assert all(torch.equal(v, before[k]) for k, v in guide.state_dict().items())
-    plain, refined = (ppvae.elbo(story, g, batch, num_particles=500).mean() for g in (guide, semi))
-    assert float(refined.value) > float(plain.value)
+    plain, fit_local = (
+        ppvae.elbo(story, g, batch, num_particles=500).mean() for g in (guide, semi)
+    )
+    assert float(fit_local.value) > float(plain.value)
     svi = SVI(observe(story), semi, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
     svi.step(batch)
     changed = [k for k, v in guide.state_dict().items() if not torch.equal(v, before[k])]
@@ -151,7 +153,7 @@ def test_pyros_particles_do_not_meet_those_of_the_steps(name):
     elbo = Trace_ELBO(
         num_particles=3,
         vectorize_particles=True,
-        max_plate_nesting=sites_of(story, batch).max_plate_nesting,
+        max_plate_nesting=trace_sites(story, batch).max_plate_nesting,
     )
     with local_params(story, guide):
         assert bool(torch.isfinite(elbo.differentiable_loss(observe(story), guide, batch)))
@@ -170,15 +172,15 @@ def test_a_copy_of_story_and_guide_climbs_the_copied_story():
 def test_twenty_steps_close_half_of_a_weak_encoders_gap_on_digits():
     train, test = ppvae.data.load("digits"), ppvae.data.load("digits", split="test").head(50)
     torch.manual_seed(0)
-    story = ppvae.gallery.load_story("vae", dict(train.head(20).frozen(seed=0).tensors))
+    story = ppvae.stories.load_story("vae", dict(train.head(20).binarize_once(seed=0).tensors))
     weak = guides.build("mean_field", story, train, encoder=nn.Flatten())
     ppvae.fit(story, weak, train, epochs=10, progress=False)
-    rows = dict(test.frozen(seed=0).tensors)
+    rows = dict(test.binarize_once(seed=0).tensors)
     local = weak.local(rows)
     local.optimize(story)
-    refined = SemiAmortized.of(story, weak, num_steps=20)
+    fit_local = SemiAmortized.of(story, weak, num_steps=20)
     start, after, best = (
-        ppvae.elbo(story, g, rows, num_particles=300, seed=1) for g in (weak, refined, local)
+        ppvae.elbo(story, g, rows, num_particles=300, seed=1) for g in (weak, fit_local, local)
     )
     gap, closed = best - start, after - start
     assert float(gap.mean().value) > 0.2

@@ -5,9 +5,9 @@ import torch
 from exact import linear_gaussian, rows_of
 
 from ppvae import guides
-from ppvae.evidence import elbo
-from ppvae.gallery import load_story
-from ppvae.guides.starts import FEW_NUMBERS, NUM_STARTS, is_better, keep_best, scattered
+from ppvae.guides.multi_start import FEW_NUMBERS, NUM_STARTS, is_better, keep_best, multi_start
+from ppvae.inference import elbo
+from ppvae.stories import load_story
 
 
 def built(family, story, batch):
@@ -52,7 +52,7 @@ def test_a_row_keeps_its_start_unless_another_is_clearly_better():
     batch = rows_of(story, 3)
     local = built("iaf", story, batch).local(batch)
     before = {k: p.detach().clone() for k, p in local.named_parameters()}
-    crowd = scattered(local, 3)
+    crowd = multi_start(local, 3)
     assert len(next(iter(crowd.batch.values()))) == 9
     log_w = torch.zeros(50, 9).double()
     log_w += torch.randn(50, 9, generator=torch.Generator().manual_seed(0)).double()
@@ -75,7 +75,7 @@ def test_rows_of_few_latent_numbers_are_climbed_from_several_places(dim):
     story = linear_gaussian(data_dim=12, latent_dim=dim)
     batch = rows_of(story, 2)
     local = built("full_rank", story, batch).local(batch)
-    crowd = scattered(local, None)
+    crowd = multi_start(local, None)
     if dim > FEW_NUMBERS:
         assert crowd is local
         return

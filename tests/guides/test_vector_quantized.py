@@ -8,8 +8,8 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import ppvae
-from ppvae.story import sites_of
-from ppvae.weights import draw_all, score
+from ppvae.problem.weights import draw_all, score
+from ppvae.story import trace_sites
 
 
 class Quantised(PyroModule):
@@ -53,7 +53,7 @@ def made(n=50, **options):
 def test_each_code_is_the_nearest_entry(in_plate):
     story, batch, guide = made(in_plate=in_plate)
     guide.eval()
-    drawn = draw_all(story, guide, batch, 2, sites_of(story, batch))
+    drawn = draw_all(story, guide, batch, 2, trace_sites(story, batch))
     said = guide.parameters_of(batch)["logits"].reshape(50, 3, 2)
     nearest = (said.unsqueeze(2) - story.codebook).square().sum(-1).argmin(-1)
     assert torch.equal(drawn.values["code"].argmax(-1), nearest.expand(2, 50, 3))
@@ -84,14 +84,14 @@ def test_what_the_decoder_reads_moves_as_the_encoder_says():
 def test_the_loss_has_the_commitment_and_the_elbo_has_not(learnt):
     story, batch, guide = made(learnt=learnt)
     said = guide.parameters_of(batch)["logits"].reshape(50, 3, 2)
-    apart = (said.unsqueeze(2) - story.codebook).square().sum(-1).amin(-1).sum(-1)
+    isolated = (said.unsqueeze(2) - story.codebook).square().sum(-1).amin(-1).sum(-1)
     weight = 0.25 + (1.0 if learnt else 0.0)
     guide.eval()
     plain = score(story, guide, batch, 1).log_weights[0]
     guide.train()
     trained = score(story, guide, batch, 1).log_weights[0]
     if learnt:  # a codebook that follows has moved between guide and story
-        torch.testing.assert_close(plain - trained, weight * apart, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(plain - trained, weight * isolated, rtol=1e-4, atol=1e-3)
     else:
         log_guide = score(story, guide, batch, 1).log_guide[0]
         assert bool((log_guide > 0).all())

@@ -18,7 +18,7 @@ from torch.distributions import Normal, kl_divergence
 import ppvae
 from ppvae import guides
 from ppvae.guides import optimize_local
-from ppvae.story import local_params, observe, sites_of
+from ppvae.story import local_params, observe, trace_sites
 
 NUM_ROWS = 12
 
@@ -76,7 +76,7 @@ def test_svi_and_the_library_see_the_same_parameters():
 @pytest.mark.parametrize(("name", "family"), pairs("inner_explicit", "simplex", "names"))
 def test_predictive_draws_every_site(name, family):
     story, batch, guide = made(name, family)
-    sites = sites_of(story, batch)
+    sites = trace_sites(story, batch)
     with torch.no_grad():
         for parallel in (False, True):
             predictive = Predictive(observe(story), guide=guide, num_samples=3, parallel=parallel)
@@ -102,7 +102,7 @@ def losses(elbo, story, guide, batch, repeats=30):
 def test_the_analytic_elbo_has_the_mean_of_the_plain_one(name, family):
     torch.manual_seed(0)
     story, batch, guide = made(name, family)
-    nesting = sites_of(story, batch).max_plate_nesting
+    nesting = trace_sites(story, batch).max_plate_nesting
     for one in (guide, guide.local(batch)):
         options = {"num_particles": 100, "vectorize_particles": True, "max_plate_nesting": nesting}
         plain = losses(Trace_ELBO(**options), story, one, batch)
@@ -139,7 +139,7 @@ def test_importing_ppvae_changes_no_global_setting():
         "state, seed = torch.get_rng_state(), torch.initial_seed()\n"
         "before = (Distribution._validate_args, pyro.settings.get(), torch.get_default_dtype(),\n"
         "          torch.get_num_threads(), torch.is_grad_enabled())\n"
-        "import ppvae, ppvae.guides, ppvae.evidence, ppvae.gaps, ppvae.fit\n"
+        "import ppvae, ppvae.guides, ppvae.inference, ppvae.gaps, ppvae.fit\n"
         "after = (Distribution._validate_args, pyro.settings.get(), torch.get_default_dtype(),\n"
         "         torch.get_num_threads(), torch.is_grad_enabled())\n"
         "assert before == after, (before, after)\n"

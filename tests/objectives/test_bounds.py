@@ -14,10 +14,10 @@ from torch import nn
 
 import ppvae
 from ppvae import objectives
-from ppvae.evidence import log_mean_exp
+from ppvae.inference import log_mean_exp
 from ppvae.objectives.vimco import without_each
-from ppvae.story import evaluating, local_params, measuring, observe, scale_rows
-from ppvae.weights import score
+from ppvae.problem.weights import score
+from ppvae.story import eval_mode, local_params, observe, scale_rows, seeded_eval
 
 NUM_ROWS, SCALE, WIDTH = (
     10,
@@ -29,7 +29,7 @@ NUM_ROWS, SCALE, WIDTH = (
 def value(name, pair, batch, seed=0, **options):
     """The loss of one draw, in nats per row."""
     objective = objectives.build(name, *pair, batch, **options)
-    with torch.no_grad(), measuring(seed, *pair), evaluating(objective):
+    with torch.no_grad(), seeded_eval(seed, *pair), eval_mode(objective):
         return float(objective(batch))
 
 
@@ -37,7 +37,7 @@ def values(name, pair, batch, **options):
     """Mean and standard error of the loss over 2000 draws of each row."""
     many = {k: v.repeat(100, 1) for k, v in batch.items()}
     objective = objectives.build(name, *pair, many, **options)
-    with torch.no_grad(), local_params(*pair), measuring(0, *pair), evaluating(objective):
+    with torch.no_grad(), local_params(*pair), seeded_eval(0, *pair), eval_mode(objective):
         seen = torch.stack([objective(many) for _ in range(20)])
     return float(seen.mean()), float(seen.std()) / 20**0.5
 
@@ -66,7 +66,7 @@ def test_renyi_is_the_elbo_at_one_and_the_importance_weighted_bound_at_zero(gaus
         value("renyi", pair, batch, alpha=a, **particles) for a in (1 - 1e-6, 1.0, 1 + 1e-6)
     )
     assert below < at < above < below + 1e-2
-    with torch.no_grad(), measuring(0, *pair):
+    with torch.no_grad(), seeded_eval(0, *pair):
         log_w = score(*pair, batch, 7).log_weights  # of the same draws
     assert at == pytest.approx(-float(log_w.mean()), abs=1e-12)
     assert value("renyi", pair, batch, alpha=0.0, **particles) == pytest.approx(
@@ -104,7 +104,7 @@ def test_free_bits_charge_no_less_than_the_floor_and_do_not_pull_below_it(gaussi
 
     def at(floor, beta=1.0):
         objective = objectives.build("free_bits", *pair, batch, floor=floor, beta=beta)
-        with local_params(*pair), measuring(0, *pair):
+        with local_params(*pair), seeded_eval(0, *pair):
             loss = objective(batch)
         gradient = torch.autograd.grad(loss, parameters, allow_unused=True)
         return float(loss.detach()), torch.cat([g.flatten() for g in gradient if g is not None])
@@ -179,7 +179,7 @@ def test_iwae_of_a_subsampled_plate_beside_a_global_site_is_a_lower_bound(centre
     def bound(row):
         return -NUM_ROWS * float(objective({"x": row}).detach())
 
-    with local_params(story, guide), measuring(0, story, guide):
+    with local_params(story, guide), seeded_eval(0, story, guide):
         mean, error = whole(centred, bound, 15)
     # With many particles it becomes E_q log p(x | centre) - KL(q(centre) || p(centre)): known here.
     q = dist.Normal(guide.loc, guide.scale)
@@ -198,7 +198,7 @@ def test_pyros_renyi_elbo_of_the_same_is_no_bound(centred):
     story, guide, _, log_p = centred
     renyi = RenyiELBO(alpha=0, num_particles=100, vectorize_particles=True, max_plate_nesting=1)
     scaled = scale_rows(observe(story), NUM_ROWS), scale_rows(guide, NUM_ROWS)
-    with torch.no_grad(), local_params(story, guide), measuring(0, story, guide):
+    with torch.no_grad(), local_params(story, guide), seeded_eval(0, story, guide):
         mean, error = whole(centred, lambda row: -renyi.loss(*scaled, {"x": row}), 15)
     assert mean > log_p + 4 * error + 1
 
@@ -208,14 +208,16 @@ def test_a_particle_with_a_centre_of_its_own_would_not_do_either(centred):
     story, _, x, log_p = centred
     guide = Guess()
     guide.scale = 3.0  # wide: a particle of its own finds the best centre for each row
-    with torch.no_grad(), local_params(story, guide), measuring(0, story, guide):
+    with torch.no_grad(), local_params(story, guide), seeded_eval(0, story, guide):
         scores = [score(story, guide, {"x": x}, 1000) for _ in range(20)]
-        apart = [float(log_mean_exp(s.log_weights, 0).sum() + s.log_shared.mean()) for s in scores]
+        isolated = [
+            float(log_mean_exp(s.log_weights, 0).sum() + s.log_shared.mean()) for s in scores
+        ]
         objective = objectives.build("iwae", story, guide, x, num_particles=1000)
         shared = [-NUM_ROWS * float(objective({"x": x})) for _ in range(20)]
-    assert sum(apart) / 20 > sum(shared) / 20 + 10
+    assert sum(isolated) / 20 > sum(shared) / 20 + 10
     assert sum(shared) / 20 < log_p
-    assert math.isfinite(sum(apart))
+    assert math.isfinite(sum(isolated))
 
 
 def test_a_weight_of_zero_leaves_the_signal_of_the_other_particles_finite():

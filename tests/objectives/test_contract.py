@@ -13,9 +13,9 @@ from torch import nn
 
 import ppvae
 from ppvae import objectives
-from ppvae.gallery import load_story
 from ppvae.objectives import OBJECTIVES
-from ppvae.story import local_params, measuring
+from ppvae.stories import load_story
+from ppvae.story import local_params, seeded_eval
 
 PARTICLES = 3
 STORIES = ("hierarchical", "deep_plates", "global_plate")
@@ -46,7 +46,7 @@ def test_the_loss_is_finite_and_its_gradient_reaches_every_parameter(pairs, name
             objectives.build(name, story, guide, rows)
         return
     objective = objectives.build(name, story, guide, rows, num_particles=PARTICLES)
-    with local_params(story, guide, objective), measuring(0, story, guide):
+    with local_params(story, guide, objective), seeded_eval(0, story, guide):
         loss = objective(rows)
     assert loss.shape == () and bool(torch.isfinite(loss))
     parameters = dict(objective.named_parameters())
@@ -199,7 +199,7 @@ def test_a_site_without_a_path_is_learnt_by_those_that_need_none(name):
     story, guide = Coins(), CoinGuide()
     objective = objectives.build(name, story, guide, x, num_particles=8)
     optimiser = torch.optim.Adam(guide.parameters(), lr=0.1)
-    with local_params(story, guide), measuring(0, story, guide):
+    with local_params(story, guide), seeded_eval(0, story, guide):
         for step in range(150):
             optimiser.param_groups[0]["lr"] = 0.1 * (1 - step / 150)
             optimiser.zero_grad()

@@ -10,8 +10,8 @@ from torch import nn
 
 import ppvae
 from ppvae import guides, objectives
-from ppvae.objectives.draws import draw_detached, draw_path, draw_stopped
-from ppvae.story import local_params, measuring, sites_of
+from ppvae.problem.draws import draw_detached, draw_path, draw_stopped
+from ppvae.story import local_params, seeded_eval, trace_sites
 
 NAMES = ("two_sites", "deep_plates", "inner_explicit", "global_plate", "simplex", "names")
 
@@ -25,7 +25,7 @@ def made(case, family):
         with torch.no_grad():
             for parameter in guide.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    return guide, batch, sites_of(story, batch)
+    return guide, batch, trace_sites(story, batch)
 
 
 def reaches(total, guide):
@@ -39,7 +39,7 @@ def test_a_held_guide_scores_its_draws_as_it_drew_them(case, family):
     if family == "iaf" and case in ("global_plate",):
         pytest.skip("one latent number a row")
     guide, batch, sites = made(case, family)
-    with local_params(guide), measuring(0, guide):
+    with local_params(guide), seeded_eval(0, guide):
         free, held = draw_stopped(guide, batch, 3, sites)
     torch.testing.assert_close(held.local, free.local, rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(held.shared, free.shared)
@@ -47,7 +47,7 @@ def test_a_held_guide_scores_its_draws_as_it_drew_them(case, family):
         assert torch.equal(held.values[name], value)
     assert any(reaches(held.local.sum(), guide))  # along the draws
     assert all(p.requires_grad for p in guide.parameters())
-    with local_params(guide), measuring(0, guide):
+    with local_params(guide), seeded_eval(0, guide):
         _, cut = draw_stopped(
             guide, batch, 3, sites, cut=lambda name, value, layout, particle: value.detach()
         )
@@ -57,7 +57,7 @@ def test_a_held_guide_scores_its_draws_as_it_drew_them(case, family):
 @pytest.mark.parametrize("family", ["mean_field", "full_rank", "iaf"])
 def test_detached_draws_leave_a_path_through_the_density_alone(family):
     guide, batch, sites = made("two_sites", family)
-    with local_params(guide), measuring(0, guide):
+    with local_params(guide), seeded_eval(0, guide):
         drawn = draw_detached(guide, batch, 3, sites)
     assert not any(v.requires_grad for v in drawn.values.values())
     assert all(reaches(drawn.local.square().sum(), guide))
@@ -65,13 +65,13 @@ def test_detached_draws_leave_a_path_through_the_density_alone(family):
 
 def test_particles_share_one_draw_of_a_global_site_where_they_are_told_to():
     guide, batch, sites = made("global_plate", "mean_field")
-    with local_params(guide), measuring(0, guide):
-        apart = draw_path(guide, batch, 4, sites)
+    with local_params(guide), seeded_eval(0, guide):
+        isolated = draw_path(guide, batch, 4, sites)
         shared = draw_path(guide, batch, 4, sites, one_global=True)
     for name in ("gain", "bias"):
-        assert bool((apart.values[name][0] != apart.values[name][1]).all())
+        assert bool((isolated.values[name][0] != isolated.values[name][1]).all())
         assert torch.equal(
-            shared.values[name], shared.values[name][:1].expand_as(apart.values[name])
+            shared.values[name], shared.values[name][:1].expand_as(isolated.values[name])
         )
     assert bool((shared.values["z"][0] != shared.values["z"][1]).all())
     torch.testing.assert_close(shared.shared, shared.shared[:1].expand(4))
@@ -94,7 +94,7 @@ def test_an_encoder_with_dropout_drops_the_same_units_in_both_runs():
     guide = guides.build("mean_field", story, batch, encoder=Forgetful())
     guide.train()
     with local_params(guide):
-        free, held = draw_stopped(guide, batch, 2, sites_of(story, batch))
+        free, held = draw_stopped(guide, batch, 2, trace_sites(story, batch))
     torch.testing.assert_close(held.local, free.local)
 
 
@@ -154,7 +154,7 @@ def test_an_adopted_chain_that_knows_no_particles_is_trained_like_one_that_does(
     def mean_gradient(story, guide):
         objective = objectives.build(name, story, guide, batch, num_particles=3)
         total = 0.0
-        with local_params(story, guide), measuring(0, story, guide):
+        with local_params(story, guide), seeded_eval(0, story, guide):
             seen = [
                 torch.autograd.grad(objective(batch), list(guide.parameters())) for _ in range(25)
             ]

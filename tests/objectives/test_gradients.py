@@ -9,9 +9,14 @@ from torch import nn
 
 import ppvae
 from ppvae import objectives
-from ppvae.gradients import gradient_of, measure_gradients, parameter_groups, train_baseline
 from ppvae.guides import SemiAmortized
-from ppvae.story import local_params, measuring
+from ppvae.objectives.gradients import (
+    gradient_of,
+    measure_gradients,
+    parameter_groups,
+    train_baseline,
+)
+from ppvae.story import local_params, seeded_eval
 
 COPIES, REPEATS = 400, 25
 
@@ -52,7 +57,7 @@ def z_scores(pair, name, options, bound, kl_weight, num_particles):
     objective = objectives.build(
         name, story, guide, batch, num_particles=num_particles, beta=kl_weight, **options
     )
-    with local_params(story, guide, objective), measuring(0, story, guide):
+    with local_params(story, guide, objective), seeded_eval(0, story, guide):
         train_baseline(objective, batch)
         measured = measure_gradients(objective, batch, groups, REPEATS)
         right = gradient_of(-bound(story, guide, rows, kl_weight).mean(), groups)
@@ -96,7 +101,7 @@ def test_a_wrong_gradient_is_seen(pair):
     story, guide, rows, batch = pair
     groups = parameter_groups(story, guide)
     objective = objectives.build("reweighted_wake_sleep", story, guide, batch, num_particles=2)
-    with local_params(story, guide), measuring(0, story, guide):
+    with local_params(story, guide), seeded_eval(0, story, guide):
         measured = measure_gradients(objective, batch, groups, REPEATS)
         right = gradient_of(-exact.iwelbo(story, guide, rows).mean(), groups)
     z = {
@@ -122,7 +127,7 @@ def test_estimators_of_one_bound_agree_with_inner_plates_and_global_sites(case, 
     found = []
     for which in (name, right):
         objective = objectives.build(which, story, guide, batch, num_particles=3)
-        with local_params(story, guide), measuring(len(found), story, guide):
+        with local_params(story, guide), seeded_eval(len(found), story, guide):
             train_baseline(objective, batch)
             found.append(measure_gradients(objective, batch, groups, 40))
     for group in groups:
@@ -141,7 +146,7 @@ def test_the_guide_feels_nothing_at_the_exact_posterior(name, num_particles):
     noise = {}
     for which in (name, "iwae"):
         objective = objectives.build(which, story, guide, batch, num_particles=num_particles)
-        with local_params(story, guide), measuring(0, story, guide):
+        with local_params(story, guide), seeded_eval(0, story, guide):
             (noise[which],) = torch.autograd.grad(objective(batch), [guide.to_parameters.weight])
     assert float(noise[name].abs().max()) < 1e-12
     assert float(noise["iwae"].abs().max()) > 1e-3  # the same draws' plain gradient is noise
@@ -160,7 +165,7 @@ def test_encoder_signal_falls_with_particles_in_iwae_and_not_in_dreg():
     for name, ratios in snr.items():
         for num_particles in (1, 10, 100):
             objective = objectives.build(name, story, guide, batch, num_particles=num_particles)
-            with local_params(story, guide), measuring(0, story, guide):
+            with local_params(story, guide), seeded_eval(0, story, guide):
                 ratios.append(measure_gradients(objective, batch, groups, 40).snr("heads"))
     for one, two, three in (snr["iwae"][::-1], snr["dreg"]):
         assert one < two < three

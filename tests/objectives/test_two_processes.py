@@ -19,6 +19,6 @@ def test_two_processes_average_the_gradients_of_their_halves_with_every_objectiv
     assert ran.returncode == 0, ran.stderr[-2000:]
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     for name in OBJECTIVES:
-        together, apart = ranks[0][name]
+        together, isolated = ranks[0][name]
         assert bool(together.any()) and torch.equal(together, ranks[1][name][0]), name
-        torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(together, isolated, rtol=1e-4, atol=1e-5, msg=name)

@@ -8,9 +8,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 import ppvae
 from ppvae import objectives
-from ppvae.gallery import load_story
 from ppvae.objectives import OBJECTIVES
-from ppvae.story import local_params, measuring
+from ppvae.stories import load_story
+from ppvae.story import local_params, seeded_eval
 
 NUM_ROWS = 12
 
@@ -34,7 +34,7 @@ def main(path: str) -> None:
 
 def _gradient(called, objective, batch):
     objective.zero_grad()
-    with local_params(objective), measuring(0, objective):
+    with local_params(objective), seeded_eval(0, objective):
         called(batch).backward()
     return torch.cat([p.grad.flatten() for p in objective.parameters()])
 

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import ppvae
 from ppvae import ranks
-from ppvae.evidence import rows as evidence_rows
-from ppvae.gallery import load_story
+from ppvae.inference import rows as evidence_rows
+from ppvae.stories import load_story
 from ppvae.story import seeded
 
 NUM_ROWS, BATCH_SIZE = (

@@ -11,11 +11,11 @@ from torch import nn
 
 import ppvae
 from ppvae.diagnostics import active_units, kl_by_site
-from ppvae.fit import Callback
-from ppvae.gallery import load_story
+from ppvae.stories import load_story
 from ppvae.training import TensorBoard
-from ppvae.training.average import Average
 from ppvae.training.bfloat16 import networks_in_bfloat16
+from ppvae.training.ema import ExponentialMovingAverage
+from ppvae.training.fit import Callback
 
 QUIET: dict[str, Any] = {"progress": False, "batch_size": 50, "lr": 3e-3}
 
@@ -33,7 +33,7 @@ def digits() -> tuple[nn.Module, nn.Module, ppvae.data.Rows]:
 
 def test_the_average_of_the_weights_is_their_recursion():
     weight = nn.Parameter(torch.zeros(2, dtype=torch.float64))
-    average, expected = Average([weight], 0.9), torch.zeros(2, dtype=torch.float64)
+    average, expected = ExponentialMovingAverage([weight], 0.9), torch.zeros(2, dtype=torch.float64)
     for step in range(1, 60):
         with torch.no_grad():
             weight.copy_(torch.tensor([step, 1.0]))

@@ -10,8 +10,8 @@ import torch.distributions as td
 import torch.nn.functional as F
 
 import ppvae
-from ppvae.gallery import load_story
 from ppvae.ranks import PartNoise, parts_of
+from ppvae.stories import load_story
 
 B = 7
 WEIGHTS = torch.rand(B, 3, generator=torch.Generator().manual_seed(0)) + 0.1

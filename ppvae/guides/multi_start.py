@@ -1,0 +1,74 @@
+r"""Several starts of a search: where a posterior is in pieces, the piece that is climbed hangs on the start."""
+
+__all__ = ["keep_best", "multi_start"]
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppvae.story import num_rows_of
+
+# In more latent numbers than this so few starts do not find other pieces.
+FEW_NUMBERS, NUM_STARTS = 8, 4
+# Parameters that say where on u a row's distribution stands, and how wide it is, through `positive`.
+PLACES = ("loc", "locs")
+WIDTHS = ("raw_scale", "raw_scales", "raw_diagonal")
+NARROWER = 1.5
+DRAWS = 100
+NUM_ERRORS = 2.0
+
+
+def multi_start(local: Any, num_starts: int | None) -> Any:
+    """A local guide with every row several times: as it is, then moved to places spread as all rows' draws are.
+
+    Arguments:
+        local: The guide.
+        num_starts: How often; None takes `NUM_STARTS` where a row has few latent numbers, else 1.
+
+    Returns:
+        A new guide, its rows one round after the other; `local` itself where there is one start or nothing to move.
+    """
+    if num_starts is None:
+        num_starts = NUM_STARTS if local.flat.dim <= FEW_NUMBERS else 1
+    places = [key for key in local.rows if key in PLACES]
+    if num_starts == 1 or not places:
+        return local
+    crowd = local.repeated(num_starts)
+    with torch.no_grad():
+        u = local.posterior(local.batch).sample((DRAWS,)).flatten(0, -2)  # (S * B, d)
+        for key, parameter in crowd.rows.items():
+            rounds = parameter.unflatten(0, (num_starts, -1))
+            if key in PLACES:
+                rounds[1:] = u.mean(0) + u.std(0) * torch.randn_like(rounds[1:])
+            elif key in WIDTHS:
+                rounds[1::2] -= NARROWER
+    return crowd
+
+
+def keep_best(local: Any, crowd: Any, log_w: Tensor) -> None:
+    """Give each row the parameters of its first start, or of another that is clearly better.
+
+    Arguments:
+        local: The guide, changed in place.
+        crowd: What `multi_start` made of it, climbed.
+        log_w: Its log weights, `(S, rounds * B)`, in nats.
+    """
+    num_rows = num_rows_of(local.batch)
+    rounds = log_w.split(num_rows, 1)
+    best, found = rounds[0], torch.arange(num_rows, device=log_w.device)
+    for count, other in enumerate(rounds[1:], 1):
+        better = is_better(other, best)
+        best = torch.where(better, other, best)
+        found = torch.where(better, count * num_rows + found % num_rows, found)
+    with torch.no_grad():
+        for mine, theirs in ((local.rows, crowd.rows), (local.networks, crowd.networks)):
+            for key, parameter in mine.items():
+                parameter.copy_(theirs[key][found])
+
+
+def is_better(one: Tensor, other: Tensor) -> Tensor:
+    """Rows whose mean of `(S, B)` is clearly higher in the first, or finite in the first alone, `(B,)`."""
+    gain = one - other
+    clear = gain.mean(0) > NUM_ERRORS * gain.std(0) / len(gain) ** 0.5
+    return clear | (one.mean(0).isfinite() & ~other.mean(0).isfinite())

@@ -1,0 +1,1 @@
+r"""A story, a guide and rows, checked and traced once, as plain functions of tensors."""

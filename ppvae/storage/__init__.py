@@ -1,0 +1,1 @@
+r"""Run folders, checkpoints, whole files, and marks that tell what has changed."""

@@ -1,0 +1,107 @@
+r"""What a comparison keeps on disk as it goes, so that it can be stopped anywhere and goes on to the same league.
+
+`trainings/NAME` is the run folder of one training, `measured/NAME.safetensors` what a guide's measurement has found so
+far. Guides are trained and measured one after the other; what is done is read, the rest is done.
+"""
+
+__all__ = ["LeagueFolder", "league_folder", "safe_names"]
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ppvae import ranks
+from ppvae.storage.files import UNFINISHED
+from ppvae.training.checkpointing import locked_run_dir
+from ppvae.training.signals import terminable
+
+SHARED = (
+    "story"  # the training of a story that all guides share, and the certificate of its evidence
+)
+LONGEST_NAME = 100
+
+
+class LeagueFolder:
+    """Where each part of a comparison is kept; nowhere where there is no folder.
+
+    Arguments:
+        path: The folder, if any.
+        names: Names of the guides.
+        checkpoint_every: As in `fit`.
+    """
+
+    def __init__(
+        self, path: Path | None, names: Iterable[str], checkpoint_every: float = 60.0
+    ) -> None:
+        self.path, self.checkpoint_every = path, checkpoint_every
+        self.names = dict(zip([None, *names], safe_names([SHARED, *names]), strict=True))
+
+    def make(self) -> None:
+        """Make the folders of the parts, and take away what a kill left half written."""
+        assert self.path is not None
+        for name in self.names.values():
+            (self.path / "trainings" / name).mkdir(parents=True, exist_ok=True)
+        (self.path / "measured").mkdir(exist_ok=True)
+        for stale in (self.path / "measured").glob(f"{UNFINISHED}*"):
+            stale.unlink()
+
+    def training(self, name: str | None = None) -> dict[str, Any]:
+        """Options of `fit` that let the training of a guide, or of the shared story, go on where it stopped."""
+        if self.path is None:
+            return {}
+        folder = self.path / "trainings" / self.names[name]
+        return {"run_dir": folder, "resume": True, "checkpoint_every": self.checkpoint_every}
+
+    def measurement(self, name: str | None = None) -> Path | None:
+        """The file of a guide's measurement, or of the shared story's certificate."""
+        return self.path and self.path / "measured" / f"{self.names[name]}.safetensors"
+
+
+@contextmanager
+def league_folder(
+    run_dir: str | Path | None,
+    settings: Mapping[str, Any],
+    *,
+    config: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    checkpoint_every: float = 60.0,
+) -> Iterator[LeagueFolder]:
+    """Hold the folder of a comparison for the length of the block; Ctrl-C and SIGTERM leave it in order.
+
+    Arguments:
+        run_dir: The folder; None keeps nothing.
+        settings: Of the comparison, with the names of its `guides`; the same wherever it goes on.
+        config: What else its `config.json` is to say.
+        resume: Whether it goes on with a comparison that has begun.
+        checkpoint_every: As in `fit`.
+
+    Raises:
+        ValueError: If another process holds it, it is no fresh folder, there is nothing to go on from, or the
+            settings have changed.
+    """
+    guides = settings["guides"]
+    if resume and (run_dir is None or not Path(run_dir).expanduser().is_dir()):
+        raise ValueError(
+            f"expected the folder of a comparison to go on from, got run_dir={run_dir}"
+        )
+    if run_dir is None:
+        yield LeagueFolder(None, guides)
+        return
+    told = {**(config or {}), "compare": dict(settings)}
+    with terminable(), locked_run_dir(run_dir, told, resume, "compare") as folder:
+        parts = LeagueFolder(folder.path, guides, checkpoint_every)
+        ranks.by_first(parts.make)
+        yield parts
+
+
+def safe_names(names: Iterable[str]) -> list[str]:
+    """Names that every file system takes, each once: `semi_amortized:family=iaf` becomes `semi_amortized-family-iaf`."""
+    safe: list[str] = []
+    for name in names:
+        short = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[:LONGEST_NAME] or "guide"
+        taken = {other.lower() for other in safe}  # some file systems do not tell `A` from `a`
+        numbers = (f"{short}-{number}" for number in range(2, len(safe) + 3))
+        safe.append(next(n for n in (short, *numbers) if n.lower() not in taken))
+    return safe

@@ -1,0 +1,248 @@
+r"""Pyro effect handlers that condition a story on rows and score it row by row."""
+
+__all__ = [
+    "Condition",
+    "RowLogProb",
+    "RowScale",
+    "SampleRows",
+    "check_vectorized",
+    "has_missing",
+    "valid_value",
+]
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pyro.distributions import Categorical
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import biject_to, constraints
+
+from ppvae.story.relaxed import relax
+from ppvae.story.running import TensorDict
+from ppvae.story.sites import DATA_PLATE, Layout, is_bookkeeping
+
+
+class Condition(Messenger):
+    """Fix sites to given rows: observed values (NaN = missing) and latent values with particles.
+
+    Arguments:
+        values: Site -> `(B, *inner plates, *event)`.
+        latents: Site -> `(S, B, *inner plates, *event)`.
+        particle_dim: Batch dimension of the particle plate, 0 for none.
+    """
+
+    def __init__(
+        self, values: Mapping[str, Tensor], latents: Mapping[str, Tensor], particle_dim: int
+    ) -> None:
+        super().__init__()
+        self.values, self.latents, self.particle_dim = values, latents, particle_dim
+        self.seen: set[str] = set()
+        self.met: set[str] = set()
+
+    def _pyro_sample(self, msg: Any) -> None:
+        name = msg["name"]
+        if is_bookkeeping(msg):
+            return
+        check_vectorized(msg["cond_indep_stack"])
+        self.met.add(name)
+        if name in self.values and msg["is_observed"]:
+            raise ValueError(
+                f"site '{name}': expected the story to generate it, got obs=... inside the story, beside values in the "
+                "data; take obs= away"
+            )
+        if name in self.latents:
+            value = self._in_program(msg, self.latents[name])
+            msg["fn"] = relax(msg["fn"])
+        elif name in self.values:
+            check_shape(name, self.values[name], msg["fn"], msg["cond_indep_stack"])
+            value = self._in_program(msg, self.values[name])
+            if has_missing(value):
+                value, msg["fn"] = fill_and_mask(name, value, msg["fn"])
+            if value.is_floating_point() and isinstance(_base(msg["fn"]), Categorical):
+                value = value.long()  # files and missing values make numbers of labels
+            value = self._beside_particles(value, msg["fn"].event_dim)
+        else:
+            msg["fn"] = relax(msg["fn"])  # a guide may replay a relaxed draw here
+            return
+        self.seen.add(name)
+        msg["value"] = value
+        msg["is_observed"] = True
+
+    def _beside_particles(self, value: Tensor, event_dim: int) -> Tensor:
+        """Data with the dimension that the latent sites have for particles, so that a story may join them."""
+        if not (self.particle_dim and self.latents):
+            return value
+        num_particles = len(next(iter(self.latents.values())))
+        width = -self.particle_dim - 1 + event_dim
+        value = value.reshape((1,) * (width - value.dim()) + tuple(value.shape))
+        return value.expand(num_particles, *value.shape)
+
+    def _in_program(self, msg: Any, value: Tensor) -> Tensor:
+        layout = Layout.of(msg["cond_indep_stack"], msg["fn"].event_dim)
+        return layout.to_program(value, particle_dim=self.particle_dim)
+
+
+class RowLogProb(Messenger):
+    """Add up the log densities of all sites, row by row, without keeping a trace.
+
+    Attributes:
+        local: Sum over the sites in the plate `data`, shape `(S, B)`, in nats.
+        shared: Sum over the sites outside, shape `(S,)`, in nats.
+        by_site: Site -> its own share, `(S, B)` or `(S,)`, in nats.
+    """
+
+    def __init__(self, particle_dim: int, num_particles: int, num_rows: int) -> None:
+        super().__init__()
+        self.particle_dim, self.num_particles, self.num_rows = particle_dim, num_particles, num_rows
+        self.by_site: TensorDict = {}
+        self.is_local: dict[str, bool] = {}
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if is_bookkeeping(msg):
+            return
+        log_prob = scale_and_mask(msg["fn"].log_prob(msg["value"]), msg["scale"], msg["mask"])
+        rows = [f.dim for f in msg["cond_indep_stack"] if f.name == DATA_PLATE]
+        self.is_local[msg["name"]] = bool(rows)
+        self.by_site[msg["name"]] = self._to_rows(log_prob, rows[0] if rows else None)
+
+    def _to_rows(self, log_prob: Tensor, row_dim: int | None) -> Tensor:
+        width = -self.particle_dim
+        log_prob = log_prob.reshape((1,) * (width - log_prob.dim()) + tuple(log_prob.shape))
+        others = [d for d in range(1 - width, 0) if d != row_dim]
+        if others:
+            log_prob = log_prob.sum(others)
+        shape = (self.num_particles,) if row_dim is None else (self.num_particles, self.num_rows)
+        return log_prob.expand(shape)
+
+    def _total(self, is_local: bool, shape: tuple[int, ...]) -> Tensor:
+        parts = [v for k, v in self.by_site.items() if self.is_local[k] == is_local]
+        if parts:
+            return torch.stack(parts).sum(0) if len(parts) > 2 else sum(parts[1:], parts[0])
+        like = next(iter(self.by_site.values()), torch.zeros(()))
+        return like.new_zeros(shape)
+
+    @property
+    def local(self) -> Tensor:
+        return self._total(True, (self.num_particles, self.num_rows))
+
+    @property
+    def shared(self) -> Tensor:
+        return self._total(False, (self.num_particles,))
+
+
+class SampleRows(RowLogProb):
+    """Run a guide and keep what it draws, rows first, beside its log densities.
+
+    Attributes:
+        values: Site -> `(S, B, *inner plates, *event)`; a global site `(S, *event)`.
+    """
+
+    def __init__(self, particle_dim: int, num_particles: int, num_rows: int) -> None:
+        super().__init__(particle_dim, num_particles, num_rows)
+        self.values: TensorDict = {}
+
+    @classmethod
+    def stacked(cls, each: Sequence["SampleRows"]) -> "SampleRows":
+        """Several runs of one particle as one run of several."""
+        first = each[0]
+        whole = cls(first.particle_dim, len(each), first.num_rows)
+        whole.is_local = first.is_local
+        whole.by_site = {k: torch.cat([one.by_site[k] for one in each]) for k in first.by_site}
+        whole.values = {k: torch.cat([one.values[k] for one in each]) for k in first.values}
+        return whole
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if is_bookkeeping(msg):
+            return
+        super()._pyro_post_sample(msg)
+        if not msg["infer"].get("is_auxiliary"):
+            layout = Layout.of(msg["cond_indep_stack"], msg["fn"].event_dim)
+            self.values[msg["name"]] = layout.to_rows(msg["value"], particle_dim=self.particle_dim)
+
+
+class RowScale(Messenger):
+    """Count the sites in the plate `data` `factor` times."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if any(f.name == DATA_PLATE for f in msg["cond_indep_stack"]):
+            msg["scale"] = msg["scale"] * self.factor
+
+
+def _base(fn: Any) -> Any:
+    """A distribution without its wrappings."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn
+
+
+def check_vectorized(stack: Any) -> None:
+    """The plate of the rows must be vectorised: a loop gives each row a site of its own."""
+    if any(f.name == DATA_PLATE and not f.vectorized for f in stack):
+        raise ValueError(
+            f'expected the plate "{DATA_PLATE}" to hold all rows at once, got a loop over it; write '
+            f'`with pyro.plate("{DATA_PLATE}", n):` and tensors with the rows in front'
+        )
+
+
+def check_shape(name: str, value: Tensor, fn: Any, stack: Any) -> None:
+    """One row of the data must have the shape that the story draws."""
+    layout = Layout.of(stack, fn.event_dim)
+    lead = 0 if layout.row_dim is None else 1
+    expected = (*layout.inner_shape, *fn.event_shape)
+    if tuple(value.shape[lead:]) != expected:
+        raise ValueError(
+            f"site '{name}': expected rows of shape {expected}, got {tuple(value.shape[lead:])}; "
+            "reshape the data or build the story for this shape"
+        )
+
+
+def fill_and_mask(name: str, value: Tensor, fn: Any) -> tuple[Tensor, Any]:
+    """Fill missing entries with a valid value and mask them out of the density.
+
+    Filling before masking keeps gradients finite: a masked NaN would still give NaN gradients.
+    """
+    missing = torch.isnan(value)
+    depth = 0
+    while hasattr(fn, "base_dist") and type(fn).__name__ in ("Independent", "ReshapedDistribution"):
+        depth += fn.reinterpreted_batch_ndims
+        fn = fn.base_dist
+    own = fn.event_dim
+    entry = missing
+    if own:
+        entry = missing.flatten(-own).any(-1)
+        if not bool((entry == missing.flatten(-own).all(-1)).all()):
+            raise ValueError(
+                f"site '{name}': expected whole events of {type(fn).__name__} to be missing, got some "
+                f"entries of its {own}-dimensional event missing; {type(fn).__name__} does not factorise "
+                "over its entries, so give a missing event NaN throughout"
+            )
+    filled = torch.where(missing, valid_value(fn.support, value), value)
+    masked = fn.mask(~entry)
+    return filled, masked.to_event(depth) if depth else masked
+
+
+def has_missing(value: Tensor) -> bool:
+    """Whether an entry is NaN: NaN survives a sum, and one sum is many times cheaper than a mask."""
+    suspect = value.is_floating_point() and bool(torch.isnan(value.sum()))
+    return suspect and bool(torch.isnan(value).any())  # large numbers may sum to NaN too
+
+
+def valid_value(support: constraints.Constraint, like: Tensor) -> Tensor:
+    """Some value inside `support`, broadcastable with `like`."""
+    event_dim = support.event_dim
+    if support.is_discrete:
+        value = torch.as_tensor(getattr(support, "lower_bound", 0)).to(like)
+        if event_dim and not bool(support.check(torch.zeros_like(like)).all()):
+            value = torch.zeros_like(like)  # one-hot: the first category
+            value[..., 0] = 1
+        return value
+    transform = biject_to(support)
+    shape = transform.inverse_shape(like.shape) if event_dim else like.shape
+    return transform(like.new_zeros(shape))
