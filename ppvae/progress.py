@@ -5,29 +5,33 @@ __all__ = ["Stage", "stages"]
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tqdm import tqdm
 
 Stage = Callable[[str], None]
+FORMAT = "{bar:20} {n_fmt}/{total_fmt} {remaining} {desc}"
 
 
 @contextmanager
 def stages(total: int | None, show: bool) -> Iterator[Stage]:
-    """A bar of `total` steps; the function that it gives names the next step and counts the last.
+    """A bar of `total` steps. The yielded function names the next step and counts the last one.
+
+    The bar is cut to the width of the terminal and disappears at the end.
 
     Arguments:
         total: Number of steps; None where it is not known beforehand.
-        show: Whether to show it; never shown where standard output is no terminal.
+        show: Whether to show it; never shown where standard error is no terminal.
     """
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, transient=True, disable=not show) as bar:
-        task = bar.add_task("", total=total, completed=-1)
+    with tqdm(
+        total=total,
+        leave=False,
+        disable=None if show else True,  # None: disabled unless standard error is a terminal
+        dynamic_ncols=True,
+        bar_format=FORMAT,
+    ) as bar:
 
         def stage(name: str) -> None:
-            bar.update(task, advance=1, description=name)
+            if not bar.disable:
+                bar.update(1 if bar.desc else 0)
+                bar.set_description_str(name)
 
         yield stage
