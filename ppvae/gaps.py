@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ppvae import ranks
 from ppvae.estimate import Estimate
-from ppvae.guides import optimize_local, unamortized
 from ppvae.inference import (
     METHODS,
     Annealing,
@@ -28,6 +27,7 @@ from ppvae.inference import (
 from ppvae.inference import certify as certify_annealing
 from ppvae.inference.annealing import DEFAULT
 from ppvae.inference.khat import khat, khat_threshold
+from ppvae.inference.local_search import optimize_local, unamortized
 from ppvae.inference.methods import FRESH
 from ppvae.inference.pieces import kept_rows, over_rows, rows_at_a_time, sibling_path
 from ppvae.problem.weights import check_pair, log_weights, refuse_global, to_batch

@@ -11,7 +11,8 @@ import torch
 import ppvae
 from ppvae.cli import main
 from ppvae.data import Request, load_request, parse_request
-from ppvae.guides import FAMILIES, optimize_local, suggest
+from ppvae.guides import FAMILIES, suggest
+from ppvae.inference import optimize_local
 from ppvae.stories import example_of, example_rows, load_story, story_names
 from ppvae.story import seeded
 

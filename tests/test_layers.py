@@ -26,6 +26,7 @@ FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 # Imports that a user may lack, or that cost seconds where most runs do not need them.
 OPTIONAL = {
     "data": {"torchvision.datasets", "pandas", "pyarrow"},
+    "guides": {"ppvae.inference.local_search"},  # guide.local(batch).optimize(story)
     "training": {"torch.utils.tensorboard"},
 }
 MAX_LINES = 300

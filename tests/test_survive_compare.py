@@ -32,7 +32,7 @@ def little_to_measure(monkeypatch):
         return plain(story, local, seed=seed, max_steps=5)
 
     monkeypatch.setitem(ppvae.gaps.__globals__, "optimize_local", few_steps)
-    monkeypatch.setattr("ppvae.inference.pieces.optimize_local", few_steps)
+    monkeypatch.setattr("ppvae.inference.local_search.optimize_local", few_steps)
     monkeypatch.setitem(ppvae.compare.__globals__, "NUM_SIMULATED", 4)
     before = dict(vars(DEFAULT))
     vars(DEFAULT).update(num_chains=2, num_temperatures=2, num_leapfrog=1)  # frozen, but for this

@@ -21,7 +21,7 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 import ppvae
-from ppvae import guides
+from ppvae import guides, inference
 from ppvae.guides.site_sampler import PointMass
 from ppvae.problem.weights import score
 from ppvae.story import local_params, observe, scale_rows
@@ -86,7 +86,7 @@ def test_trap_3_trace_elbo_does_not_stick_the_landing_and_the_local_search_does(
         Trace_ELBO().differentiable_loss(observe(story), local, batch).backward()
     theirs = local.rows["loc"].grad.abs().max()
     assert float(theirs) > 0.1  # noise at the exact posterior
-    found = guides.optimize_local(story, local)
+    found = inference.optimize_local(story, local)
     assert found.converged and float(found.gain.abs().max()) < 1e-3
     assert (
         float((local.rows["loc"] - exact.loc).detach().abs().max()) < 1e-3

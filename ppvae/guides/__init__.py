@@ -26,7 +26,7 @@ from ppvae.guides.semi_amortized import SemiAmortized
 from ppvae.guides.structured import Structured
 from ppvae.guides.suggest import suggest
 from ppvae.guides.sylvester import Sylvester
-from ppvae.guides.unamortized import LocalFit, LocalGuide, optimize_local, unamortized
+from ppvae.guides.unamortized import LocalGuide
 from ppvae.guides.vector_quantized import VectorQuantized
 from ppvae.options import options_of, refuse_unknown_options
 
@@ -44,7 +44,6 @@ __all__ = [
     "GuideBase",
     "Householder",
     "Ladder",
-    "LocalFit",
     "LocalGuide",
     "LowRank",
     "MeanField",
@@ -56,9 +55,7 @@ __all__ = [
     "Sylvester",
     "VectorQuantized",
     "build",
-    "optimize_local",
     "suggest",
-    "unamortized",
 ]
 
 FAMILIES: dict[str, type[Guide]] = {**PLAIN, "semi_amortized": SemiAmortized}

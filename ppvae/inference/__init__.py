@@ -12,6 +12,7 @@ from ppvae.inference.importance_sampling import (
     importance_sampling,
     log_mean_exp,
 )
+from ppvae.inference.local_search import LocalFit, optimize_local, unamortized
 from ppvae.inference.log_evidence import ais, log_evidence
 from ppvae.inference.methods import METHODS, EvidenceConfig, check_method, evidence_from
 from ppvae.inference.quadrature import quadrature_evidence
@@ -24,6 +25,7 @@ __all__ = [
     "Annealing",
     "EvidenceConfig",
     "EvidenceTable",
+    "LocalFit",
     "Sandwich",
     "ais",
     "bdmc",
@@ -43,5 +45,7 @@ __all__ = [
     "log_evidence",
     "log_mean_exp",
     "methods_for",
+    "optimize_local",
     "quadrature_evidence",
+    "unamortized",
 ]

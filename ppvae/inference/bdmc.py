@@ -15,8 +15,9 @@ from ppvae.inference.ais import AnnealedPath
 from ppvae.inference.annealing import DEFAULT, Annealing
 from ppvae.inference.annealing_path import path_of
 from ppvae.inference.check_finite import check_finite
+from ppvae.inference.local_search import fit_local
 from ppvae.inference.methods import FRESH, LOCAL_STEPS, EvidenceConfig, check_method
-from ppvae.inference.pieces import fit_local, in_precision, kept_rows, over_rows, rows_at_a_time
+from ppvae.inference.pieces import in_precision, kept_rows, over_rows, rows_at_a_time
 from ppvae.problem.chunks import numbers_per_row
 from ppvae.problem.weights import to_batch
 from ppvae.story import TensorDict, num_rows_of, seeded_eval, simulate, split_batch, trace_sites

@@ -18,8 +18,9 @@ from ppvae.estimate import Estimate
 from ppvae.inference.bdmc import Sandwich, certify
 from ppvae.inference.check_finite import is_annealable
 from ppvae.inference.exact import exact_evidence, knows_exact
+from ppvae.inference.local_search import fit_local
 from ppvae.inference.methods import FRESH, METHODS, EvidenceConfig, check_method, evidence_of
-from ppvae.inference.pieces import fit_local, kept_rows, over_rows, rows_at_a_time, sibling_path
+from ppvae.inference.pieces import kept_rows, over_rows, rows_at_a_time, sibling_path
 from ppvae.inference.quadrature import NODES, quadrature_numbers
 from ppvae.problem.chunks import numbers_per_row
 from ppvae.problem.weights import to_batch

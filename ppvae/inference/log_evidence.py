@@ -13,6 +13,7 @@ from ppvae import ranks
 from ppvae.estimate import Estimate
 from ppvae.inference.ais import Annealed
 from ppvae.inference.annealing import DEFAULT, Annealing
+from ppvae.inference.local_search import fit_local
 from ppvae.inference.methods import (
     FRESH,
     LOCAL_STEPS,
@@ -22,7 +23,7 @@ from ppvae.inference.methods import (
     evidence_of,
     is_from_prior,
 )
-from ppvae.inference.pieces import fit_local, in_precision, kept_rows, over_rows, rows_at_a_time
+from ppvae.inference.pieces import in_precision, kept_rows, over_rows, rows_at_a_time
 from ppvae.inference.quadrature import quadrature_numbers
 from ppvae.problem.chunks import numbers_per_row
 from ppvae.problem.weights import to_batch

@@ -2,7 +2,6 @@ r"""Long measurements piece by piece: seeds of their own, a file that remembers 
 
 __all__ = [
     "Checkpoint",
-    "fit_local",
     "in_precision",
     "kept_rows",
     "over_rows",
@@ -22,7 +21,6 @@ from safetensors.torch import save
 from torch import nn
 
 from ppvae import ranks
-from ppvae.guides.unamortized import LocalFit, optimize_local, unamortized
 from ppvae.problem.chunks import CHUNK_NUMBERS, is_local, numbers_per_row
 from ppvae.storage.files import read_metadata, read_tensors, write_bytes
 from ppvae.storage.fingerprint import fingerprint
@@ -145,16 +143,6 @@ def rows_at_a_time(batch: TensorDict, guide: nn.Module | None, numbers: int = 0)
     per_row = max(numbers, numbers_per_row(batch))
     for_each = math.ceil(num_rows_of(batch) / ranks.num_ranks())
     return max(1, min(ROWS_AT_A_TIME, CHUNK_NUMBERS // per_row, for_each))
-
-
-def fit_local(
-    story: nn.Module, guide: nn.Module, rows: TensorDict, local_steps: int, seed: int | None
-) -> tuple[nn.Module, LocalFit | None]:
-    """q* on these rows, and how the search went; a local guide, or one without steps to take, stays as it is."""
-    if local_steps == 0 or is_local(guide):
-        return guide, None
-    local = unamortized(guide, rows, story)
-    return local, optimize_local(story, local, max_steps=local_steps, seed=seed)
 
 
 def in_precision(

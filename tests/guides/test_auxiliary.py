@@ -10,9 +10,8 @@ from pyro.nn import PyroModule
 
 import ppvae
 from ppvae import guides
-from ppvae.guides import optimize_local
 from ppvae.guides.base import positive
-from ppvae.inference import elbo
+from ppvae.inference import elbo, optimize_local
 from ppvae.objectives import OBJECTIVES
 from ppvae.story import local_params, seeded_eval
 

@@ -11,10 +11,9 @@ from families import CONTINUOUS, NEEDS_SEVERAL_SITES
 from pyro.nn import PyroModule
 
 from ppvae import guides
-from ppvae.guides import optimize_local
 from ppvae.guides.flow_guide import MAX_CONTEXT
 from ppvae.guides.mixture import DiagonalMixture
-from ppvae.inference import elbo
+from ppvae.inference import elbo, optimize_local
 from ppvae.stories import load_story
 from ppvae.story import LogJoint
 

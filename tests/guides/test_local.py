@@ -12,9 +12,9 @@ from torch import nn
 
 import ppvae
 from ppvae import guides
-from ppvae.guides import optimize_local, unamortized
 from ppvae.guides.flows import AutoregressiveTransport, RowNetworks
-from ppvae.guides.local_search import WINDOW, Progress
+from ppvae.inference import optimize_local, unamortized
+from ppvae.inference.elbo_ascent import WINDOW, Plateau
 from ppvae.problem.weights import score
 
 NUM_ROWS = 12
@@ -184,17 +184,17 @@ def test_a_guide_with_inner_plates_is_named():
 
 def test_a_row_that_falls_below_its_best_window_goes_back_to_it():
     place = torch.zeros(2, 1)
-    progress = Progress([place], tolerance=0.01, max_length=WINDOW)
+    progress = Plateau([place], tolerance=0.01, max_length=WINDOW)
     noise = torch.randn(2 * WINDOW, 2, generator=torch.Generator().manual_seed(0))
     for step, eps in enumerate(noise):
         late = step >= WINDOW
         place.fill_(1.0 + late)
-        progress.has_plateaued(torch.tensor([0.0, -50.0 if late else 0.0]) + eps, last=False)
-    progress.settle()
+        progress.is_reached(torch.tensor([0.0, -50.0 if late else 0.0]) + eps, last=False)
+    progress.average_last_window()
     assert place.flatten().tolist() == [2.0, 1.0]
-    progress.has_plateaued(torch.tensor([0.0, torch.nan]), last=True)
+    progress.is_reached(torch.tensor([0.0, torch.nan]), last=True)
     place.fill_(torch.nan)
-    progress.rescue()
+    progress.restore_best()
     assert float(place[1]) == 1.0
 
 

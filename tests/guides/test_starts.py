@@ -5,8 +5,8 @@ import torch
 from exact import linear_gaussian, rows_of
 
 from ppvae import guides
-from ppvae.guides.multi_start import FEW_NUMBERS, NUM_STARTS, is_better, keep_best, multi_start
 from ppvae.inference import elbo
+from ppvae.inference.multi_start import MAX_DIM, NUM_STARTS, is_better, keep_best, multi_start
 from ppvae.stories import load_story
 
 
@@ -70,13 +70,13 @@ def test_a_start_whose_weights_are_not_finite_is_left():
     assert bool(is_better(fine, nan).all()) and not bool(is_better(nan, fine).any())
 
 
-@pytest.mark.parametrize("dim", [FEW_NUMBERS, FEW_NUMBERS + 1])
+@pytest.mark.parametrize("dim", [MAX_DIM, MAX_DIM + 1])
 def test_rows_of_few_latent_numbers_are_climbed_from_several_places(dim):
     story = linear_gaussian(data_dim=12, latent_dim=dim)
     batch = rows_of(story, 2)
     local = built("full_rank", story, batch).local(batch)
     crowd = multi_start(local, None)
-    if dim > FEW_NUMBERS:
+    if dim > MAX_DIM:
         assert crowd is local
         return
     rounds = {k: p.unflatten(0, (NUM_STARTS, 2)) for k, p in crowd.rows.items()}

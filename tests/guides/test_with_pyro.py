@@ -17,7 +17,7 @@ from torch.distributions import Normal, kl_divergence
 
 import ppvae
 from ppvae import guides
-from ppvae.guides import optimize_local
+from ppvae.inference import optimize_local
 from ppvae.story import local_params, observe, trace_sites
 
 NUM_ROWS = 12

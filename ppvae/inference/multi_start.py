@@ -1,4 +1,4 @@
-r"""Several starts of a search: where a posterior is in pieces, the piece that is climbed hangs on the start."""
+r"""Several starts of a search: which mode of a posterior a search finds depends on its start."""
 
 __all__ = ["keep_best", "multi_start"]
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ppvae.story import num_rows_of
 
-# In more latent numbers than this so few starts do not find other pieces.
-FEW_NUMBERS, NUM_STARTS = 8, 4
-# Parameters that say where on u a row's distribution stands, and how wide it is, through `positive`.
-PLACES = ("loc", "locs")
+# In more latent numbers than this so few starts do not find other modes.
+MAX_DIM, NUM_STARTS = 8, 4
+# Parameters that are the location of a row's distribution on u, and those that are its width, through `positive`.
+LOCATIONS = ("loc", "locs")
 WIDTHS = ("raw_scale", "raw_scales", "raw_diagonal")
 NARROWER = 1.5
 DRAWS = 100
@@ -24,34 +24,33 @@ def multi_start(local: Any, num_starts: int | None) -> Any:
 
     Arguments:
         local: The guide.
-        num_starts: How often; None takes `NUM_STARTS` where a row has few latent numbers, else 1.
+        num_starts: How often; None takes `NUM_STARTS` where a row has at most `MAX_DIM` latent numbers, else 1.
 
     Returns:
         A new guide, its rows one round after the other; `local` itself where there is one start or nothing to move.
     """
     if num_starts is None:
-        num_starts = NUM_STARTS if local.flat.dim <= FEW_NUMBERS else 1
-    places = [key for key in local.rows if key in PLACES]
-    if num_starts == 1 or not places:
+        num_starts = NUM_STARTS if local.flat.dim <= MAX_DIM else 1
+    if num_starts == 1 or not any(key in LOCATIONS for key in local.rows):
         return local
-    crowd = local.repeated(num_starts)
+    candidates = local.repeated(num_starts)
     with torch.no_grad():
         u = local.posterior(local.batch).sample((DRAWS,)).flatten(0, -2)  # (S * B, d)
-        for key, parameter in crowd.rows.items():
+        for key, parameter in candidates.rows.items():
             rounds = parameter.unflatten(0, (num_starts, -1))
-            if key in PLACES:
+            if key in LOCATIONS:
                 rounds[1:] = u.mean(0) + u.std(0) * torch.randn_like(rounds[1:])
             elif key in WIDTHS:
                 rounds[1::2] -= NARROWER
-    return crowd
+    return candidates
 
 
-def keep_best(local: Any, crowd: Any, log_w: Tensor) -> None:
+def keep_best(local: Any, candidates: Any, log_w: Tensor) -> None:
     """Give each row the parameters of its first start, or of another that is clearly better.
 
     Arguments:
         local: The guide, changed in place.
-        crowd: What `multi_start` made of it, climbed.
+        candidates: What `multi_start` made of it, optimised.
         log_w: Its log weights, `(S, rounds * B)`, in nats.
     """
     num_rows = num_rows_of(local.batch)
@@ -62,9 +61,10 @@ def keep_best(local: Any, crowd: Any, log_w: Tensor) -> None:
         best = torch.where(better, other, best)
         found = torch.where(better, count * num_rows + found % num_rows, found)
     with torch.no_grad():
-        for mine, theirs in ((local.rows, crowd.rows), (local.networks, crowd.networks)):
-            for key, parameter in mine.items():
-                parameter.copy_(theirs[key][found])
+        pairs = ((local.rows, candidates.rows), (local.networks, candidates.networks))
+        for parameters, of_all in pairs:
+            for key, parameter in parameters.items():
+                parameter.copy_(of_all[key][found])
 
 
 def is_better(one: Tensor, other: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-r"""The ascent of every row's own ELBO over the row's own parameters."""
+r"""Ascent of every row's own ELBO over the row's own parameters."""
 
-__all__ = ["climb"]
+__all__ = ["Plateau", "maximize_elbo"]
 
 import math
 from typing import Any
@@ -13,9 +13,9 @@ from ppvae.guides.flows import Pushforward
 from ppvae.problem.weights import draw
 from ppvae.story import LogJoint
 
-# A window of steps is the unit in which gain is measured.
+# Gain is measured over windows of steps.
 WINDOW, MAX_WINDOW, FLOW_WINDOW = 40, 160, 320
-# The part of all steps by which each step size must have had its turn.
+# Share of all steps after which each learning rate must have been tried.
 SHARES = (0.7, 0.9, 1.0)
 DECAY = 0.3
 LR_ROWS = 0.03
@@ -24,13 +24,13 @@ PARTICLES, FLOW_PARTICLES = 8, 32
 NUM_ERRORS = 3.0  # between a row's windows, in standard errors, that noise does not explain
 
 
-def climb(
+def maximize_elbo(
     story: nn.Module, local: Any, num_particles: int | None, max_steps: int, tolerance: float
 ) -> tuple[int, bool]:
-    """Climb with Adam in steps of three sizes; arguments as for `optimize_local`.
+    """Adam at three learning rates, each until its gain plateaus; arguments as for `optimize_local`.
 
     Returns:
-        Steps taken, and whether every step size ran dry before its share of the steps was taken.
+        Steps taken, and whether every learning rate reached its plateau before its share of the steps was taken.
     """
     log_joint = LogJoint(story, local.batch)
     noisy = _is_noisy(local)
@@ -42,59 +42,59 @@ def climb(
         )
     rows, networks = list(local.rows.values()), list(local.networks.values())
     groups = [{"params": rows, "lr": LR_ROWS}, {"params": networks, "lr": LR_NETWORKS}]
-    optimiser = torch.optim.Adam([g for g in groups if g["params"]])
+    optimizer = torch.optim.Adam([g for g in groups if g["params"]])
     parameters, converged, step = rows + networks, True, 0
-    progress = Progress(parameters, tolerance, FLOW_WINDOW if noisy else MAX_WINDOW)
+    plateau = Plateau(parameters, tolerance, FLOW_WINDOW if noisy else MAX_WINDOW)
     for share in SHARES:
-        dry = False
-        while not dry and step < share * max_steps:
+        reached = False
+        while not reached and step < share * max_steps:
             elbo = _elbo(log_joint, local, num_particles)
             gradients = torch.autograd.grad(-elbo.sum(), parameters)
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
-            optimiser.step()
+            optimizer.step()
             step += 1
-            dry = progress.has_plateaued(elbo.detach(), step >= share * max_steps)
-        converged &= dry
-        progress.rescue()
-        for group in optimiser.param_groups:
+            reached = plateau.is_reached(elbo.detach(), step >= share * max_steps)
+        converged &= reached
+        plateau.restore_best()
+        for group in optimizer.param_groups:
             group["lr"] *= DECAY
-    progress.settle()
+    plateau.average_last_window()
     return step, converged
 
 
-class Progress:
-    """Sees whether steps of one size still gain, window by window, and doubles the window where noise hides it.
+class Plateau:
+    """Whether steps at one learning rate still gain, window by window; the window doubles where noise hides a gain.
 
     Arguments:
-        parameters: What is climbed with, `(B, *)` each.
+        parameters: What is optimised, `(B, *)` each.
         tolerance: Gain of a window, in nats per row, below which there is none.
         max_length: The longest window.
     """
 
     def __init__(self, parameters: list[Tensor], tolerance: float, max_length: int) -> None:
         self.parameters, self.tolerance, self.max_length = parameters, tolerance, max_length
-        self.length, self.closed = WINDOW, True
+        self.length, self.is_complete = WINDOW, True
         self.before = Estimate(torch.tensor(-math.inf), torch.tensor(0.0))
         self.best: Estimate | None = None
 
-    def has_plateaued(self, elbo: Tensor, last: bool) -> bool:
-        """Take in the ELBO of each row at one step, `(B,)`, in nats; whether a window has closed without gain.
+    def is_reached(self, elbo: Tensor, last: bool) -> bool:
+        """Add one step; whether it completes a window without gain.
 
         Arguments:
-            elbo: The ELBO.
-            last: Close the window whatever its length.
+            elbo: The ELBO of each row, `(B,)`, in nats.
+            last: Complete the window whatever its length.
         """
-        if self.closed:
+        if self.is_complete:
             self.elbos: list[Tensor] = []
             self.sums = [torch.zeros_like(p) for p in self.parameters]
         self.elbos.append(elbo)
         for total, parameter in zip(self.sums, self.parameters, strict=True):
             total.add_(parameter.detach())
-        self.closed = last or len(self.elbos) == self.length
-        return self.closed and self._closes_dry()
+        self.is_complete = last or len(self.elbos) == self.length
+        return self.is_complete and self._has_no_gain()
 
-    def _closes_dry(self) -> bool:
+    def _has_no_gain(self) -> bool:
         elbos = torch.stack(self.elbos)
         self._keep_best(Estimate.of_draws(elbos))
         now = Estimate.of_draws(elbos.mean(1))
@@ -110,32 +110,32 @@ class Progress:
         self.now = Estimate(now.value.nan_to_num(-math.inf), now.std_error)
         averages = [total / len(self.elbos) for total in self.sums]
         if self.best is None:
-            self.best, self.kept = self.now, averages
+            self.best, self.best_parameters = self.now, averages
             return
         better = self.now.value > self.best.value
         self.best = Estimate(
             torch.where(better, self.now.value, self.best.value),
             torch.where(better, self.now.std_error, self.best.std_error),
         )
-        for kept, average in zip(self.kept, averages, strict=True):
-            kept[better] = average[better]
+        for best, average in zip(self.best_parameters, averages, strict=True):
+            best[better] = average[better]
 
-    def rescue(self) -> None:
+    def restore_best(self) -> None:
         """Put rows that fell clearly below their best window, as few particles let them, back to it."""
         if self.best is None:
             return
         noise = torch.hypot(self.now.std_error, self.best.std_error)
         lost = ~(self.now.value >= self.best.value - NUM_ERRORS * noise)
         with torch.no_grad():
-            for parameter, kept in zip(self.parameters, self.kept, strict=True):
-                parameter[lost] = kept[lost]
+            for parameter, best in zip(self.parameters, self.best_parameters, strict=True):
+                parameter[lost] = best[lost]
 
-    def settle(self) -> None:
-        """Put the average over the last window in the parameters' place, and rescue."""
+    def average_last_window(self) -> None:
+        """Set the parameters to their average over the last window, then restore rows that fell."""
         with torch.no_grad():
             for total, parameter in zip(self.sums, self.parameters, strict=True):
                 parameter.copy_(total / len(self.elbos))
-        self.rescue()
+        self.restore_best()
 
 
 def _elbo(log_joint: LogJoint, local: Any, num_particles: int) -> Tensor:
