@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 import ppvae
+from ppvae.data import to_batch
 from ppvae.guides import SemiAmortized
-from ppvae.problem.weights import to_batch
 from ppvae.stories import load_story
 from ppvae.story import TensorDict, seeded
 

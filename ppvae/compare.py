@@ -10,11 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from ppvae.data import Rows, Stream, open_rows, preview
+from ppvae.data import Rows, Stream, open_rows, preview, to_batch
 from ppvae.gaps import NUM_SIMULATED, Gaps, certify, check_request, evidence_methods, gaps
 from ppvae.inference import EvidenceConfig
 from ppvae.league import League, LeagueRow
-from ppvae.problem.weights import to_batch
 from ppvae.storage.league_folder import LeagueFolder, league_folder
 from ppvae.story import TensorDict, check_data
 from ppvae.training import History, TrainConfig

@@ -17,9 +17,10 @@ import torch
 import xarray
 from torch import Tensor, nn
 
+from ppvae.data import to_batch
+from ppvae.data.chunks import particle_step, row_chunks
 from ppvae.diagnostics.loo import LeaveOneOut
 from ppvae.inference.khat import smooth_log_weights
-from ppvae.problem.chunks import particle_step, row_chunks
 from ppvae.problem.particles import (
     inputs_of,
     log_prob_by_site,
@@ -27,7 +28,7 @@ from ppvae.problem.particles import (
     replicate,
     unknown_rows,
 )
-from ppvae.problem.weights import check_pair, draw_all, refuse_global, to_batch
+from ppvae.problem.weights import check_pair, draw_all, refuse_global
 from ppvae.story import Site, Sites, TensorDict, num_rows_of, seeded_eval, simulate
 
 GROUPS = (

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae import ranks
+from ppvae.data import to_batch
 from ppvae.estimate import Estimate
 from ppvae.inference import (
     METHODS,
@@ -30,7 +31,7 @@ from ppvae.inference.khat import khat, khat_threshold
 from ppvae.inference.local_search import optimize_local, unamortized
 from ppvae.inference.methods import FRESH
 from ppvae.inference.pieces import kept_rows, over_rows, rows_at_a_time, sibling_path
-from ppvae.problem.weights import check_pair, log_weights, refuse_global, to_batch
+from ppvae.problem.weights import check_pair, log_weights, refuse_global
 from ppvae.progress import Stage, stages
 from ppvae.story import TensorDict, num_rows_of, trace_sites
 

@@ -174,7 +174,7 @@ def test_missing_entries_stay_missing(story, rows):
 
 
 def test_chunks_leave_no_row_and_no_draw_out(story, rows, monkeypatch):
-    monkeypatch.setattr("ppvae.problem.chunks.CHUNK_NUMBERS", 256 * 3)
+    monkeypatch.setattr("ppvae.data.chunks.CHUNK_NUMBERS", 256 * 3)
     found = to_arviz(story, ScaledPosterior(story), rows, num_samples=8)
     assert found["posterior"]["z"].shape == (4, 2, B, 2)
     z = stacked(found["posterior"]["z"])

@@ -60,7 +60,7 @@ def test_a_walk_in_pieces_equals_a_walk_at_once(pair, monkeypatch):
     story, guide, one, other = pair
     long = {"num_steps": 50, "num_particles": 64}
     whole = interpolate(story, guide, one[:1], other[:1], **long)
-    monkeypatch.setattr("ppvae.problem.chunks.CHUNK_NUMBERS", 256 * 32)
+    monkeypatch.setattr("ppvae.data.chunks.CHUNK_NUMBERS", 256 * 32)
     pieces = interpolate(story, guide, one[:1], other[:1], **long)
     assert whole["x"].shape == (50, 1, 4)
     assert all(torch.allclose(whole[name], pieces[name]) for name in whole)

@@ -111,7 +111,7 @@ def test_embeddings_are_posterior_means_with_an_honest_error(pair):
 def test_embedding_in_pieces_equals_embedding_at_once(pair, monkeypatch):
     story, guide, x = pair
     whole = embed(story, guide, x[:1], num_particles=64)["z"]
-    monkeypatch.setattr("ppvae.problem.chunks.CHUNK_NUMBERS", 256 * 32)
+    monkeypatch.setattr("ppvae.data.chunks.CHUNK_NUMBERS", 256 * 32)
     pieces = embed(story, guide, x[:1], num_particles=64)["z"]
     assert torch.allclose(whole.value, pieces.value) and torch.allclose(
         whole.std_error, pieces.std_error

@@ -70,6 +70,7 @@ def evidence(
 ) -> None:
     """Measure log p(x), the evidence, on test rows, by one method or several side by side."""
     from ppvae.cli import setup as parts
+    from ppvae.data import to_batch
     from ppvae.inference import (
         METHODS,
         Annealing,
@@ -78,7 +79,6 @@ def evidence(
         evidence_table,
         methods_for,
     )
-    from ppvae.problem.weights import to_batch
 
     names = [n for part in methods or ["ais"] for n in part.split(",") if n]
     unknown = sorted(set(names) - {*METHODS, "all"})

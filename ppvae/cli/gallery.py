@@ -46,8 +46,7 @@ def check(
 
     import ppvae
     from ppvae.cli import setup as parts
-    from ppvae.data import Stream, preview
-    from ppvae.problem.weights import to_batch
+    from ppvae.data import Stream, preview, to_batch
     from ppvae.story import describe_support, split_batch
 
     setup = parts.prepare(
@@ -100,7 +99,7 @@ def generate(
     import ppvae
     from ppvae.cli import setup as parts
     from ppvae.cli.writing import write_numbers, write_picture
-    from ppvae.problem.weights import to_batch
+    from ppvae.data import to_batch
     from ppvae.story import split_batch
 
     if path is not None and (path.suffix not in (".png", ".npz") or not path.parent.is_dir()):

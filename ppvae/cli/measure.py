@@ -89,8 +89,8 @@ def compare(
     from ppvae import ranks
     from ppvae.cli import setup as parts
     from ppvae.cli.run import remember
+    from ppvae.data import to_batch
     from ppvae.gaps import check_request
-    from ppvae.problem.weights import to_batch
     from ppvae.storage.files import write_bytes
     from ppvae.storage.league_folder import safe_names
     from ppvae.training import TrainConfig
@@ -238,8 +238,8 @@ def gaps(
     """Measure what one guide loses: approximation gap and amortization gap."""
     import ppvae
     from ppvae.cli import setup as parts
+    from ppvae.data import to_batch
     from ppvae.gaps import check_request
-    from ppvae.problem.weights import to_batch
 
     setup = parts.prepare(
         story, data, [guide], data_root=data_root, binarize=binarize, options=options,

@@ -89,7 +89,7 @@ def reconstruct(
     import ppvae
     from ppvae.cli import setup as parts
     from ppvae.cli.writing import check_files, write_numbers, write_picture
-    from ppvae.problem.weights import to_batch
+    from ppvae.data import to_batch
 
     check_files(path, table)
     setup = parts.prepare(
@@ -139,9 +139,9 @@ def impute(
     """Fill missing values with the mean of draws, between the ends of a 90% interval."""
     from ppvae.cli import setup as parts
     from ppvae.cli.writing import check_files, write_numbers, write_picture
+    from ppvae.data import to_batch
     from ppvae.predict import fill
     from ppvae.predict.impute import holed_sites
-    from ppvae.problem.weights import to_batch
     from ppvae.story import check_data
 
     check_files(path, table)
@@ -195,9 +195,9 @@ def traverse(
     import ppvae
     from ppvae.cli import setup as parts
     from ppvae.cli.writing import check_files, write_numbers, write_picture
+    from ppvae.data import to_batch
     from ppvae.diagnostics.finding import number_names
     from ppvae.predict.paths import stops
-    from ppvae.problem.weights import to_batch
 
     check_files(path, table)
     setup = parts.prepare(

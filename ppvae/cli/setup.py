@@ -25,8 +25,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ppvae import guides, ranks
-from ppvae.data import DATASETS, SIMULATED, Rows, Stream, load, parse_request, preview
-from ppvae.problem.weights import to_batch
+from ppvae.data import DATASETS, SIMULATED, Rows, Stream, load, parse_request, preview, to_batch
 from ppvae.storage.run_folder import load as load_weights
 from ppvae.stories import example_of, example_rows, load_story
 from ppvae.story import check_data, seeded

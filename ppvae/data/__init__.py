@@ -15,14 +15,18 @@ __all__ = [
     "Rows",
     "Stream",
     "as_rows",
+    "iter_chunks",
     "load",
     "load_request",
     "mapped",
     "open_rows",
     "parse_request",
     "preview",
+    "reference_tensor",
+    "to_batch",
 ]
 
+from .batch import iter_chunks, reference_tensor, to_batch
 from .collect import as_rows
 from .mapped import mapped
 from .open import open_rows, preview

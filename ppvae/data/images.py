@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from .arrays import read_npz
 from .idx import find_idx, read_idx
@@ -41,6 +40,8 @@ class Images(NamedTuple):
 
 def read_digits(root: Path, pool: str) -> Images:
     r"""The 1797 digits of 8 × 8 pixels inside scikit-learn, values 0 to 16; needs no root."""
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     return Images(digits.images.astype(np.uint8)[:, None], digits.target)
 

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ppvae.data import to_batch
+from ppvae.data.chunks import CHUNK_NUMBERS, is_local, particle_step, pieces, row_slices
 from ppvae.diagnostics.rows import ByRow
 from ppvae.estimate import Estimate
 from ppvae.inference.khat import (
@@ -20,9 +22,8 @@ from ppvae.inference.khat import (
     khat_threshold,
     smooth_log_weights,
 )
-from ppvae.problem.chunks import CHUNK_NUMBERS, is_local, particle_step, pieces, row_slices
 from ppvae.problem.particles import log_prob_by_site, unknown_rows
-from ppvae.problem.weights import check_pair, draw_all, refuse_global, to_batch
+from ppvae.problem.weights import check_pair, draw_all, refuse_global
 from ppvae.ranks import over_parts
 from ppvae.story import Sites, TensorDict, num_rows_of, seeded_eval
 

@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from ppvae.data import to_batch
 from ppvae.diagnostics.finding import Finding, Verdict, number_names
 from ppvae.estimate import Estimate
 from ppvae.predict import embed
-from ppvae.problem.weights import check_pair, refuse_global, to_batch
+from ppvae.problem.weights import check_pair, refuse_global
 from ppvae.viz.plots import unit_bars
 
 ACTIVE_VARIANCE = 0.01

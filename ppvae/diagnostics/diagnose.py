@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
+from ppvae.data import to_batch
 from ppvae.diagnostics.by_row import by_row
 from ppvae.diagnostics.collapse import ActiveUnits, active_units
 from ppvae.diagnostics.coverage import Coverage, coverage
@@ -34,7 +35,7 @@ from ppvae.diagnostics.rows import ByRow
 from ppvae.diagnostics.sbc import SBC, sbc
 from ppvae.diagnostics.tarp import tarp
 from ppvae.inference.kl import KLBySite, kl_by_site
-from ppvae.problem.weights import check_pair, to_batch
+from ppvae.problem.weights import check_pair
 from ppvae.viz.plots import tail_dots
 
 T = TypeVar("T")

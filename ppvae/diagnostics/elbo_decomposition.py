@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ppvae.data import to_batch
+from ppvae.data.chunks import CHUNK_NUMBERS, numbers_per_row
 from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.estimate import Estimate
-from ppvae.problem.chunks import CHUNK_NUMBERS, numbers_per_row
 from ppvae.problem.particles import (
     chunks,
     log_guide_at,
@@ -26,7 +27,7 @@ from ppvae.problem.particles import (
     refuse_all_summed,
     refuse_local,
 )
-from ppvae.problem.weights import check_pair, draw, refuse_global, to_batch
+from ppvae.problem.weights import check_pair, draw, refuse_global
 from ppvae.story import (
     LogJoint,
     Sites,

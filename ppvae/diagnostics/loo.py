@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ppvae.data import to_batch
+from ppvae.data.chunks import particle_step, row_chunks
 from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.rows import BAD_SHARE, GOOD_SHARE
 from ppvae.estimate import Estimate
 from ppvae.inference.khat import khat, khat_threshold, smooth_log_weights
-from ppvae.problem.chunks import particle_step, row_chunks
 from ppvae.problem.particles import log_prob_by_site, unknown_rows
-from ppvae.problem.weights import check_pair, draw_all, to_batch
+from ppvae.problem.weights import check_pair, draw_all
 from ppvae.story import Sites, TensorDict, num_rows_of, seeded_eval
 
 

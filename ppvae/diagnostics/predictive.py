@@ -23,11 +23,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from ppvae.data import to_batch
+from ppvae.data.chunks import CHUNK_NUMBERS, numbers_per_row
 from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.estimate import Estimate
-from ppvae.problem.chunks import CHUNK_NUMBERS, numbers_per_row
 from ppvae.problem.particles import chunks, inputs_of, missing_as, replicate
-from ppvae.problem.weights import check_pair, draw_all, to_batch
+from ppvae.problem.weights import check_pair, draw_all
 from ppvae.story import TensorDict, check_data, num_rows_of, seeded_eval, simulate
 from ppvae.story.validation import partially_observed
 from ppvae.viz.plots import tail_dots

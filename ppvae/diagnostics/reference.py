@@ -10,11 +10,12 @@ import torch
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor, nn
 
+from ppvae.data import to_batch
+from ppvae.data.chunks import CHUNK_NUMBERS, numbers_per_row
 from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.inference.chains import run_chains
-from ppvae.problem.chunks import CHUNK_NUMBERS, numbers_per_row
 from ppvae.problem.particles import inputs_of
-from ppvae.problem.weights import check_pair, draw, refuse_global, to_batch
+from ppvae.problem.weights import check_pair, draw, refuse_global
 from ppvae.story import (
     Flat,
     LogJoint,

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ppvae.data import to_batch
 from ppvae.problem.particles import missing_as, refuse_local
-from ppvae.problem.weights import check_pair, refuse_global, to_batch
+from ppvae.problem.weights import check_pair, refuse_global
 from ppvae.story import (
     Sites,
     TensorDict,

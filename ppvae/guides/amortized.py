@@ -15,14 +15,13 @@ from typing import Any
 from pyro.distributions import Distribution
 from torch import Size, nn
 
-from ppvae.data import preview
+from ppvae.data import preview, to_batch
 from ppvae.guides.base import LOGITS, GlobalPart, GuideBase
 from ppvae.guides.discrete import DiscretePlace
 from ppvae.guides.features import Features
 from ppvae.guides.site_sampler import SiteSampler
 from ppvae.guides.unamortized import LocalGuide
 from ppvae.nets import hold_norms
-from ppvae.problem.weights import to_batch
 from ppvae.story import (
     Batch,
     Configurations,

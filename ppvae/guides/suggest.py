@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ppvae.problem.weights import to_batch
+from ppvae.data import to_batch
 from ppvae.story import Configurations, Flat, Sites, enumerate_support, trace_sites
 
 # Latent numbers of a row up to which a full covariance is cheap.

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ppvae.data import to_batch
+from ppvae.data.chunks import numbers_per_row
 from ppvae.estimate import Estimate
 from ppvae.inference.ais import AnnealedPath
 from ppvae.inference.annealing import DEFAULT, Annealing
@@ -18,8 +20,6 @@ from ppvae.inference.check_finite import check_finite
 from ppvae.inference.local_search import fit_local
 from ppvae.inference.methods import FRESH, LOCAL_STEPS, EvidenceConfig, check_method
 from ppvae.inference.pieces import in_precision, kept_rows, over_rows, rows_at_a_time
-from ppvae.problem.chunks import numbers_per_row
-from ppvae.problem.weights import to_batch
 from ppvae.story import TensorDict, num_rows_of, seeded_eval, simulate, split_batch, trace_sites
 
 # Mean width, in nats per row, below which the annealing settings are called converged.

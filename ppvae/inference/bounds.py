@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ppvae.data import to_batch
+from ppvae.data.chunks import is_local, particle_step, pieces, row_chunks
 from ppvae.estimate import Estimate
 from ppvae.inference.check_finite import check_finite, checked_pair
-from ppvae.problem.chunks import is_local, particle_step, pieces, row_chunks
-from ppvae.problem.weights import refuse_global, score, to_batch
+from ppvae.problem.weights import refuse_global, score
 from ppvae.ranks import over_parts
 from ppvae.story import TensorDict, num_rows_of, seeded_eval
 

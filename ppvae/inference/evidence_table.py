@@ -14,6 +14,8 @@ from rich.table import Table
 from torch import nn
 
 from ppvae import ranks
+from ppvae.data import to_batch
+from ppvae.data.chunks import numbers_per_row
 from ppvae.estimate import Estimate
 from ppvae.inference.bdmc import Sandwich, certify
 from ppvae.inference.check_finite import is_annealable
@@ -22,8 +24,6 @@ from ppvae.inference.local_search import fit_local
 from ppvae.inference.methods import FRESH, METHODS, EvidenceConfig, check_method, evidence_of
 from ppvae.inference.pieces import kept_rows, over_rows, rows_at_a_time, sibling_path
 from ppvae.inference.quadrature import NODES, quadrature_numbers
-from ppvae.problem.chunks import numbers_per_row
-from ppvae.problem.weights import to_batch
 from ppvae.progress import stages
 from ppvae.story import Flat, TensorDict, num_rows_of, trace_sites
 

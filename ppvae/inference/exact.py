@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ppvae.data.chunks import row_slices
 from ppvae.estimate import Estimate
 from ppvae.inference.check_finite import check_finite
 from ppvae.inference.pieces import rows_at_a_time
-from ppvae.problem.chunks import row_slices
 from ppvae.story import (
     Configurations,
     LogJoint,

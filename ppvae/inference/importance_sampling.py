@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ppvae.data.chunks import is_local, particle_step, pieces, row_chunks
 from ppvae.estimate import Estimate
 from ppvae.inference.check_finite import checked_pair
-from ppvae.problem.chunks import is_local, particle_step, pieces, row_chunks
 from ppvae.problem.weights import refuse_global, score
 from ppvae.ranks import over_parts
 from ppvae.story import TensorDict, num_rows_of, seeded_eval

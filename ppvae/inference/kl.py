@@ -14,10 +14,11 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
+from ppvae.data import to_batch
 from ppvae.diagnostics.finding import Finding, number_names
 from ppvae.estimate import Estimate
 from ppvae.problem.particles import chunks, log_prob_by_site, unknown_rows
-from ppvae.problem.weights import check_pair, draw, refuse_global, to_batch
+from ppvae.problem.weights import check_pair, draw, refuse_global
 from ppvae.story import Layout, LogJoint, Sites, TensorDict, num_rows_of, seeded_eval
 from ppvae.story.sites import is_bookkeeping
 from ppvae.viz.plots import unit_bars

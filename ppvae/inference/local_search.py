@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ppvae.data.chunks import is_local
 from ppvae.guides.site_local import SiteLocal
 from ppvae.guides.unamortized import LocalGuide
 from ppvae.inference.elbo_ascent import maximize_elbo
 from ppvae.inference.multi_start import keep_best, multi_start
-from ppvae.problem.chunks import is_local
 from ppvae.problem.weights import refuse_global, score
 from ppvae.story import Batch, TensorDict, as_batch, num_rows_of, seeded_eval, trace_sites
 

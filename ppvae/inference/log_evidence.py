@@ -10,6 +10,8 @@ from typing import Any
 from torch import nn
 
 from ppvae import ranks
+from ppvae.data import to_batch
+from ppvae.data.chunks import numbers_per_row
 from ppvae.estimate import Estimate
 from ppvae.inference.ais import Annealed
 from ppvae.inference.annealing import DEFAULT, Annealing
@@ -25,8 +27,6 @@ from ppvae.inference.methods import (
 )
 from ppvae.inference.pieces import in_precision, kept_rows, over_rows, rows_at_a_time
 from ppvae.inference.quadrature import quadrature_numbers
-from ppvae.problem.chunks import numbers_per_row
-from ppvae.problem.weights import to_batch
 from ppvae.progress import stages
 from ppvae.story import TensorDict, num_rows_of, trace_sites
 

@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import nn
 
 from ppvae import ranks
-from ppvae.problem.chunks import CHUNK_NUMBERS, is_local, numbers_per_row
+from ppvae.data.chunks import CHUNK_NUMBERS, is_local, numbers_per_row
 from ppvae.storage.files import read_metadata, read_tensors, write_bytes
 from ppvae.storage.fingerprint import fingerprint
 from ppvae.story import TensorDict, num_rows_of

@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ppvae.data.chunks import particle_step
 from ppvae.estimate import Estimate
 from ppvae.inference.annealing_path import Target
 from ppvae.inference.check_finite import checked_pair
 from ppvae.inference.whitening import coordinates_of
-from ppvae.problem.chunks import particle_step
 from ppvae.story import Flat, LogJoint, Sites, TensorDict, seeded_eval
 
 # Nodes along each axis, odd so that every other one is a grid too, and the half-width in guide scales.

@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ppvae.problem.chunks import CHUNK_NUMBERS
+from ppvae.data.chunks import CHUNK_NUMBERS
 from ppvae.problem.weights import draw
 from ppvae.story import Flat, Sites, TensorDict, local_params, num_rows_of
 

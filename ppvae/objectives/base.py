@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ppvae.data import open_rows, preview
+from ppvae.data import open_rows, preview, to_batch
 from ppvae.options import options_of
 from ppvae.problem.draws import GuideSite, sites_drawn
 from ppvae.problem.kl_weights import KLWeights
-from ppvae.problem.weights import check_pair, enumerated_sites, to_batch
+from ppvae.problem.weights import check_pair, enumerated_sites
 from ppvae.story import TensorDict, local_params, seeded_eval
 
 NO_PATH = (

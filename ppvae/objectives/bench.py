@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ppvae import objectives as losses
 from ppvae import ranks
+from ppvae.data import to_batch
 from ppvae.objectives import Objective
 from ppvae.objectives.gradients import (
     Gradients,
@@ -21,7 +22,6 @@ from ppvae.objectives.gradients import (
     parameter_groups,
     train_baseline,
 )
-from ppvae.problem.weights import to_batch
 from ppvae.progress import stages
 from ppvae.story import TensorDict, local_params, seeded_eval
 from ppvae.viz.plots import estimator_dots

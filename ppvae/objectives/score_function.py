@@ -6,12 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ppvae.data import preview
+from ppvae.data import preview, to_batch
 from ppvae.objectives.base import Objective, with_gradient_of
 from ppvae.objectives.baselines import BASELINES
 from ppvae.problem.draws import draw_detached
 from ppvae.problem.weighted import weigh
-from ppvae.problem.weights import to_batch
 from ppvae.story import TensorDict, has_missing
 
 ROWS_TO_LOOK_AT = 2000

@@ -18,9 +18,9 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from ppvae.data import as_rows
-from ppvae.problem.chunks import particle_step
-from ppvae.problem.weights import check_pair, to_batch
+from ppvae.data import as_rows, to_batch
+from ppvae.data.chunks import particle_step
+from ppvae.problem.weights import check_pair
 from ppvae.story import Layout, Sites, TensorDict, local_params, num_rows_of, particle_plate
 from ppvae.story.conditioning import split_batch
 from ppvae.story.handlers import Condition

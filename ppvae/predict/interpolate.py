@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.problem.chunks import is_local, row_slices, rows_per_chunk
+from ppvae.data.chunks import is_local, row_slices, rows_per_chunk
 from ppvae.story import Sites, TensorDict, num_rows_of, seeded_eval, split_batch
 from ppvae.story.validation import site_dependencies
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor, nn
 
+from ppvae.data.chunks import row_chunks
 from ppvae.estimate import Estimate
-from ppvae.problem.chunks import row_chunks
 from ppvae.problem.weights import draw_all
 from ppvae.story import Sites, TensorDict, seeded_eval
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ppvae.problem.chunks import row_chunks
+from ppvae.data.chunks import row_chunks
 from ppvae.problem.weights import draw_all
 from ppvae.story import TensorDict, seeded_eval
 

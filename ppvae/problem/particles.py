@@ -20,7 +20,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from ppvae.problem.chunks import CHUNK_NUMBERS, numbers_per_row
+from ppvae.data.chunks import CHUNK_NUMBERS, numbers_per_row
 from ppvae.story import (
     Layout,
     RowLogProb,

@@ -10,14 +10,12 @@ __all__ = [
     "draw",
     "draw_all",
     "enumerated_sites",
-    "iter_chunks",
     "log_weights",
     "refuse_global",
     "score",
-    "to_batch",
 ]
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.data import Rows, Stream, as_rows, open_rows, preview
-from ppvae.problem.chunks import is_local, particle_step, pieces, row_chunks, rows_per_chunk
+from ppvae.data import preview, to_batch
+from ppvae.data.chunks import is_local, particle_step, pieces, row_chunks
 from ppvae.ranks import drawing, over_parts
 from ppvae.story import (
     Batch,
@@ -42,7 +40,6 @@ from ppvae.story import (
     num_rows_of,
     partially_observed,
     particle_plate,
-    reference_tensor,
     run,
     seeded,
     seeded_eval,
@@ -70,38 +67,6 @@ class Scores:
     def log_weights(self) -> Tensor:
         """log w = log p(x, z) − log q(z | x), `(S, B)`, in nats."""
         return self.log_joint - self.log_guide
-
-
-def to_batch(story: nn.Module, data: Any, num_rows: int | None = None) -> TensorDict:
-    """Rows as one batch, on the story's device and in its precision; dynamic pixels are drawn once.
-
-    Arguments:
-        story: The story.
-        data: Anything that `ppvae.data.as_rows` takes.
-        num_rows: Only the first so many, of a stream too; None takes all.
-
-    Returns:
-        Name -> `(B, *event)`.
-    """
-    if num_rows is None:
-        rows = as_rows(data)
-    else:
-        opened = open_rows(data)
-        rows = opened.head(min(num_rows, len(opened)))
-    like = reference_tensor(story)
-    rows = rows.binarize_once(seed=0).to(device=like.device, dtype=like.dtype)
-    return dict(rows.tensors)
-
-
-def iter_chunks(story: nn.Module, rows: Rows | Stream) -> Iterator[TensorDict]:
-    """What `to_batch` gives, in pieces that one particle of fits in a chunk; of a stream one at a time is in memory."""
-    if isinstance(rows, Rows):
-        yield from row_chunks(to_batch(story, rows))
-        return
-    like = reference_tensor(story)
-    step = rows_per_chunk(rows.head(1).tensors)
-    bits = torch.Generator().manual_seed(0)
-    yield from rows.to(like.device, like.dtype).batches(step, generator=bits)
 
 
 def draw(

@@ -23,6 +23,8 @@ from pyro.nn import PyroModule
 from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 from torch import Tensor, nn
 
+from ppvae.data import reference_tensor
+
 TensorDict = dict[str, Tensor]
 
 # Name of the plate that holds the particles; it stands left of all the story's own plates.
@@ -106,14 +108,6 @@ def isolated() -> Iterator[None]:
     finally:
         for stack, items in zip(stacks, kept, strict=True):
             stack[:] = items
-
-
-def reference_tensor(module: nn.Module) -> Tensor:
-    """A floating tensor that tells where `module` lives and in which precision it computes."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.is_floating_point():
-            return tensor
-    return torch.empty(0)
 
 
 @contextmanager

@@ -6,9 +6,9 @@ from typing import NoReturn
 
 import torch
 
-from ppvae.data import Rows, Stream
+from ppvae.data import Rows, Stream, iter_chunks
 from ppvae.objectives import Objective
-from ppvae.problem.weights import draw, iter_chunks
+from ppvae.problem.weights import draw
 from ppvae.story import LogJoint, num_rows_of, seeded_eval, trace_sites
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ppvae import ranks
-from ppvae.data import Rows, Stream, preview
+from ppvae.data import Rows, Stream, iter_chunks, preview, to_batch
 from ppvae.objectives import Objective
-from ppvae.problem.weights import iter_chunks, score, to_batch
+from ppvae.problem.weights import score
 from ppvae.ranks import noise_state, set_noise_state
 from ppvae.story import TensorDict, check_values, num_rows_of, seeded
 from ppvae.training.config import SCHEDULES, TrainConfig

@@ -145,7 +145,7 @@ def test_arviz_compares_stories_and_draws_khat_by_the_record(level):
 def test_chunks_leave_no_row_and_no_particle_out(level, monkeypatch):
     story = linear_gaussian(data_dim=3, latent_dim=1)
     rows = {"x": rows_of(story, 9)["x"].detach()}
-    monkeypatch.setattr("ppvae.problem.chunks.CHUNK_NUMBERS", 256 * 4)
+    monkeypatch.setattr("ppvae.data.chunks.CHUNK_NUMBERS", 256 * 4)
     found = loo(story, ScaledPosterior(story), rows, num_particles=30)
     assert found.elpd.value.shape == found.khat.shape == (9,)
     assert loo(*level[:1], LevelGuide(), level[1], num_particles=30).khat.shape == (B,)

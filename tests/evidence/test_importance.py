@@ -54,7 +54,7 @@ def test_streaming_gives_the_weights_estimate_whatever_the_chunks(pair, monkeypa
     torch.testing.assert_close(found.value, expected.value)
     torch.testing.assert_close(found.std_error, expected.std_error)
     monkeypatch.setattr(
-        "ppvae.problem.chunks.CHUNK_NUMBERS", 256 * 60
+        "ppvae.data.chunks.CHUNK_NUMBERS", 256 * 60
     )  # ten particles of six rows at a time
     pieces = importance_sampling(story, guide, rows, 2000, seed=3)
     error = pieces.value - story.log_evidence(rows)
@@ -64,9 +64,7 @@ def test_streaming_gives_the_weights_estimate_whatever_the_chunks(pair, monkeypa
 def test_iwelbo_in_pieces_is_unbiased_for_the_same_bound(pair, monkeypatch):
     story, guide, rows = pair
     whole = ppvae.iwelbo(story, guide, rows, num_particles=40, num_repeats=100, seed=0)
-    monkeypatch.setattr(
-        "ppvae.problem.chunks.CHUNK_NUMBERS", 256 * 6 * 16
-    )  # pieces of 16 particles
+    monkeypatch.setattr("ppvae.data.chunks.CHUNK_NUMBERS", 256 * 6 * 16)  # pieces of 16 particles
     pieces = ppvae.iwelbo(story, guide, rows, num_particles=40, num_repeats=100, seed=1)
     difference = whole - pieces
     assert bool((difference.value.abs() < 4 * difference.std_error).all())

@@ -10,9 +10,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ppvae.compare import League
+from ppvae.data import to_batch
 from ppvae.estimate import Estimate
 from ppvae.predict import generate, reconstruct
-from ppvae.problem.weights import to_batch
 from ppvae.story import TensorDict, trace_sites
 from ppvae.story.conditioning import split_batch
 from ppvae.viz.plots import (
