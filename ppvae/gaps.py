@@ -139,7 +139,7 @@ def gaps(
     """
     batch = to_batch(story, data)
     check_request(story, evidence, num_particles, batch)
-    if getattr(guide, "is_local", False):
+    if getattr(guide, "is_unamortized", False):
         raise ValueError(
             "expected an amortized guide, got a local one: its gaps have no encoder's part"
         )

@@ -163,9 +163,9 @@ def test_a_global_site_is_weighed_by_all_rows() -> None:
         precision="float64",
     )  # fmt: skip
     precision = 500 / 2 + 1 / 100
-    scale = float(guide.shared.log_scale.exp().detach())
+    scale = float(guide.global_guide.log_scale.exp().detach())
     # Mean-field between centre and the z's: the factor of the centre has the conditional precision 500 + 1/100.
-    assert float(guide.shared.loc.detach()) == pytest.approx(
+    assert float(guide.global_guide.loc.detach()) == pytest.approx(
         float(x.mean()), abs=4 / precision**0.5
     )
     assert scale == pytest.approx((500 + 1 / 100) ** -0.5, rel=0.25)

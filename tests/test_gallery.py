@@ -58,7 +58,7 @@ def test_every_suggested_family_takes_the_story(name):
             guide = ppvae.guides.build(family, story, train, hidden=(8,))
             assert bool(ppvae.elbo(story, guide, train.head(4)).value.isfinite().all())
             if with_local:
-                assert guide.local(train.head(4).batch()).is_local
+                assert guide.local(train.head(4).batch()).is_unamortized
 
 
 def test_the_guide_of_a_story_with_nothing_to_learn_learns_from_its_fresh_rows(capsys):

@@ -2,7 +2,7 @@ r"""Cutting rows and particles into pieces that bound the memory of streaming.""
 
 __all__ = [
     "CHUNK_NUMBERS",
-    "is_local",
+    "is_unamortized",
     "numbers_per_row",
     "particle_step",
     "pieces",
@@ -27,7 +27,7 @@ def row_chunks(
     A guide that holds parameters for each row (`local`) can only be called on its own rows and is not cut.
     """
     step = len(next(iter(batch.values())))
-    if not is_local(guide):
+    if not is_unamortized(guide):
         step = rows_per_chunk(batch)
     yield from row_slices(batch, step)
 
@@ -37,9 +37,9 @@ def rows_per_chunk(batch: Mapping[str, Tensor]) -> int:
     return max(1, min(1000, CHUNK_NUMBERS // numbers_per_row(batch)))
 
 
-def is_local(guide: nn.Module | None) -> bool:
+def is_unamortized(guide: nn.Module | None) -> bool:
     """Whether a guide holds parameters for each row: it can only be called on all of its own rows."""
-    return bool(getattr(guide, "is_local", False))
+    return bool(getattr(guide, "is_unamortized", False))
 
 
 def row_slices(batch: Mapping[str, Tensor], step: int) -> Iterator[dict[str, Tensor]]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.data import to_batch
-from ppvae.data.chunks import CHUNK_NUMBERS, is_local, particle_step, pieces, row_slices
+from ppvae.data.chunks import CHUNK_NUMBERS, is_unamortized, particle_step, pieces, row_slices
 from ppvae.diagnostics.rows import ByRow
 from ppvae.estimate import Estimate
 from ppvae.inference.khat import (
@@ -61,7 +61,7 @@ def by_row(
     sites = check_pair(story, guide, batch)
     refuse_global(sites, "a judgement of each row")
     step = num_rows_of(batch)
-    if not is_local(guide):
+    if not is_unamortized(guide):
         kept = 3 + sum(site.row_shape.numel() for site in sites.latent.values())
         step = max(1, min(MAX_ROWS, CHUNK_NUMBERS // (kept * num_particles)))
 
@@ -70,7 +70,7 @@ def by_row(
         return _judge(*_particles(story, guide, rows, sites, sizes))
 
     with torch.no_grad(), seeded_eval(seed, story, guide):
-        parts = over_parts(judge, row_slices(batch, step), whole=is_local(guide))
+        parts = over_parts(judge, row_slices(batch, step), whole=is_unamortized(guide))
     return _joined(parts, num_particles)
 
 

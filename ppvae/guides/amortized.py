@@ -16,8 +16,8 @@ from pyro.distributions import Distribution
 from torch import Size, nn
 
 from ppvae.data import preview, to_batch
-from ppvae.guides.base import LOGITS, GlobalPart, GuideBase
-from ppvae.guides.discrete import DiscretePlace
+from ppvae.guides.base import LOGITS, GlobalGuide, GuideBase
+from ppvae.guides.discrete import DiscreteSampler
 from ppvae.guides.features import Features
 from ppvae.guides.site_sampler import SiteSampler
 from ppvae.guides.unamortized import LocalGuide
@@ -63,7 +63,7 @@ class Guide(GuideBase):
         `weight_norm`).
     """
 
-    is_local = False
+    is_unamortized = False
 
     def __init__(
         self,
@@ -89,11 +89,11 @@ class Guide(GuideBase):
                 "global; leave a site out of the data to make it latent"
             )
         self.check_sites(sites)
-        self.place = SiteSampler(sites.local_continuous)
+        self.site_sampler = SiteSampler(sites.local_continuous)
         self.discrete = self.make_discrete(sites.local_discrete)
         self.row_dim = sites.row_dim
-        self.shared = GlobalPart(sites.global_latent)
-        dim = self.place.flat.dim
+        self.global_guide = GlobalGuide(sites.global_latent)
+        dim = self.site_sampler.flat.dim
         self.shapes = {k: Size(v) for k, v in self.parameter_shapes(dim).items()} if dim else {}
         if self.discrete is not None:
             self.shapes[LOGITS] = Size([self.discrete.num_logits])
@@ -126,7 +126,7 @@ class Guide(GuideBase):
             A distribution of batch shape `(B,)` and event shape `(d,)`.
         """
 
-    def make_discrete(self, sites: Sites) -> DiscretePlace | None:
+    def make_discrete(self, sites: Sites) -> DiscreteSampler | None:
         """What draws the discrete sites; None leaves them out: they are summed over, if finite and few."""
         if sites:
             Configurations(sites)  # refuses what cannot be summed over

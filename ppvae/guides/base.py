@@ -1,6 +1,6 @@
 r"""What amortized and local guides share: a distribution over one real vector, placed at the story's sites."""
 
-__all__ = ["LOGITS", "GlobalPart", "GuideBase", "diagonal", "positive"]
+__all__ = ["LOGITS", "GlobalGuide", "GuideBase", "diagonal", "positive"]
 
 from abc import ABCMeta, abstractmethod
 from typing import Any
@@ -14,7 +14,7 @@ from pyro.nn import PyroModule
 from pyro.nn.module import _PyroModuleMeta
 from torch import Tensor, nn
 
-from ppvae.guides.discrete import DiscretePlace, plain_site_distribution
+from ppvae.guides.discrete import DiscreteSampler, plain_site_distribution
 from ppvae.guides.site_sampler import SiteSampler
 from ppvae.story import DATA_PLATE, Batch, Flat, Site, Sites, TensorDict, as_batch, num_rows_of
 
@@ -35,20 +35,20 @@ def positive(raw: Tensor) -> Tensor:
     return F.softplus(raw + INVERSE_SOFTPLUS_OF_ONE) + MIN_SCALE
 
 
-class GlobalPart(PyroModule):
+class GlobalGuide(PyroModule):
     """A mean-field guide of the sites outside the plate `data`: free parameters, no encoder."""
 
     def __init__(self, sites: Sites) -> None:
         super().__init__()
-        self.place = SiteSampler(sites)
-        dim = self.place.flat.dim
+        self.site_sampler = SiteSampler(sites)
+        dim = self.site_sampler.flat.dim
         if dim:  # no parameters of size zero: they would never move
             self.loc = nn.Parameter(torch.zeros(dim))
             self.log_scale = nn.Parameter(torch.full((dim,), INITIAL_GLOBAL_SCALE).log())
 
     def forward(self) -> None:
-        if self.place.flat.dim:
-            self.place(dist.Normal(self.loc, self.log_scale.exp()).to_event(1))
+        if self.site_sampler.flat.dim:
+            self.site_sampler(dist.Normal(self.loc, self.log_scale.exp()).to_event(1))
 
 
 class _AbstractModule(_PyroModuleMeta, ABCMeta):
@@ -59,16 +59,16 @@ class GuideBase(PyroModule, metaclass=_AbstractModule):
     """What amortized and local guides share: placing q(u | x) inside the plate `data`.
 
     Attributes:
-        place: Puts draws of `u` at the continuous sites.
+        site_sampler: Puts draws of `u` at the continuous sites.
         discrete: Draws the discrete sites; None leaves them out, to be summed over.
-        shared: The part of the guide outside the plate.
+        global_guide: The part of the guide outside the plate.
         row_dim: Batch dimension (negative) of the plate.
         stories: The story, of a guide that runs it on the way to its draws.
     """
 
-    place: SiteSampler
-    discrete: DiscretePlace | None
-    shared: GlobalPart
+    site_sampler: SiteSampler
+    discrete: DiscreteSampler | None
+    global_guide: GlobalGuide
     row_dim: int
     stories: tuple[nn.Module, ...] = ()
 
@@ -87,7 +87,7 @@ class GuideBase(PyroModule, metaclass=_AbstractModule):
     @property
     def flat(self) -> Flat:
         """The map between the local latent sites and `u`."""
-        return self.place.flat
+        return self.site_sampler.flat
 
     def posterior(self, batch: Batch) -> Distribution:
         """q(u | x) over the continuous local latent sites as one real vector.
@@ -104,17 +104,17 @@ class GuideBase(PyroModule, metaclass=_AbstractModule):
     def forward(self, batch: Batch) -> None:
         """Sample every latent site: the guide as a Pyro program."""
         batch = as_batch(batch)
-        self.shared()
+        self.global_guide()
         parameters = self.parameters_of(batch)
         ones = (1,) * (-1 - self.row_dim)
         if ones:  # the story put other plates right of `data`
             parameters = {k: v.reshape(len(v), *ones, *v.shape[1:]) for k, v in parameters.items()}
         q: Any = self.distribution(parameters) if self.flat.dim else None
-        if hasattr(q, "place"):  # a program with plates of its own
-            q.place()
+        if hasattr(q, "sample_sites"):  # a program with plates of its own
+            q.sample_sites()
             return
         with pyro.plate(DATA_PLATE, num_rows_of(batch), dim=self.row_dim):
             if q is not None:
-                self.place(q)
+                self.site_sampler(q)
             if self.discrete is not None:
                 self.discrete(parameters[LOGITS], self.site_distribution)

@@ -9,7 +9,7 @@ from pyro.distributions import Distribution
 
 from ppvae.guides.amortized import Guide
 from ppvae.guides.base import diagonal
-from ppvae.guides.discrete import DiscretePlace
+from ppvae.guides.discrete import DiscreteSampler
 from ppvae.story import Sites, TensorDict
 
 
@@ -26,8 +26,8 @@ class Categorical(Guide):
         A. Mnih, K. Gregor (2014). Neural variational inference and learning in belief networks.
     """
 
-    def make_discrete(self, sites: Sites) -> DiscretePlace:
-        return DiscretePlace(sites)
+    def make_discrete(self, sites: Sites) -> DiscreteSampler:
+        return DiscreteSampler(sites)
 
     def check_sites(self, sites: Sites) -> None:
         require_discrete(self, sites)

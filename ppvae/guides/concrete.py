@@ -13,7 +13,7 @@ from torch import Size, Tensor, nn
 from ppvae.guides.amortized import Guide
 from ppvae.guides.base import diagonal
 from ppvae.guides.categorical import require_discrete
-from ppvae.guides.discrete import DiscretePlace, plain_site_distribution
+from ppvae.guides.discrete import DiscreteSampler, plain_site_distribution
 from ppvae.story import Batch, LinearBernoulli, LinearOneHot, Site, Sites, TensorDict
 
 
@@ -70,17 +70,17 @@ class Concrete(Guide):
         first, last = self.range
         return max(last, first * (1 - self.cooling) ** int(self.step))
 
-    def make_discrete(self, sites: Sites) -> DiscretePlace:
-        place = DiscretePlace(sites)
+    def make_discrete(self, sites: Sites) -> DiscreteSampler:
+        sampler = DiscreteSampler(sites)
         for name, site in sites.items():
             if not isinstance(
-                plain_site_distribution(site, torch.zeros(place.shapes[name])), RELAXABLE
+                plain_site_distribution(site, torch.zeros(sampler.shapes[name])), RELAXABLE
             ):
                 raise ValueError(
                     f"site '{name}': expected OneHotCategorical or Bernoulli for concrete, whose draws lie between the "
                     f"corners in training, got the support {site.support}; draw a OneHotCategorical, or use categorical"
                 )
-        return place
+        return sampler
 
     def check_sites(self, sites: Sites) -> None:
         require_discrete(self, sites)

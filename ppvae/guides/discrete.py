@@ -1,6 +1,6 @@
 r"""Drawing discrete sites in a guide: from logits, each entry of a row by itself."""
 
-__all__ = ["DiscretePlace", "FiniteCategorical", "Law", "plain_site_distribution"]
+__all__ = ["DiscreteSampler", "FiniteCategorical", "Law", "plain_site_distribution"]
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -45,7 +45,7 @@ class FiniteCategorical(dist.Categorical):
         return super().log_prob(value - self.low)
 
 
-class DiscretePlace:
+class DiscreteSampler:
     """Samples finite discrete sites, every entry independent of the others given the row.
 
     Arguments:

@@ -114,7 +114,7 @@ class TopDown(TorchDistribution):
         self._last: tuple[Tensor, Tensor] | None = None
         super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=False)
 
-    def place(self) -> None:
+    def sample_sites(self) -> None:
         """Sample every site, as a part of a guide."""
         self._run_story(None)
 

@@ -135,7 +135,15 @@ class SemiAmortized(Guide):
         self.stories = (story,)  # in a tuple: the story is no part of the guide
         # In a plain list: Pyro lets no module that has run become part of another PyroModule.
         self.start = nn.ModuleList([start])
-        for part in ("place", "discrete", "row_dim", "shapes", "sizes", "shared", "transport"):
+        for part in (
+            "site_sampler",
+            "discrete",
+            "row_dim",
+            "shapes",
+            "sizes",
+            "global_guide",
+            "transport",
+        ):
             self.__dict__[part] = getattr(start, part)
         self.num_steps, self.num_particles = num_steps, num_particles
         self.backprop, self.seed = backprop, seed
@@ -228,10 +236,10 @@ class SemiAmortized(Guide):
 
     def _shared_draws(self, like: Tensor) -> TensorDict:
         """Draws of the global sites, which the steps take as they are, name -> `(S, *event)`."""
-        flat = self.shared.place.flat
+        flat = self.global_guide.site_sampler.flat
         if not flat.dim:
             return {}
-        loc, scale = self.shared.loc.detach(), self.shared.log_scale.detach().exp()
+        loc, scale = self.global_guide.loc.detach(), self.global_guide.log_scale.detach().exp()
         return flat.unflatten(loc + scale * torch.randn(len(like), flat.dim).to(like))[0]
 
 

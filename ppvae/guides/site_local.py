@@ -31,7 +31,7 @@ class SiteLocal(PyroModule):
         ValueError: If a site's parameters depend on another site's draw, or the guide draws discrete sites.
     """
 
-    is_local = True
+    is_unamortized = True
 
     def __init__(self, guide: nn.Module, batch: TensorDict, sites: Sites) -> None:
         super().__init__(name="local")

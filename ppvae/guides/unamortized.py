@@ -24,15 +24,21 @@ class LocalGuide(GuideBase):
         batch: The rows, name -> `(B, *event)`.
     """
 
-    is_local = True
+    is_unamortized = True
 
     def __init__(self, guide: Any, batch: TensorDict) -> None:
         super().__init__(name="local")
         self.batch = batch
-        self.place, self.discrete, self.row_dim = guide.place, guide.discrete, guide.row_dim
+        self.site_sampler, self.discrete, self.row_dim = (
+            guide.site_sampler,
+            guide.discrete,
+            guide.row_dim,
+        )
         self._family = (guide,)  # in a tuple: the encoder is no part of this guide
-        self.__dict__["shared"] = guide.shared  # nor is it renamed as a part of this guide
-        self.borrowed = (guide.shared,)
+        self.__dict__["global_guide"] = (
+            guide.global_guide
+        )  # nor is it renamed as a part of this guide
+        self.borrowed = (guide.global_guide,)
         with torch.no_grad(), local_params(guide):
             start = guide.parameters_of(batch)
         self.rows = nn.ParameterDict({k: nn.Parameter(v.clone()) for k, v in start.items()})

@@ -10,7 +10,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from ppvae.guides.amortized import Guide
-from ppvae.guides.discrete import DiscretePlace
+from ppvae.guides.discrete import DiscreteSampler
 from ppvae.guides.site_sampler import PointMass
 from ppvae.story import Batch, Site, Sites, TensorDict, enumerate_support
 
@@ -91,10 +91,10 @@ class VectorQuantized(Guide):
                 f"expected at least as many codes as numbers in each, got a codebook {tuple(book.shape)}"
             )
 
-    def make_discrete(self, sites: Sites) -> DiscretePlace:
+    def make_discrete(self, sites: Sites) -> DiscreteSampler:
         width = self.entries.shape[1]
         shapes = {name: Size([*site.row_shape[:-1], width]) for name, site in sites.items()}
-        return DiscretePlace(sites, shapes)
+        return DiscreteSampler(sites, shapes)
 
     def parameter_shapes(self, dim: int) -> Mapping[str, tuple[int, ...]]:
         return {}

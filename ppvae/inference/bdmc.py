@@ -107,7 +107,7 @@ def bdmc(
         R. B. Grosse, Z. Ghahramani, R. P. Adams (2015). Sandwiching the marginal likelihood using bidirectional
         Monte Carlo.
     """
-    if getattr(guide, "is_local", False):
+    if getattr(guide, "is_unamortized", False):
         raise ValueError(
             "expected an amortized guide, got a local one, which knows its own rows only"
         )

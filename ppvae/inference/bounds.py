@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ppvae.data import to_batch
-from ppvae.data.chunks import is_local, particle_step, pieces, row_chunks
+from ppvae.data.chunks import is_unamortized, particle_step, pieces, row_chunks
 from ppvae.estimate import Estimate
 from ppvae.inference.check_finite import check_finite, checked_pair
 from ppvae.problem.weights import refuse_global, score
@@ -56,7 +56,7 @@ def elbo(
         return Estimate.of_draws(torch.cat(draws))
 
     with torch.no_grad(), seeded_eval(seed, story, guide):
-        parts = over_parts(bound, row_chunks(batch, guide), whole=is_local(guide))
+        parts = over_parts(bound, row_chunks(batch, guide), whole=is_unamortized(guide))
     found = Estimate.cat(parts)
     check_finite(found.value, story, guide, batch)
     return found
@@ -109,7 +109,7 @@ def iwelbo(
         return Estimate.of_draws(torch.cat(bounds))
 
     with torch.no_grad(), seeded_eval(seed, story, guide):
-        parts = over_parts(bound, row_chunks(batch, guide), whole=is_local(guide))
+        parts = over_parts(bound, row_chunks(batch, guide), whole=is_unamortized(guide))
     found = Estimate.cat(parts)
     check_finite(found.value, story, guide, batch)
     return found

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ppvae.data.chunks import is_local, particle_step, pieces, row_chunks
+from ppvae.data.chunks import is_unamortized, particle_step, pieces, row_chunks
 from ppvae.estimate import Estimate
 from ppvae.inference.check_finite import checked_pair
 from ppvae.problem.weights import refuse_global, score
@@ -108,7 +108,7 @@ def importance_sampling(
         return running.estimate(error)
 
     with torch.no_grad(), seeded_eval(seed, story, guide):
-        parts = over_parts(weigh, row_chunks(batch, guide), whole=is_local(guide))
+        parts = over_parts(weigh, row_chunks(batch, guide), whole=is_unamortized(guide))
     found, like = Estimate.cat(parts), next(iter(batch.values()))
     return Estimate(found.value.to(like), found.std_error.to(like))
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.data.chunks import is_local
+from ppvae.data.chunks import is_unamortized
 from ppvae.guides.site_local import SiteLocal
 from ppvae.guides.unamortized import LocalGuide
 from ppvae.inference.elbo_ascent import maximize_elbo
@@ -135,7 +135,7 @@ def fit_local(
     story: nn.Module, guide: nn.Module, rows: TensorDict, local_steps: int, seed: int | None
 ) -> tuple[nn.Module, LocalFit | None]:
     """q* on these rows, and how the search went; a local guide, or one without steps to take, stays as it is."""
-    if local_steps == 0 or is_local(guide):
+    if local_steps == 0 or is_unamortized(guide):
         return guide, None
     local = unamortized(guide, rows, story)
     return local, optimize_local(story, local, max_steps=local_steps, seed=seed)

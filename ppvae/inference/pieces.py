@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import nn
 
 from ppvae import ranks
-from ppvae.data.chunks import CHUNK_NUMBERS, is_local, numbers_per_row
+from ppvae.data.chunks import CHUNK_NUMBERS, is_unamortized, numbers_per_row
 from ppvae.storage.files import read_metadata, read_tensors, write_bytes
 from ppvae.storage.fingerprint import fingerprint
 from ppvae.story import TensorDict, num_rows_of
@@ -138,7 +138,7 @@ def rows_at_a_time(batch: TensorDict, guide: nn.Module | None, numbers: int = 0)
         guide: The guide as it was given.
         numbers: Numbers that a row takes while it is measured, in all its chains or nodes.
     """
-    if is_local(guide):
+    if is_unamortized(guide):
         return num_rows_of(batch)
     per_row = max(numbers, numbers_per_row(batch))
     for_each = math.ceil(num_rows_of(batch) / ranks.num_ranks())
@@ -159,7 +159,7 @@ def in_precision(
     dtype = kinds[precision]
     if dtype is None:
         return story, guide
-    if getattr(guide, "is_local", False):
+    if getattr(guide, "is_unamortized", False):
         raise ValueError(
             f"expected an amortized guide to compute in {precision}, got a local one; make it from a story, a guide and "
             "rows of that precision"

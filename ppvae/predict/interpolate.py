@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.data.chunks import is_local, row_slices, rows_per_chunk
+from ppvae.data.chunks import is_unamortized, row_slices, rows_per_chunk
 from ppvae.story import Sites, TensorDict, num_rows_of, seeded_eval, split_batch
 from ppvae.story.validation import site_dependencies
 
@@ -58,7 +58,7 @@ def interpolate(
         raise ValueError(
             f"expected at least two steps, from one row to the other, got num_steps={num_steps}"
         )
-    if is_local(guide):
+    if is_unamortized(guide):
         raise ValueError(
             "expected a guide that serves any rows, got one with parameters of its own rows; give the guide that it was "
             "made from"

@@ -41,7 +41,7 @@ MAX_CHUNK_ROWS = 1000
 
 def _num_chunk_rows(batch: TensorDict, guide: nn.Module | None, num_particles: int) -> int:
     """Rows of which `num_particles` particles fit in a chunk; all of them for a guide that serves no fewer."""
-    if getattr(guide, "is_local", False):
+    if getattr(guide, "is_unamortized", False):
         return num_rows_of(batch)
     fit = CHUNK_NUMBERS // (numbers_per_row(batch) * num_particles)
     return max(1, min(MAX_CHUNK_ROWS, fit))
@@ -269,7 +269,7 @@ def refuse_all_summed(drawn: TensorDict, sites: Sites, what: str) -> None:
 
 def refuse_local(guide: nn.Module, what: str) -> None:
     """New rows need an encoder."""
-    if getattr(guide, "is_local", False):
+    if getattr(guide, "is_unamortized", False):
         raise ValueError(
             f"expected an amortized guide for {what}, which encodes new rows, got a local one that serves only its own "
             "rows; pass the guide that it came from"

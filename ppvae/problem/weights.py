@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.data import preview, to_batch
-from ppvae.data.chunks import is_local, particle_step, pieces, row_chunks
+from ppvae.data.chunks import is_unamortized, particle_step, pieces, row_chunks
 from ppvae.ranks import drawing, over_parts
 from ppvae.story import (
     Batch,
@@ -205,7 +205,7 @@ def log_weights(
         return torch.cat([score(story, guide, rows, k, sites=sites).log_weights for k in sizes])
 
     with torch.no_grad(), seeded_eval(seed, story, guide):
-        columns = over_parts(weigh, row_chunks(batch, guide), whole=is_local(guide))
+        columns = over_parts(weigh, row_chunks(batch, guide), whole=is_unamortized(guide))
     return torch.cat(columns, 1)
 
 
@@ -230,7 +230,7 @@ def check_pair(story: nn.Module, guide: nn.Module, batch: Batch) -> Sites:
         )
     batch = as_batch(batch)
     sites = check_data(story, batch)
-    few = batch if getattr(guide, "is_local", False) else {k: v[:2] for k, v in batch.items()}
+    few = batch if getattr(guide, "is_unamortized", False) else {k: v[:2] for k, v in batch.items()}
     with torch.no_grad(), eval_mode(story), eval_mode(guide), seeded(0, story, guide):
         score(story, guide, few, 1, sites=sites)
     return sites
@@ -245,7 +245,7 @@ def enumerated_sites(story: nn.Module, guide: nn.Module, data: Any) -> list[str]
         data: Rows, anything that `ppvae.data.as_rows` takes; of a stream the first ones are looked at.
     """
     batch = to_batch(story, preview(data))
-    few = batch if getattr(guide, "is_local", False) else {k: v[:2] for k, v in batch.items()}
+    few = batch if getattr(guide, "is_unamortized", False) else {k: v[:2] for k, v in batch.items()}
     sites = check_pair(story, guide, few)
     with torch.no_grad(), seeded_eval(0, story, guide):
         drawn = draw(guide, few, 1, sites).values

@@ -43,11 +43,11 @@ def test_what_a_draw_weighs_is_log_q_of_both_less_the_reverse_model(options):
     guide = built(story, batch, 0.3, **options)
     with torch.no_grad(), local_params(guide):
         nodes = poutine.trace(guide).get_trace(batch).nodes
-        both, site_distribution = nodes["_z"]["value"], nodes["_z"]["fn"].site_distribution
+        both, joint = nodes["_z"]["value"], nodes["_z"]["fn"].joint
         v, u = both[..., :-2], both[..., -2:]
         torch.testing.assert_close(nodes["z"]["value"], u)
-        eps = site_distribution.pull(both)
-        slopes = torch.autograd.functional.jacobian(lambda e: site_distribution.push(e)[0], eps)
+        eps = joint.pull(both)
+        slopes = torch.autograd.functional.jacobian(lambda e: joint.push(e)[0], eps)
         slopes = torch.stack([slopes[i, :, i] for i in range(NUM_ROWS)])
         log_q = dist.Normal(0.0, 1.0).log_prob(eps).sum(-1) - slopes.det().abs().log()
         log_r = nodes["_z"]["fn"].reverse(u).log_prob(v)
@@ -77,7 +77,7 @@ def test_the_density_is_the_integral_over_v():
         q = guide.posterior(batch)
         u = q.sample((50,)).clone()
         both = [torch.cat([v.expand(50, NUM_ROWS, 1), u], -1) for v in grid]
-        log_both = torch.stack([q.extended.site_distribution.log_prob(pair) for pair in both])
+        log_both = torch.stack([q.extended.joint.log_prob(pair) for pair in both])
         exact = log_both.logsumexp(0) + (grid[1] - grid[0]).log()
         assert float((q.log_prob(u) - exact).abs().max()) < 0.02
         q.num_nodes = 1024

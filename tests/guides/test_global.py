@@ -56,10 +56,10 @@ def built(story, observed, family="mean_field"):
 
 def moments(guide):
     """Mean and sd of each global site under the guide, from 100,000 draws."""
-    part, generator = guide.shared, torch.Generator().manual_seed(0)
+    part, generator = guide.global_guide, torch.Generator().manual_seed(0)
     with torch.no_grad():
         eps = torch.randn(100_000, len(part.loc), generator=generator).double()
-        drawn = part.place.flat.unflatten(part.loc + part.log_scale.exp() * eps)[0]
+        drawn = part.site_sampler.flat.unflatten(part.loc + part.log_scale.exp() * eps)[0]
     return {name: (float(v.mean()), float(v.std())) for name, v in drawn.items()}
 
 
@@ -98,7 +98,7 @@ def mean_gradient(story, guide, rows, objective, num_particles, num_rows):
         {k: v[:num_rows] for k, v in rows.items()},
         num_particles=num_particles,
     )
-    parameters, batches = list(guide.shared.parameters()), range(4)
+    parameters, batches = list(guide.global_guide.parameters()), range(4)
     found = []
     with local_params(story, guide, loss_of), seeded_eval(0, story, guide):
         for _ in range(20):
@@ -124,8 +124,8 @@ def test_small_batches_pull_the_best_global_part_nowhere(family, objective, num_
     guide, rows = built(story, ("height", "count", "x"), family)
     (mean, sd), (shape, rate) = exact_level(rows), exact_rate(rows)
     with torch.no_grad():
-        guide.shared.loc.copy_(torch.tensor([mean, math.log(shape / rate) - 0.5 / shape]))
-        guide.shared.log_scale.copy_(torch.tensor([sd, shape**-0.5]).log())
+        guide.global_guide.loc.copy_(torch.tensor([mean, math.log(shape / rate) - 0.5 / shape]))
+        guide.global_guide.log_scale.copy_(torch.tensor([sd, shape**-0.5]).log())
     pull, error = mean_gradient(story, guide, rows, objective, num_particles, NUM_ROWS)
     assert bool((pull.abs() < 4 * error + 1e-6).all())
     if (

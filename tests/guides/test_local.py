@@ -98,12 +98,12 @@ def test_the_flows_log_determinant_is_that_of_its_jacobian(kinds, passes):
 def test_the_amortized_guide_keeps_its_parameters_and_their_names():
     story, batch, guide = made("global", "mean_field")
     before = {k: v.clone() for k, v in guide.state_dict().items()}
-    name = guide.shared._pyro_name
+    name = guide.global_guide._pyro_name
     local = guide.local(batch)
     score(story, local, batch, 2)
     with pytest.raises(ValueError, match=r"search for q\*.*global sites \['level'\]"):
         optimize_local(story, local, max_steps=40)
-    assert guide.shared._pyro_name == name
+    assert guide.global_guide._pyro_name == name
     assert all(torch.equal(v, before[k]) for k, v in guide.state_dict().items())
 
 
@@ -141,7 +141,7 @@ def test_anybodys_guide_has_a_local_version_that_starts_at_its_answer():
     story, batch, _ = made("names", "mean_field")
     own = Own()
     local = unamortized(own, batch, story)
-    assert local.is_local
+    assert local.is_unamortized
     with torch.no_grad():
         scores = score(story, own, batch, 4)
         u = local.flat.flatten(scores.latents)
