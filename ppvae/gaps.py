@@ -4,7 +4,7 @@ __all__ = ["Gaps", "gaps"]
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -33,14 +33,18 @@ from ppvae.inference.methods import FRESH
 from ppvae.inference.pieces import kept_rows, over_rows, rows_at_a_time, sibling_path
 from ppvae.problem.weights import check_pair, log_weights, refuse_global
 from ppvae.progress import Stage, stages
+from ppvae.record import Record
 from ppvae.story import TensorDict, num_rows_of, trace_sites
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ELBO_PARTICLES = 500
 NUM_SIMULATED = 50
 
 
 @dataclass(frozen=True)
-class Gaps:
+class Gaps(Record):
     """The gaps of each row, `(B,)`, in nats, with standard errors.
 
     Arguments:
@@ -80,20 +84,19 @@ class Gaps:
         """log p(x) − L[q], the sum of the two."""
         return self.log_evidence - self.elbo
 
-    def __str__(self) -> str:
-        lines = [f"gaps over {len(self.elbo)} rows, nats per row (log evidence by {self.method})"]
+    def to_pandas(self) -> "pd.DataFrame":
+        """One line a row; standard errors in columns that end in `_std_error`."""
+        import pandas as pd
+
+        columns = {}
         for name in (
             "log_evidence", "elbo_local", "elbo",
             "approximation_gap", "amortization_gap", "inference_gap",
         ):  # fmt: skip
-            lines.append(f"  {name:<18} {getattr(self, name).mean()}")
-        share = float((self.khat > self.khat_threshold).float().mean())
-        lines.append(f"  k-hat above {self.khat_threshold:.2f}  {share:.0%} of the rows")
-        if self.certificate is not None:
-            lines.append(f"  certificate (BDMC): {self.certificate}")
-        if not self.local_converged:
-            lines.append(f"  q* had not converged after {self.local_steps} steps")
-        return "\n".join(lines)
+            estimate: Estimate = getattr(self, name)
+            columns[name] = estimate.value.cpu().numpy()
+            columns[f"{name}_std_error"] = estimate.std_error.cpu().numpy()
+        return pd.DataFrame({**columns, "khat": self.khat.cpu().numpy()}).rename_axis("row")
 
 
 def gaps(

@@ -81,7 +81,7 @@ def test_the_table_says_what_was_measured_and_the_figure_draws_it(bench, tmp_pat
     assert frame.loc[("path", "heads"), "snr"] == bench.row("path", "heads").snr
     text = str(bench)
     assert "20 rows, 1 particles, 60 repeats" in text and "analytic" in text
-    figure = bench.figure()
+    figure = bench.plot()
     assert isinstance(figure, Figure)
     labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert labels == ["plain", "average", "path", "analytic", "sleep_log_prob"]

@@ -69,6 +69,7 @@ def diagnose(
     from ppvae.cli import setup as parts
     from ppvae.diagnostics import diagnose as run
     from ppvae.stories import example_of
+    from ppvae.viz.tables import show
 
     for option, path, suffixes in (
         ("--figure", figure, (".png", ".pdf", ".svg")), ("--table", table, (".csv",)),
@@ -96,7 +97,7 @@ def diagnose(
         num_particles=particles, num_simulations=simulations, reference_rows=reference, seed=seed,
     )  # fmt: skip
     out = parts.console(setup)
-    out.print(found)
+    show(found)
     if not ranks.is_first():
         return
     if table is not None and found.rows is not None:
@@ -105,5 +106,5 @@ def diagnose(
         out.print(f"rows: {table}", highlight=False, soft_wrap=True)
     if figure is not None:
         figure.parent.mkdir(parents=True, exist_ok=True)
-        found.figure(covariate, label).savefig(figure, dpi=160)
+        found.plot(against=covariate, label=label).savefig(figure, dpi=160)
         out.print(f"figures: {figure}", highlight=False, soft_wrap=True)

@@ -65,6 +65,7 @@ def estimators(
     from ppvae.cli import setup as parts
     from ppvae.objectives import check_request
     from ppvae.objectives.bench import DEFAULT_OBJECTIVES
+    from ppvae.viz.tables import show
 
     for path, suffixes in ((figure, (".png", ".pdf", ".svg")), (table, (".csv",))):
         if path is not None and (path.suffix not in suffixes or not path.parent.is_dir()):
@@ -96,11 +97,11 @@ def estimators(
         num_particles=particles, num_repeats=repeats, seed=seed, progress=shows_progress,
     )  # fmt: skip
     out = parts.console(setup)
-    out.print(found)
+    show(found)
     if not ranks.is_first():
         return
     if table is not None:
         table.write_text(found.to_pandas().to_csv())
     if figure is not None:
-        found.figure().savefig(figure, dpi=160)
+        found.plot().savefig(figure, dpi=160)
         out.print(f"figure: {figure}", highlight=False, soft_wrap=True)

@@ -79,6 +79,7 @@ def evidence(
         evidence_table,
         methods_for,
     )
+    from ppvae.viz.tables import show
 
     names = [n for part in methods or ["ais"] for n in part.split(",") if n]
     unknown = sorted(set(names) - {*METHODS, "all"})
@@ -107,7 +108,5 @@ def evidence(
         setup.story, built, measured, names,
         effort=effort, num_simulated=simulated, checkpoint=checkpoint, progress=shows_progress,
     )  # fmt: skip
-    out = parts.console(setup)
-    out.print(table)
-    if table.certificate is not None:
-        out.print(f"certificate (BDMC): {table.certificate}", highlight=False, soft_wrap=True)
+    parts.console(setup)
+    show(table)

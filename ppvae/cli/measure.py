@@ -94,7 +94,8 @@ def compare(
     from ppvae.storage.files import write_bytes
     from ppvae.storage.league_folder import safe_names
     from ppvae.training import TrainConfig
-    from ppvae.viz.report.words import headline
+    from ppvae.viz.summary import headline
+    from ppvae.viz.tables import show
 
     _check_resume(resume, run_dir)
     names: list[str | None] = [n for part in guides or () for n in part.split(",") if n]
@@ -132,7 +133,7 @@ def compare(
                     league, measured, path=path / "report.html", title=title, command=command
                 )
     out = parts.console(setup)
-    out.print(league)
+    show(league)
     for sentence in headline(league):
         out.print(sentence, highlight=False)
     out.print(f"report: {path / 'report.html'}", highlight=False, soft_wrap=True)

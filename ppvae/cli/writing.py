@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from torch import Tensor
 
 from ppvae import ranks
@@ -50,6 +49,8 @@ def write_numbers(
         for name, array in arrays.items():
             names = number_names({name: array.shape[1:]})
             columns |= dict(zip(names, array.reshape(len(array), -1).T, strict=True))
+        import pandas as pd
+
         pd.DataFrame({**labels, **columns}).to_csv(path, index=False)
         return
     # Not np.savez, whose own arguments would be in the way of sites with their names.

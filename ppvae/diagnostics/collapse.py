@@ -6,22 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ppvae.data import to_batch
-from ppvae.diagnostics.finding import Finding, Verdict, number_names
+from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.estimate import Estimate
 from ppvae.predict import embed
 from ppvae.problem.weights import check_pair, refuse_global
-from ppvae.viz.plots import unit_bars
+from ppvae.record import Record
 
 ACTIVE_VARIANCE = 0.01
 
 
 @dataclass(frozen=True)
-class ActiveUnits:
+class ActiveUnits(Record):
     """How much the posterior mean of each latent number moves from row to row.
 
     Arguments:
@@ -71,16 +69,6 @@ class ActiveUnits:
             "all of them",
             self.verdict,
             advice[self.verdict],
-        )
-
-    def figure(self, axes: Axes | None = None) -> Figure:
-        """A bar for each latent number; `axes`: where, else a new figure."""
-        shapes = {name: v.value.shape for name, v in self.variance.items()}
-        values = torch.cat([v.value.flatten() for v in self.variance.values()])
-        errors = torch.cat([v.std_error.flatten() for v in self.variance.values()])
-        label = "variance of posterior mean (site's unit, squared)"
-        return unit_bars(
-            number_names(shapes), values, errors, self.threshold, label=label, axes=axes
         )
 
 

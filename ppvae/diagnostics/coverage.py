@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ppvae.diagnostics.finding import Finding, Verdict
@@ -22,14 +20,14 @@ from ppvae.diagnostics.uniformity import LEVEL, Ranks, rank_among
 from ppvae.estimate import Estimate
 from ppvae.problem.particles import chunks, log_guide_at, log_guide_of, refuse_all_summed
 from ppvae.problem.weights import draw
+from ppvae.record import Record
 from ppvae.story import seeded_eval
-from ppvae.viz.plots import calibration_curves
 
 CHANCE = (math.pi / 32) ** 0.5  # mean distance of a Brownian bridge from 0
 
 
 @dataclass(frozen=True)
-class Coverage:
+class Coverage(Record):
     """How often credible regions of the guide hold the truth.
 
     Arguments:
@@ -100,16 +98,6 @@ class Coverage:
                 "too small: the guide is too sure" if sure else "too large: the guide is too wide"
             )
         return f"{what}; try a larger family, or train longer"
-
-    def figure(self, axes: Axes | None = None) -> Figure:
-        """The curve less the diagonal, with its band; `axes`: where, else a new figure."""
-        title = "TARP coverage: joint calibration"
-        if self.method != "tarp":
-            title = "Expected coverage (below 0: too sure)"
-        return calibration_curves(
-            self.levels, {"coverage": self.coverage}, self.band(), title=title,
-            level_label="credibility", axes=axes,
-        )  # fmt: skip
 
 
 def coverage(

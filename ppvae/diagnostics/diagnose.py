@@ -2,17 +2,11 @@ r"""All diagnostics of one story and guide: a table of verdicts, and a page of f
 
 __all__ = ["Diagnosis", "diagnose"]
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import pandas as pd
-from matplotlib.figure import Figure
-from rich.console import Group
-from rich.markup import escape
-from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from ppvae.data import to_batch
 from ppvae.diagnostics.by_row import by_row
@@ -20,11 +14,9 @@ from ppvae.diagnostics.collapse import ActiveUnits, active_units
 from ppvae.diagnostics.coverage import Coverage, coverage
 from ppvae.diagnostics.distance import Distance, distance_to_reference
 from ppvae.diagnostics.elbo_decomposition import ELBODecomposition, mutual_information
-from ppvae.diagnostics.finding import Finding, Verdict, as_text, with_error
+from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.loo import LeaveOneOut, loo
-from ppvae.diagnostics.page import Panel, draw_page
 from ppvae.diagnostics.predictive import (
-    EXTREME,
     PredictiveCheck,
     Statistic,
     posterior_predictive_check,
@@ -36,7 +28,10 @@ from ppvae.diagnostics.sbc import SBC, sbc
 from ppvae.diagnostics.tarp import tarp
 from ppvae.inference.kl import KLBySite, kl_by_site
 from ppvae.problem.weights import check_pair
-from ppvae.viz.plots import tail_dots
+from ppvae.record import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 T = TypeVar("T")
 SURGERY_PARTICLES = 2
@@ -46,7 +41,7 @@ ORDER: dict[Verdict, int] = {"fail": 0, "warn": 1, "pass": 2, "none": 3}
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Record):
     """What each diagnostic found; a part is None where it was not measured, and `reasons` says why.
 
     Arguments:
@@ -100,57 +95,11 @@ class Diagnosis:
         """The worst of all."""
         return min((f.verdict for f in self.findings), key=ORDER.__getitem__)
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self) -> "pd.DataFrame":
         """One line a finding: name, value, std_error, threshold, verdict, advice."""
+        import pandas as pd
+
         return pd.DataFrame([vars(f) for f in self.findings]).set_index("name")
-
-    def figure(self, against: Tensor | None = None, label: str | None = None) -> Figure:
-        """One page: which rows fail, how much and where to; calibration; what is in use, and the story itself.
-
-        Arguments:
-            against: What to hold the first panel's k-hat against, as in `ByRow.figure`; None: the reconstruction error.
-            label: What it is, with its unit.
-        """
-        panels: list[Panel] = []
-        if self.rows is not None:
-            rows = self.rows
-            panels += [
-                lambda axes: rows.figure(against, label, axes),
-                lambda axes: rows.loss_figure(axes),
-            ]
-            if rows.mean_error:
-                panels.append(lambda axes: rows.direction_figure(axes))
-        parts = (self.distance, self.sbc, self.coverage, self.tarp, self.units, self.kl)
-        panels += [part.figure for part in parts if part is not None]
-        checks = [check for check in (self.posterior, self.prior) if check is not None]
-        dots = {f"{c.kind}, {name}": worst for c in checks for name, worst in c.worst.items()}
-        if dots:
-            panels.append(lambda axes: tail_dots(dots, EXTREME, axes=axes))
-        return draw_page(panels, TITLE)
-
-    def __rich__(self) -> Group:
-        return Group(self._table(), *([] if self.rows is None else [self.rows]))
-
-    def _table(self) -> Table:
-        table = Table(title=TITLE, caption=self._summary())
-        for head in ("diagnostic", "value", "threshold", "verdict", "what to try next"):
-            table.add_column(head, justify="right" if head == "value" else "left")
-        colours = {"pass": "green", "warn": "yellow", "fail": "bold red"}
-        for f in self.findings:
-            value = with_error(f.value, f.std_error)
-            verdict = "" if f.verdict == "none" else f"[{colours[f.verdict]}]{f.verdict}[/]"
-            words = (escape(text) for text in (f.name, value, f.threshold))
-            table.add_row(*words, verdict, escape(f.advice))
-        return table
-
-    def _summary(self) -> str:
-        """How many lines fail, warn and pass."""
-        counts = Counter(f.verdict for f in self.findings)
-        said = ", ".join(f"{counts[v]} {v}" for v in ("fail", "warn", "pass") if counts[v])
-        return f"{said}; lines without a verdict inform; ± one standard error"
-
-    def __str__(self) -> str:
-        return as_text(self)
 
 
 def diagnose(

@@ -7,22 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import StratifiedKFold, cross_val_score
-from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.reference import Reference
 from ppvae.estimate import Estimate
 from ppvae.problem.weights import draw
+from ppvae.record import Record
 from ppvae.story import Flat, seeded_eval
-from ppvae.viz.plots import direction_map
 
 NUM_DIRECTIONS = 100
 NUM_FOLDS = 5
@@ -30,7 +22,7 @@ GOOD_ACCURACY = 0.6
 
 
 @dataclass(frozen=True)
-class Distance:
+class Distance(Record):
     """Distances of guide and reference on the real line, where `Flat` puts the latent sites.
 
     Arguments:
@@ -73,18 +65,6 @@ class Distance:
             "classifier against reference, accuracy", float(mean.value), float(mean.std_error),
             f"<= {GOOD_ACCURACY}, 0.5 is best", self.verdict, advice,
         )  # fmt: skip
-
-    def figure(self, axes: Axes | None = None) -> Figure:
-        """In which direction the guide is off the chains, row by row; `axes`: where, else a new figure."""
-        return direction_map(
-            self.log_scale_error.mean(-1).exp(),
-            self.mean_error.square().mean(-1).sqrt(),
-            self.accuracy.value > GOOD_ACCURACY,
-            title="Off the reference chains",
-            unit="sd of the reference",
-            words=("alike", "told apart"),
-            axes=axes,
-        )
 
 
 def distance_to_reference(
@@ -148,6 +128,13 @@ def _sliced(ours: Tensor, theirs: Tensor, directions: Tensor) -> Tensor:
 
 def _accuracy(ours: Tensor, theirs: Tensor, classifier: Any, seed: int) -> Estimate:
     """Accuracy on rows that the classifier was not trained on, `(B,)`, with its binomial error."""
+    from sklearn.base import clone
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     dim, num_rows = ours.shape[-1], ours.shape[1]
     if classifier is None:
         hidden = (10 * dim, 10 * dim)

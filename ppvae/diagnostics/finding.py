@@ -1,17 +1,14 @@
 r"""What a diagnostic says in one line: a number, its error, the bar it is held to, and what to do."""
 
-__all__ = ["Finding", "Verdict", "as_text", "number_names", "with_error"]
+__all__ = ["Finding", "Verdict", "number_names", "with_error"]
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal
-
-from rich.console import Console
+from typing import Literal
 
 Verdict = Literal["pass", "warn", "fail", "none"]
-WIDTH = 160
 
 
 @dataclass(frozen=True)
@@ -56,11 +53,3 @@ def number_names(shapes: Mapping[str, Sequence[int]]) -> list[str]:
         indices = product(*(range(size) for size in shape))
         names += [f"{name}[{','.join(map(str, i))}]" if i else name for i in indices]
     return names
-
-
-def as_text(table: Any) -> str:
-    """What `rich` prints, in plain characters."""
-    console = Console(width=WIDTH, color_system=None)
-    with console.capture() as captured:
-        console.print(table)
-    return captured.get()

@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ppvae.data import to_batch
@@ -29,9 +27,9 @@ from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.estimate import Estimate
 from ppvae.problem.particles import chunks, inputs_of, missing_as, replicate
 from ppvae.problem.weights import check_pair, draw_all
+from ppvae.record import Record
 from ppvae.story import TensorDict, check_data, num_rows_of, seeded_eval, simulate
 from ppvae.story.validation import partially_observed
-from ppvae.viz.plots import tail_dots
 
 Statistic = Callable[[Tensor], Tensor]
 EXTREME = 0.025
@@ -51,7 +49,7 @@ STATISTICS: dict[str, Statistic] = {
 
 
 @dataclass(frozen=True)
-class PredictiveCheck:
+class PredictiveCheck(Record):
     """Statistics of the data beside those of replicated data.
 
     Arguments:
@@ -107,11 +105,6 @@ class PredictiveCheck:
             at = int((p.value - 0.5).abs().argmax())
             found[name] = (float(p.value.flatten()[at]), float(p.std_error.flatten()[at]))
         return found
-
-    def figure(self, axes: Axes | None = None) -> Figure:
-        """Where each statistic of the data lies among its replicates; `axes`: where, else a new figure."""
-        title = f"{self.kind.capitalize()} predictive checks"
-        return tail_dots(self.worst, EXTREME, title=title, axes=axes)
 
     @property
     def findings(self) -> tuple[Finding, ...]:

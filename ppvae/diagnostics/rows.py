@@ -4,20 +4,18 @@ __all__ = ["ByRow"]
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor
 
-from ppvae.diagnostics.finding import Finding, Verdict, as_text, number_names
+from ppvae.diagnostics.finding import Finding, Verdict, number_names
 from ppvae.estimate import Estimate
 from ppvae.inference.khat import khat_threshold
-from ppvae.viz.plots import direction_map, khat_map
+from ppvae.record import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 GOOD_SHARE, BAD_SHARE = 0.05, 0.2
 NUM_NAMED = 5
@@ -25,7 +23,7 @@ UNKNOWN = float("nan")
 
 
 @dataclass(frozen=True)
-class ByRow:
+class ByRow(Record):
     """What the importance weights of each row tell.
 
     Arguments:
@@ -128,8 +126,10 @@ class ByRow:
             Finding(name, float(value.median()), UNKNOWN, bar, "none") for name, value, bar in named
         )
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self) -> "pd.DataFrame":
         """One line a row, with the continuous number whose mean and the one whose scale is furthest off."""
+        import pandas as pd
+
         frame = pd.DataFrame(
             {
                 "khat": _column(self.khat),
@@ -159,62 +159,6 @@ class ByRow:
             "most_misscaled": [names[int(i)] for i in misscaled],
             "scale": _column(scales.gather(-1, misscaled)[:, 0].exp()),
         }
-
-    def __rich__(self) -> Table:
-        table = Table(title="Rows where the guide loses most", caption="nats; ± one standard error")
-        for head in ("row", "k-hat", "gap, at least", "reconstruction error"):
-            table.add_column(head, justify="right")
-        for head in ("most shifted", "most misscaled") if self.mean_error else ():
-            table.add_column(head)
-        for row, line in self.to_pandas().nlargest(NUM_NAMED, "gap").iterrows():
-            table.add_row(
-                str(row),
-                f"{line['khat']:.2f}{'' if line['trusted'] else ' !'}",
-                f"{line['gap']:.2f} ± {line['gap_std_error']:.2f}",
-                f"{line['reconstruction_error']:.2f}",
-                *(_in_words(line) if self.mean_error else ()),
-            )
-        return table
-
-    def __str__(self) -> str:
-        return as_text(self)
-
-    def figure(
-        self, against: Tensor | None = None, label: str | None = None, axes: Axes | None = None
-    ) -> Figure:
-        """Which rows fail: k-hat against anything that is known of them.
-
-        Arguments:
-            against: A label (integers) or a number of each row, `(B,)`; None: the reconstruction error.
-            label: What it is, with its unit.
-            axes: Where to draw; a new figure if None.
-        """
-        if against is None:
-            against, label = self.reconstruction_error.value, "reconstruction error (nats)"
-        title = f"Which rows fail, by {(label or '').partition(' (')[0]}"
-        return khat_map(
-            self.khat, against, self.threshold, label=label or "", title=title, axes=axes
-        )
-
-    def loss_figure(self, axes: Axes | None = None) -> Figure:
-        """How wrong: k-hat against the nats that each row loses; `axes`: where, else a new figure."""
-        label, title = "inference gap, at least (nats)", "How much rows lose"
-        return khat_map(
-            self.khat, self.gap.value, self.threshold, label=label, title=title, axes=axes
-        )
-
-    def direction_figure(self, axes: Axes | None = None) -> Figure:
-        """In which direction: shift and scale of each row; `axes`: where, else a new figure."""
-        return direction_map(self.scale, self.shift, self.khat > self.threshold, axes=axes)
-
-
-def _in_words(line: Any) -> tuple[str, str]:
-    """The number that is most shifted, and the one of the worst scale."""
-    wide = "wide" if line["scale"] > 1 else "narrow"
-    return (
-        escape(f"{line['most_shifted']}: {line['mean_error']:+.2f} sd"),
-        escape(f"{line['most_misscaled']}: x{line['scale']:.2f}, too {wide}"),
-    )
 
 
 def _column(values: Tensor) -> Any:

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ppvae.diagnostics.finding import Finding, Verdict, number_names
@@ -24,8 +22,8 @@ from ppvae.diagnostics.simulated import Simulated, simulate_pairs
 from ppvae.diagnostics.uniformity import Ranks, rank_among
 from ppvae.problem.particles import chunks, log_prob_by_site
 from ppvae.problem.weights import draw_all
+from ppvae.record import Record
 from ppvae.story import Sites, TensorDict, seeded_eval
-from ppvae.viz.plots import calibration_curves
 
 Quantity = Callable[[TensorDict, TensorDict], Tensor]
 LOG_LIKELIHOOD = "log_likelihood"
@@ -34,7 +32,7 @@ SURE = 2.0  # standard errors that a direction must span before it is named
 
 
 @dataclass(frozen=True)
-class SBC:
+class SBC(Record):
     """Ranks of every latent number and test quantity, and whether they are uniform.
 
     Arguments:
@@ -95,14 +93,6 @@ class SBC:
             self.verdict,
             advice,
         )
-
-    def figure(self, axes: Axes | None = None) -> Figure:
-        """Distribution functions of the ranks less the diagonal, with their band; `axes`: where, else a new figure."""
-        curves = dict(zip(self.ranks.names, self.ranks.ecdf, strict=True))
-        return calibration_curves(
-            self.ranks.levels, curves, self.ranks.band(), title="SBC: ranks of the truth",
-            level_label="rank", axes=axes,
-        )  # fmt: skip
 
 
 def sbc(

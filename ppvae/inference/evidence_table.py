@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import nn
 
 from ppvae import ranks
@@ -25,13 +24,14 @@ from ppvae.inference.methods import FRESH, METHODS, EvidenceConfig, check_method
 from ppvae.inference.pieces import kept_rows, over_rows, rows_at_a_time, sibling_path
 from ppvae.inference.quadrature import NODES, quadrature_numbers
 from ppvae.progress import stages
+from ppvae.record import Record
 from ppvae.story import Flat, TensorDict, num_rows_of, trace_sites
 
 LOWER_BOUNDS = ("iwae", "ais")
 
 
 @dataclass(frozen=True)
-class EvidenceTable:
+class EvidenceTable(Record):
     """log p(x) of the same rows by several methods.
 
     Arguments:
@@ -51,26 +51,6 @@ class EvidenceTable:
         """The best lower bound in mean; None if no method was one."""
         bounds = [name for name in self.estimates if name in LOWER_BOUNDS]
         return max(bounds, key=lambda n: float(self.estimates[n].value.mean()), default=None)
-
-    def __rich__(self) -> Table:
-        num_rows = len(next(iter(self.estimates.values())))
-        table = Table(title=f"log p(x), nats per row, mean over {num_rows} rows")
-        table.add_column("method")
-        for heading in ("value", "standard error", "of it Monte Carlo", "seconds"):
-            table.add_column(heading, justify="right")
-        table.add_column("")
-        for name, found in self.estimates.items():
-            mean = found.mean()
-            noise = float(found.std_error.square().sum().sqrt()) / num_rows
-            mark = "lower bound" if name in LOWER_BOUNDS else ""
-            mark = "best lower bound in mean" if name == self.best else mark
-            table.add_row(
-                name, f"{float(mean.value):.3f}", f"{float(mean.std_error):.3f}", f"{noise:.3f}",
-                f"{self.seconds[name]:.1f}", mark,
-            )  # fmt: skip
-        if self.local_seconds:
-            table.caption = f"search for q*: {self.local_seconds:.1f} s"
-        return table
 
 
 def methods_for(story: nn.Module, batch: TensorDict) -> list[str]:

@@ -8,26 +8,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from ppvae.data import to_batch
-from ppvae.diagnostics.finding import Finding, number_names
+from ppvae.diagnostics.finding import Finding
 from ppvae.estimate import Estimate
 from ppvae.problem.particles import chunks, log_prob_by_site, unknown_rows
 from ppvae.problem.weights import check_pair, draw, refuse_global
+from ppvae.record import Record
 from ppvae.story import Layout, LogJoint, Sites, TensorDict, num_rows_of, seeded_eval
 from ppvae.story.sites import is_bookkeeping
-from ppvae.viz.plots import unit_bars
 
 TOTAL = "(total)"
 
 
 @dataclass(frozen=True)
-class KLBySite:
+class KLBySite(Record):
     """What each latent site costs, in nats per row; the costs add up to `total`.
 
     Arguments:
@@ -52,18 +50,6 @@ class KLBySite:
             value, error = float(mean.value), float(mean.std_error)
             lines.append(Finding(f"KL of site {name}, nats", value, error, "none", "none"))
         return tuple(lines)
-
-    def figure(self, axes: Axes | None = None) -> Figure:
-        """A bar for each latent number, or for each site where none splits; `axes`: where, else a new figure."""
-        costs = {name: self.numbers.get(name, cost.mean()) for name, cost in self.sites.items()}
-        names = number_names({name: cost.value.shape for name, cost in costs.items()})
-        values = torch.cat([cost.value.flatten() for cost in costs.values()])
-        errors = torch.cat([cost.std_error.flatten() for cost in costs.values()])
-        return unit_bars(
-            names, values, errors, None, label="KL(q(z | x) || p(z)), mean row (nats)",
-            title="What each latent number costs" if self.numbers else "What each latent site costs",
-            axes=axes,
-        )  # fmt: skip
 
 
 def kl_by_site(

@@ -4,12 +4,8 @@ __all__ = ["DEFAULT_OBJECTIVES", "EstimatorBench", "EstimatorRow", "estimator_be
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from ppvae import objectives as losses
@@ -23,8 +19,11 @@ from ppvae.objectives.gradients import (
     train_baseline,
 )
 from ppvae.progress import stages
+from ppvae.record import Record
 from ppvae.story import TensorDict, local_params, seeded_eval
-from ppvae.viz.plots import estimator_dots
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DEFAULT_OBJECTIVES = ("score_function", "trace_elbo", "stl", "iwae", "dreg", "vimco")
 REFERENCE_FACTOR = 10
@@ -61,7 +60,7 @@ class EstimatorRow:
 
 
 @dataclass(frozen=True)
-class EstimatorBench:
+class EstimatorBench(Record):
     """The comparison of estimators on the same rows and parameters.
 
     Arguments:
@@ -90,39 +89,11 @@ class EstimatorBench:
             f"expected an estimator and a group among {known}; got {(objective, group)}"
         )
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self) -> "pd.DataFrame":
         """One line for each estimator and group of parameters."""
+        import pandas as pd
+
         return pd.DataFrame([asdict(row) for row in self.rows]).set_index(["objective", "group"])
-
-    def figure(self) -> Figure:
-        """Signal-to-noise ratio of each estimator by group, and its time."""
-        snr: dict[str, dict[str, float]] = {}
-        for row in self.rows:
-            snr.setdefault(row.objective, {})[row.group] = row.snr
-        return estimator_dots(snr, {row.objective: row.milliseconds for row in self.rows})
-
-    def __rich__(self) -> Table:
-        table = Table(
-            title=f"Gradients on {self.num_rows} rows, {self.num_particles} particles, {self.num_repeats} repeats",
-            caption="bias: |mean − reference| / |reference|, beside what noise alone would show; against the bound "
-            "named as target, which others miss by design; SNR: |mean|, without what noise alone gives, / standard deviation",
-        )
-        table.add_column("objective")
-        table.add_column("parameters")
-        table.add_column("target")
-        for head in ("bias", "by noise", "variance", "SNR", "ms"):
-            table.add_column(head, justify="right")
-        for r in self.rows:
-            numbers = (r.bias, r.bias_floor, r.variance, r.snr)
-            cells = [f"{number:.3g}" for number in numbers]
-            table.add_row(r.objective, r.group, r.target, *cells, f"{r.milliseconds:.2f}")
-        return table
-
-    def __str__(self) -> str:
-        console = Console(width=120)
-        with console.capture() as captured:
-            console.print(self)
-        return captured.get()
 
 
 def estimator_bench(

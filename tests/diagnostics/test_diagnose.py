@@ -74,7 +74,7 @@ def test_the_table_prints_and_turns_into_pandas(right):
 
 
 def test_the_page_has_a_panel_for_each_part(right):
-    figure = right.figure()
+    figure = right.plot()
     assert isinstance(figure, Figure)
     assert sum(a.axison for a in figure.axes) == 9
     assert all(a.get_title() and a.get_xlabel() for a in figure.axes if a.axison)
@@ -94,7 +94,7 @@ def test_what_cannot_be_measured_is_told_with_its_reason(kind):
     assert ("leave-one-out" in str(found)) == (kind == "global")
     line = next(f for f in found.findings if f.name == "I(x; z)")
     assert math.isnan(line.value) and line.verdict == "none" and line.threshold == "not measured"
-    found.figure().canvas.draw()
+    found.plot().canvas.draw()
 
 
 @pytest.mark.parametrize("family", ["structured", "mixture", "nsf", "sylvester", "semi_amortized"])
@@ -114,7 +114,7 @@ def test_rows_are_held_against_their_class_and_the_chains_have_a_panel(story, ro
     isolated = distance_to_reference(
         ScaledPosterior(story), reference, classifier=QuadraticDiscriminantAnalysis()
     )
-    figure = replace(found, distance=isolated).figure(torch.arange(30) % 3, "class")
+    figure = replace(found, distance=isolated).plot(against=torch.arange(30) % 3, label="class")
     titles = [a.get_title() for a in figure.axes]
     assert titles[0] == "Which rows fail, by class" and "Off the reference chains" in titles
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["0", "1", "2"]

@@ -180,7 +180,7 @@ def test_everything_is_measured_in_one_go(story, data):
     small = {"num_particles": 50, "num_simulations": 40, "num_replicates": 5}
     found = diagnose(story, MixturePosterior(story), data, **small)
     assert not found.reasons
-    found.figure().canvas.draw()
+    found.plot().canvas.draw()
 
 
 # --- stories of discrete sites only -----------------------------------------
@@ -209,7 +209,7 @@ def test_enumerated_is_right_in_all_that_can_be_asked_of_it(mixture, points):
     assert set(found.reasons) == {"reference chains", "expected coverage", "I(x; z)"}
     assert all("['k']" in reason for reason in found.reasons.values())
     assert "most_shifted" not in found.rows.to_pandas() and "most shifted" not in str(found.rows)
-    found.figure().canvas.draw()
+    found.plot().canvas.draw()
 
 
 def test_the_cost_of_an_enumerated_site_is_its_exact_kl(mixture, points):

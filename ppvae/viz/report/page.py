@@ -13,7 +13,7 @@ from ppvae.storage.files import write_bytes
 from ppvae.storage.run_folder import versions
 from ppvae.viz.report.figures import draw_all
 from ppvae.viz.report.html import bullets, details, paragraph, preformatted, section, table, whole
-from ppvae.viz.report.words import cautions, fault, headline, nats
+from ppvae.viz.summary import cautions, fault, headline, nats
 
 HEADS = (
     "guide",

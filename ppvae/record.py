@@ -1,0 +1,40 @@
+r"""What results have in common: they print as a table, show as one in a notebook, and draw themselves."""
+
+__all__ = ["Record"]
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+class Record:
+    """A result that holds numbers only. `ppvae.viz`, imported when it is needed, shows them."""
+
+    def __str__(self) -> str:
+        from ppvae.viz.tables import to_text
+
+        return to_text(self)
+
+    def _repr_html_(self) -> str:
+        from ppvae.viz.tables import to_html
+
+        return to_html(self)
+
+    def plot(self, axes: "Axes | None" = None, **options: Any) -> "Figure":
+        """Draw the result with `ppvae.viz.figures.draw`.
+
+        Arguments:
+            axes: Where to draw; a new figure if None. A result of several panels has its own page and takes none.
+            options: Of the result's figure, see `ppvae.viz.figures`.
+
+        Returns:
+            The figure; save it with `figure.savefig(path)`.
+
+        Raises:
+            TypeError: If the result has no figure.
+        """
+        from ppvae.viz.figures import draw
+
+        return draw(self, axes, **options)

@@ -1,0 +1,201 @@
+r"""The figure of each result: which of its numbers `ppvae.plots` draws, under which labels."""
+
+__all__ = ["draw"]
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import singledispatch
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Size, Tensor
+
+from ppvae.diagnostics.collapse import ActiveUnits
+from ppvae.diagnostics.coverage import Coverage
+from ppvae.diagnostics.diagnose import TITLE, Diagnosis
+from ppvae.diagnostics.distance import GOOD_ACCURACY, Distance
+from ppvae.diagnostics.finding import number_names
+from ppvae.diagnostics.predictive import EXTREME, PredictiveCheck
+from ppvae.diagnostics.rows import ByRow
+from ppvae.diagnostics.sbc import SBC
+from ppvae.estimate import Estimate
+from ppvae.gaps import Gaps
+from ppvae.inference.kl import KLBySite
+from ppvae.league import League
+from ppvae.objectives.bench import EstimatorBench
+from ppvae.viz.plots import (
+    calibration_curves,
+    direction_map,
+    estimator_dots,
+    gap_bars,
+    khat_map,
+    tail_dots,
+    unit_bars,
+)
+
+COLUMNS = 3
+PANEL = (5.4, 4.2)  # inches
+
+Panel = Callable[[Axes], object]
+
+
+@singledispatch
+def draw(record: Any, axes: Axes | None = None, **options: Any) -> Figure:
+    """Draw a result.
+
+    Arguments:
+        record: The result.
+        axes: Where to draw; a new figure if None.
+        options: `against` and `label` of `ByRow` and `Diagnosis`: what to hold k-hat against, a label (integers) or a
+            number of each row, `(B,)`, and its name with its unit; by default the reconstruction error.
+
+    Raises:
+        TypeError: If this kind of result has no figure.
+    """
+    raise TypeError(f"expected a result that has a figure, got {type(record).__name__}")
+
+
+@draw.register
+def _(league: League, axes: None = None) -> Figure:
+    rows = league.rows
+    return gap_bars(
+        [row.name for row in rows],
+        [_pair(row.approximation_gap) for row in rows],
+        [_pair(row.amortization_gap) for row in rows],
+    )
+
+
+def _pair(estimate: Estimate) -> tuple[float, float]:
+    return float(estimate.value), float(estimate.std_error)
+
+
+@draw.register
+def _(gaps: Gaps, axes: Axes | None = None) -> Figure:
+    return khat_map(
+        gaps.khat, gaps.inference_gap.value, gaps.khat_threshold, label="inference gap (nats)",
+        title="How much rows lose", axes=axes,
+    )  # fmt: skip
+
+
+@draw.register
+def _(bench: EstimatorBench, axes: None = None) -> Figure:
+    snr: dict[str, dict[str, float]] = {}
+    for row in bench.rows:
+        snr.setdefault(row.objective, {})[row.group] = row.snr
+    return estimator_dots(snr, {row.objective: row.milliseconds for row in bench.rows})
+
+
+@draw.register
+def _(
+    found: ByRow, axes: Axes | None = None, against: Tensor | None = None, label: str | None = None
+) -> Figure:
+    if against is None:
+        against, label = found.reconstruction_error.value, "reconstruction error (nats)"
+    title = f"Which rows fail, by {(label or '').partition(' (')[0]}"
+    return khat_map(found.khat, against, found.threshold, label=label or "", title=title, axes=axes)
+
+
+@draw.register
+def _(found: Distance, axes: Axes | None = None) -> Figure:
+    return direction_map(
+        found.log_scale_error.mean(-1).exp(),
+        found.mean_error.square().mean(-1).sqrt(),
+        found.accuracy.value > GOOD_ACCURACY,
+        title="Off the reference chains",
+        unit="sd of the reference",
+        words=("alike", "told apart"),
+        axes=axes,
+    )
+
+
+@draw.register
+def _(found: SBC, axes: Axes | None = None) -> Figure:
+    ranks = found.ranks
+    curves = dict(zip(ranks.names, ranks.ecdf, strict=True))
+    return calibration_curves(
+        ranks.levels, curves, ranks.band(), title="SBC: ranks of the truth", level_label="rank",
+        axes=axes,
+    )  # fmt: skip
+
+
+@draw.register
+def _(found: Coverage, axes: Axes | None = None) -> Figure:
+    title = "Expected coverage (below 0: too sure)"
+    if found.method == "tarp":
+        title = "TARP coverage: joint calibration"
+    return calibration_curves(
+        found.levels, {"coverage": found.coverage}, found.band(), title=title,
+        level_label="credibility", axes=axes,
+    )  # fmt: skip
+
+
+@draw.register
+def _(found: ActiveUnits, axes: Axes | None = None) -> Figure:
+    label = "variance of posterior mean (site's unit, squared)"
+    return _unit_bars(found.variance, found.threshold, label=label, axes=axes)
+
+
+@draw.register
+def _(found: KLBySite, axes: Axes | None = None) -> Figure:
+    costs = {name: found.numbers.get(name, cost.mean()) for name, cost in found.sites.items()}
+    part = "number" if found.numbers else "site"
+    return _unit_bars(
+        costs, None, label="KL(q(z | x) || p(z)), mean row (nats)",
+        title=f"What each latent {part} costs", axes=axes,
+    )  # fmt: skip
+
+
+def _unit_bars(found: Mapping[str, Estimate], threshold: float | None, **options: Any) -> Figure:
+    """A bar for each number of each site."""
+    shapes: dict[str, Size] = {name: v.value.shape for name, v in found.items()}
+    values = torch.cat([v.value.flatten() for v in found.values()])
+    errors = torch.cat([v.std_error.flatten() for v in found.values()])
+    return unit_bars(number_names(shapes), values, errors, threshold, **options)
+
+
+@draw.register
+def _(check: PredictiveCheck, axes: Axes | None = None) -> Figure:
+    title = f"{check.kind.capitalize()} predictive checks"
+    return tail_dots(check.worst, EXTREME, title=title, axes=axes)
+
+
+@draw.register
+def _(
+    found: Diagnosis, axes: None = None, against: Tensor | None = None, label: str | None = None
+) -> Figure:
+    """One page: which rows fail, how much and where to; calibration; what is in use, and the story itself."""
+    panels: list[Panel] = []
+    if (rows := found.rows) is not None:
+        panels = [
+            lambda axes: draw(rows, axes, against=against, label=label),
+            lambda axes: khat_map(
+                rows.khat, rows.gap.value, rows.threshold, label="inference gap, at least (nats)",
+                title="How much rows lose", axes=axes,
+            ),
+        ]  # fmt: skip
+        if rows.mean_error:
+            failing = rows.khat > rows.threshold
+            panels.append(lambda axes: direction_map(rows.scale, rows.shift, failing, axes=axes))
+    parts = (found.distance, found.sbc, found.coverage, found.tarp, found.units, found.kl)
+    panels += [part.plot for part in parts if part is not None]
+    checks = [check for check in (found.posterior, found.prior) if check is not None]
+    dots = {f"{c.kind}, {name}": worst for c in checks for name, worst in c.worst.items()}
+    if dots:
+        panels.append(lambda axes: tail_dots(dots, EXTREME, axes=axes))
+    return _page(panels, TITLE)
+
+
+def _page(panels: Sequence[Panel], title: str) -> Figure:
+    """Panels in rows of three, in the order of reading."""
+    if not panels:
+        raise ValueError("expected at least one diagnostic that was measured, got none")
+    rows = -(-len(panels) // COLUMNS)
+    figure = Figure(figsize=(COLUMNS * PANEL[0], rows * PANEL[1] + 0.4), layout="constrained")
+    figure.suptitle(title)
+    grid = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
+    for panel, axes in zip(panels, grid, strict=False):
+        panel(axes)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    return figure

@@ -1,0 +1,253 @@
+r"""Tables of results, as plain text, on a terminal and as HTML."""
+
+__all__ = ["Table", "show", "tables_of", "to_html", "to_text"]
+
+import io
+import re
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ppvae.diagnostics.diagnose import TITLE, Diagnosis
+from ppvae.diagnostics.finding import Finding, with_error
+from ppvae.diagnostics.rows import NUM_NAMED, ByRow
+from ppvae.gaps import Gaps
+from ppvae.inference.evidence_table import LOWER_BOUNDS, EvidenceTable
+from ppvae.league import League
+from ppvae.objectives.bench import EstimatorBench
+from ppvae.viz.html import render
+from ppvae.viz.summary import certificates
+
+FILE_WIDTH = 160  # characters of a line that goes to no terminal
+NUMBER = re.compile(r"[-−+]?(\d|inf|nan|$)")
+STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Words and numbers in rows and columns.
+
+    Arguments:
+        title: Heading.
+        heads: Heading of each column.
+        rows: As many cells each as there are columns.
+        notes: Lines below the table.
+    """
+
+    title: str
+    heads: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_numeric(self) -> list[bool]:
+        """Which columns hold numbers; the first column never does."""
+        columns = list(zip(*self.rows, strict=True))
+        return [i > 0 and all(map(NUMBER.match, cells)) for i, cells in enumerate(columns)]
+
+    def transposed(self) -> "Table":
+        """The same with a column for each row."""
+        heads, *rows = zip(self.heads, *self.rows, strict=True)
+        return Table(self.title, heads, rows, self.notes)
+
+
+def show(record: Any) -> None:
+    """Print a result on standard output, in colour on a terminal."""
+    _print(record, Console(width=_width()))
+
+
+def to_text(record: Any, width: int | None = None) -> str:
+    """The tables of a result in plain characters.
+
+    Arguments:
+        record: The result.
+        width: Characters of a line; None for those of the terminal, or 160 elsewhere.
+    """
+    file = io.StringIO()
+    _print(record, Console(file=file, width=width or _width(), color_system=None))
+    return file.getvalue().rstrip("\n")
+
+
+def to_html(record: Any) -> str:
+    """The tables of a result as HTML, for a notebook."""
+    return render("tables.html", tables=tables_of(record))
+
+
+def _width() -> int | None:
+    return None if sys.stdout.isatty() else FILE_WIDTH
+
+
+def _print(record: Any, console: Console) -> None:
+    for table in tables_of(record):
+        console.print(_fitted(table, console.width))
+        for note in table.notes:
+            console.print(Text(note), style="dim")
+
+
+def _fitted(table: Table, width: int) -> RichTable:
+    """The table for `rich`, with a column for each row where that is narrower and the lines are too long."""
+    plain = _to_rich(table)
+    is_wide = len(table.rows) < len(table.heads)
+    if is_wide and Console(width=10_000).measure(plain).maximum > width:
+        return _to_rich(table.transposed())
+    return plain
+
+
+def _to_rich(table: Table) -> RichTable:
+    result = RichTable(title=Text(table.title))
+    for head, is_numeric in zip(table.heads, table.is_numeric, strict=True):
+        result.add_column(Text(head), justify="right" if is_numeric else "left", overflow="fold")
+    for row in table.rows:
+        result.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+    return result
+
+
+@singledispatch
+def tables_of(record: Any) -> list[Table]:
+    """The tables that show a result.
+
+    Raises:
+        TypeError: If the result has none.
+    """
+    findings = getattr(record, "findings", None) or (getattr(record, "finding", None),)
+    if findings == (None,):
+        raise TypeError(f"expected a result that has a table, got {type(record).__name__}")
+    return [_findings_table(type(record).__name__, findings)]
+
+
+@tables_of.register
+def _(table: Table) -> list[Table]:
+    return [table]
+
+
+@tables_of.register
+def _(league: League) -> list[Table]:
+    heads = (
+        "guide", "ELBO", "log p̂(x)", "by", "approximation gap", "amortization gap",
+        "inference gap", "k-hat share", "seconds",
+    )  # fmt: skip
+    rows = []
+    for row in league.rows:
+        gaps = (row.approximation_gap, row.amortization_gap, row.inference_gap)
+        rows.append((
+            row.name, str(row.elbo), str(row.log_evidence), row.evidence_method, *map(str, gaps),
+            f"{row.khat_share:.0%}", f"{row.seconds:.1f}",
+        ))  # fmt: skip
+    notes = (
+        f"± one standard error; share of rows with k-hat > {league.khat_threshold:.2f}",
+        *certificates(league),
+    )
+    title = f"Guides on {league.num_rows} rows, {league.decoder} story, nats per row"
+    return [Table(title, heads, rows, notes)]
+
+
+@tables_of.register
+def _(gaps: Gaps) -> list[Table]:
+    names = (
+        "log_evidence", "elbo_local", "elbo",
+        "approximation_gap", "amortization_gap", "inference_gap",
+    )  # fmt: skip
+    rows = [(name.replace("_", " "), str(getattr(gaps, name).mean())) for name in names]
+    share = float((gaps.khat > gaps.khat_threshold).float().mean())
+    notes = [f"k-hat above {gaps.khat_threshold:.2f} on {share:.0%} of the rows"]
+    if gaps.certificate is not None:
+        notes.append(f"certificate (BDMC): {gaps.certificate}")
+    if not gaps.local_converged:
+        notes.append(f"the search for q* had not converged after {gaps.local_steps} steps")
+    title = f"Gaps over {len(gaps.elbo)} rows, log p(x) by {gaps.method}"
+    return [Table(title, ("", "nats per row"), rows, tuple(notes))]
+
+
+@tables_of.register
+def _(found: EvidenceTable) -> list[Table]:
+    num_rows = len(next(iter(found.estimates.values())))
+    rows = []
+    for name, estimate in found.estimates.items():
+        mean = estimate.mean()
+        noise = float(estimate.std_error.square().sum().sqrt()) / num_rows
+        mark = "lower bound" if name in LOWER_BOUNDS else ""
+        mark = "best lower bound in mean" if name == found.best else mark
+        rows.append((
+            name, f"{float(mean.value):.3f}", f"{float(mean.std_error):.3f}", f"{noise:.3f}",
+            f"{found.seconds[name]:.1f}", mark,
+        ))  # fmt: skip
+    heads = ("method", "value", "standard error", "of it Monte Carlo", "seconds", "")
+    notes = [f"search for q*: {found.local_seconds:.1f} s"] if found.local_seconds else []
+    if found.certificate is not None:
+        notes.append(f"certificate (BDMC): {found.certificate}")
+    title = f"log p(x), nats per row, mean over {num_rows} rows"
+    return [Table(title, heads, rows, tuple(notes))]
+
+
+@tables_of.register
+def _(bench: EstimatorBench) -> list[Table]:
+    rows = [
+        (
+            *(row.objective, row.group, row.target),
+            *(f"{n:.3g}" for n in (row.bias, row.bias_floor, row.variance, row.snr)),
+            f"{row.milliseconds:.2f}",
+        )
+        for row in bench.rows
+    ]
+    title = f"Gradients on {bench.num_rows} rows, {bench.num_particles} particles"
+    return [
+        Table(
+            f"{title}, {bench.num_repeats} repeats",
+            ("objective", "parameters", "target", "bias", "by noise", "variance", "SNR", "ms"),
+            rows,
+            (
+                "bias: |mean − reference| / |reference|, beside what noise alone would show",
+                "target: the bound that the reference is the gradient of; others miss it by design",
+                "SNR: |mean|, without what noise alone gives, / standard deviation",
+            ),
+        )
+    ]
+
+
+@tables_of.register
+def _(found: Diagnosis) -> list[Table]:
+    counts = Counter(f.verdict for f in found.findings)
+    summary = ", ".join(f"{counts[v]} {v}" for v in ("fail", "warn", "pass") if counts[v])
+    note = f"{summary}; lines without a verdict inform; ± one standard error"
+    table = _findings_table(TITLE, found.findings, (note,))
+    return [table, *([] if found.rows is None else tables_of(found.rows))]
+
+
+def _findings_table(
+    title: str, findings: tuple[Finding, ...], notes: tuple[str, ...] = ()
+) -> Table:
+    rows = [
+        (f.name, with_error(f.value, f.std_error), f.threshold,
+         "" if f.verdict == "none" else f.verdict, f.advice)
+        for f in findings
+    ]  # fmt: skip
+    heads = ("diagnostic", "value", "threshold", "verdict", "what to try next")
+    return Table(title, heads, rows, notes)
+
+
+@tables_of.register
+def _(found: ByRow) -> list[Table]:
+    heads = ("row", "k-hat", "gap, at least", "reconstruction error")
+    heads += ("most shifted", "most misscaled") if found.mean_error else ()
+    rows = []
+    for row, line in found.to_pandas().nlargest(NUM_NAMED, "gap").iterrows():
+        cells = (
+            str(row),
+            f"{line['khat']:.2f}{'' if line['trusted'] else ' !'}",
+            f"{line['gap']:.2f} ± {line['gap_std_error']:.2f}",
+            f"{line['reconstruction_error']:.2f}",
+        )
+        if found.mean_error:
+            width = "wide" if line["scale"] > 1 else "narrow"
+            cells += (
+                f"{line['most_shifted']}: {line['mean_error']:+.2f} sd",
+                f"{line['most_misscaled']}: x{line['scale']:.2f}, too {width}",
+            )
+        rows.append(cells)
+    return [Table("Rows where the guide loses most", heads, rows, ("nats; ± one standard error",))]
