@@ -257,7 +257,7 @@ def test_pixels_outside_the_support_and_empty_data_are_refused() -> None:
 
 def test_public_names_are_functions_whatever_was_imported_before() -> None:
     code = (
-        "import ppvae.gaps, ppvae.compare, ppvae.fit, ppvae\n"
+        "import ppvae.gaps, ppvae.compare, ppvae.training.fit, ppvae\n"
         "assert all(callable(getattr(ppvae, n)) for n in ('fit', 'gaps', 'compare', 'report'))\n"
         "assert all(hasattr(ppvae, n) for n in ppvae.__all__)\n"
     )

@@ -139,7 +139,7 @@ def test_importing_ppvae_changes_no_global_setting():
         "state, seed = torch.get_rng_state(), torch.initial_seed()\n"
         "before = (Distribution._validate_args, pyro.settings.get(), torch.get_default_dtype(),\n"
         "          torch.get_num_threads(), torch.is_grad_enabled())\n"
-        "import ppvae, ppvae.guides, ppvae.inference, ppvae.gaps, ppvae.fit\n"
+        "import ppvae, ppvae.guides, ppvae.inference, ppvae.gaps, ppvae.training.fit\n"
         "after = (Distribution._validate_args, pyro.settings.get(), torch.get_default_dtype(),\n"
         "         torch.get_num_threads(), torch.is_grad_enabled())\n"
         "assert before == after, (before, after)\n"
