@@ -1,7 +1,8 @@
 r"""A value with its standard error: what every Monte Carlo answer of the library is."""
 
-__all__ = ["Estimate"]
+__all__ = ["Estimate", "log_mean_exp"]
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -84,3 +85,8 @@ class Estimate:
             value = round(float(self.value), 3) + 0.0  # no minus before zero
             return f"{value:.3f} ± {float(self.std_error):.3f}"
         return f"Estimate({self.value.numel()} rows, mean {self.mean()})"
+
+
+def log_mean_exp(values: Tensor, dim: int) -> Tensor:
+    """log of the mean of exp along `dim`."""
+    return values.logsumexp(dim) - math.log(values.shape[dim])

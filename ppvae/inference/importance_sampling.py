@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.data.chunks import is_unamortized, particle_step, pieces, row_chunks
-from ppvae.estimate import Estimate
+from ppvae.estimate import Estimate, log_mean_exp
 from ppvae.inference.check_finite import checked_pair
 from ppvae.problem.weights import refuse_global, score
 from ppvae.ranks import over_parts
@@ -137,8 +137,3 @@ def importance_evidence(log_w: Tensor) -> Estimate:
     running.add(log_w)
     found = running.estimate()
     return Estimate(found.value.to(log_w), found.std_error.to(log_w))
-
-
-def log_mean_exp(values: Tensor, dim: int) -> Tensor:
-    """log of the mean of exp along `dim`."""
-    return values.logsumexp(dim) - math.log(values.shape[dim])

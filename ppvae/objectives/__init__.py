@@ -24,6 +24,7 @@ from ppvae.objectives.trace_elbo import TraceELBO
 from ppvae.objectives.vimco import VIMCO
 from ppvae.objectives.wake_sleep import WakeSleep
 from ppvae.options import refuse_unknown_options
+from ppvae.problem import Problem
 
 __all__ = [
     "BASELINES",
@@ -80,7 +81,7 @@ def build(name: str, story: nn.Module, guide: nn.Module, data: Any, **options: A
         ValueError: If the name or an option is unknown, or story, guide and data do not suit it.
     """
     check_request(name, options)
-    return OBJECTIVES[name](story, guide, data, **options)
+    return OBJECTIVES[name](Problem.for_training(story, guide, data), **options)
 
 
 def check_request(name: str, options: Any = ()) -> None:

@@ -8,18 +8,15 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ppvae.data import open_rows, preview, to_batch
 from ppvae.options import options_of
-from ppvae.problem.draws import GuideSite, sites_drawn
-from ppvae.problem.kl_weights import KLWeights
-from ppvae.problem.weights import check_pair, enumerated_sites
-from ppvae.story import TensorDict, local_params, seeded_eval
+from ppvae.problem import GuideSite, KLWeights, Problem
+from ppvae.story import TensorDict
 
 NO_PATH = (
     "expected a guide whose draws are differentiable functions of its parameters for {name}, got distributions without "
     "rsample at the sites {sites}; use score_function or vimco, or a reparametrised distribution there"
 )
-NOT_APART = (
+NOT_INDEPENDENT = (
     "expected a guide that draws the particles of a row independently for {name}, got one that spreads them over its "
     "components at the sites {sites}; use iwae or stl with it, or another guide"
 )
@@ -36,15 +33,11 @@ class Objective(nn.Module, ABC):
     some, a baseline's.
 
     Arguments:
-        story: The story.
-        guide: Its guide.
-        data: The training rows, anything that `ppvae.data.as_rows` takes: tells their number N and their sites
-            (of a stream, its first rows do).
+        problem: Story, guide and training rows (of a stream, its first rows), see `Problem.for_training`.
         num_particles: Particles of each row, drawn at once.
         beta: Weight of the latent sites' terms, one for all or by site; 1 gives the bound itself.
 
     Attributes:
-        summed: Names of the discrete sites that are summed over: the guide leaves them out, or some rows miss them.
         assumes: What story and guide must be like, in a few words.
         is_bound_on: `elbo` where the loss is minus the ELBO in expectation, `iwelbo` where it is minus the
             importance-weighted bound with `num_particles`; else empty.
@@ -69,9 +62,7 @@ class Objective(nn.Module, ABC):
 
     def __init__(
         self,
-        story: nn.Module,
-        guide: nn.Module,
-        data: Any,
+        problem: Problem,
         *,
         num_particles: int = 1,
         beta: float | Mapping[str, float] = 1.0,
@@ -81,27 +72,24 @@ class Objective(nn.Module, ABC):
             raise ValueError(
                 f"expected num_particles of at least {self.min_particles} for {self.name}, got {num_particles}"
             )
-        rows = open_rows(data)
-        self.story, self.guide = story, guide
-        batch = to_batch(self, preview(rows), 2)
-        self.num_rows, self.num_particles, self.beta = len(rows), num_particles, beta
-        self.sites = check_pair(story, guide, batch)
-        with local_params(story, guide), seeded_eval(0, story, guide):
-            drawn = sites_drawn(guide, batch, self.sites)
+        self.problem = problem
+        self.story, self.guide = problem.story, problem.guide
+        self.sites, self.num_rows = problem.sites, problem.total_rows
+        self.num_particles, self.beta = num_particles, beta
+        drawn = problem.guide_sites
         self.has_paths = all(site.has_path for site in drawn.values())
-        self.summed = enumerated_sites(story, guide, rows)
         self.kl_weights = KLWeights(self.sites, beta, drawn)
         if not self.takes_weight and not self.kl_weights.is_plain:
             raise ValueError(
                 f"expected beta = 1 for {self.name}, got {beta}: it is no bound to be weighed"
             )
         if self.needs_paths:
-            self._refuse(drawn, lambda site: site.has_path, NO_PATH)
+            self._refuse(lambda site: site.has_path, NO_PATH)
         if self.needs_independence and num_particles > 1:
-            self._refuse(drawn, lambda site: site.is_independent, NOT_APART)
+            self._refuse(lambda site: site.is_independent, NOT_INDEPENDENT)
         if self.needs_density:
-            self._refuse(drawn, lambda site: site.has_density, NO_DENSITY)
-        self.check(batch, drawn)
+            self._refuse(lambda site: site.has_density, NO_DENSITY)
+        self.check()
 
     @abstractmethod
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
@@ -115,8 +103,8 @@ class Objective(nn.Module, ABC):
             `()`, in nats per row.
         """
 
-    def check(self, batch: TensorDict, drawn: dict[str, GuideSite]) -> None:
-        """Refuse a pair that the objective cannot serve; `drawn` is what the guide draws for two rows."""
+    def check(self) -> None:
+        """Refuse a pair that the objective cannot serve."""
 
     @property
     def is_elbo(self) -> bool:
@@ -145,20 +133,21 @@ class Objective(nn.Module, ABC):
         theirs = {id(p) for m in (self.story, self.guide) for p in m.parameters()}
         return (p for p in self.parameters() if id(p) not in theirs)
 
-    def loss(self, per_row: Tensor, shared: Tensor) -> Tensor:
+    def loss(self, per_row: Tensor, log_global: Tensor) -> Tensor:
         """Minus a bound: mean over the rows, and the global sites' share of one row.
 
         Arguments:
             per_row: `(B,)` or `(S, B)`, in nats.
-            shared: log p − log q of the global sites, `(S,)`, in nats.
+            log_global: log p − log q of the global sites, `(S,)`, in nats.
         """
         bound = per_row.mean()
-        return -(bound + shared.mean() / self.num_rows if self.sites.global_latent else bound)
+        if self.sites.global_latent:
+            bound = bound + log_global.mean() / self.num_rows
+        return -bound
 
-    def _refuse(
-        self, drawn: dict[str, GuideSite], is_right: Callable[[GuideSite], bool], message: str
-    ) -> None:
-        wrong = sorted(name for name, site in drawn.items() if not is_right(site))
+    def _refuse(self, is_right: Callable[[GuideSite], bool], message: str) -> None:
+        sites = self.problem.guide_sites
+        wrong = sorted(name for name, site in sites.items() if not is_right(site))
         if wrong:
             raise ValueError(message.format(name=self.name, sites=wrong))
 

@@ -5,12 +5,11 @@ __all__ = ["DReG"]
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ppvae.inference.importance_sampling import log_mean_exp
+from ppvae.estimate import log_mean_exp
 from ppvae.objectives.base import Objective
-from ppvae.problem.draws import draw_stopped
-from ppvae.problem.weighted import weigh
+from ppvae.problem import Problem
 from ppvae.story import Layout, SampleRows, TensorDict
 
 
@@ -34,25 +33,26 @@ class DReG(Objective):
     needs_density = True
     needs_independence = True
 
-    def __init__(self, story: nn.Module, guide: nn.Module, data: Any, **options: Any) -> None:
-        super().__init__(story, guide, data, **options)
+    def __init__(self, problem: Problem, **options: Any) -> None:
+        super().__init__(problem, **options)
         if isinstance(self.beta, Mapping):
             raise ValueError(
                 f"expected one number as beta for DReG, got {self.beta}; iwae takes one for each site"
             )
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
-        self.kl_weights.kl_weight = kl_weight
+        self.kl_weights.warmup = kl_weight
+        problem = self.problem.on(batch)
         factor = _Factor()
-        free, drawn = draw_stopped(
-            self.guide, batch, self.num_particles, self.sites, one_global=True, cut=factor.cut
+        free, drawn = problem.draw_with_frozen_density(
+            self.num_particles, share_globals=True, edit=factor.edit
         )
         drawn = self._with_global_path(free, drawn)
-        particles = weigh(self.story, batch, self.sites, drawn, self.kl_weights)
-        share = particles.log_weights.detach().softmax(0)
+        scores = problem.score_draws(drawn, self.kl_weights)
+        share = scores.log_weights.detach().softmax(0)
         beta = self.kl_weights.weight_of("")
         factor.value = (1 - beta) + beta * share
-        return self.loss(log_mean_exp(particles.log_weights, 0), particles.log_shared)
+        return self.loss(log_mean_exp(scores.log_weights, 0), scores.log_global)
 
     def _with_global_path(self, free: SampleRows, held: SampleRows) -> SampleRows:
         """Global sites stand outside the logarithm: they keep their plain gradient."""
@@ -73,7 +73,7 @@ class _Factor:
 
     value: Tensor
 
-    def cut(self, name: str, value: Tensor, layout: Layout, particle: int | None) -> Tensor:
+    def edit(self, name: str, value: Tensor, layout: Layout, particle: int | None) -> Tensor:
         """A draw as the story and the held guide see it; a global one is a constant to the held guide."""
         if layout.row_dim is None:
             return value.detach()

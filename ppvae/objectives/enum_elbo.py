@@ -5,8 +5,6 @@ __all__ = ["EnumELBO"]
 from torch import Tensor
 
 from ppvae.objectives.base import Objective
-from ppvae.problem.draws import draw_path
-from ppvae.problem.weighted import weigh
 from ppvae.story import TensorDict
 
 
@@ -26,7 +24,8 @@ class EnumELBO(Objective):
     needs_paths = True
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
-        self.kl_weights.kl_weight = kl_weight
-        drawn = draw_path(self.guide, batch, self.num_particles, self.sites)
-        particles = weigh(self.story, batch, self.sites, drawn, self.kl_weights)
-        return self.loss(particles.log_weights, particles.log_shared)
+        self.kl_weights.warmup = kl_weight
+        problem = self.problem.on(batch)
+        drawn = problem.draw(self.num_particles)
+        scores = problem.score_draws(drawn, self.kl_weights)
+        return self.loss(scores.log_weights, scores.log_global)

@@ -5,11 +5,10 @@ __all__ = ["FreeBits"]
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppvae.objectives.base import Objective
-from ppvae.problem.draws import draw_path
-from ppvae.problem.particles import log_prob_by_site
+from ppvae.problem import Problem
 from ppvae.story import SampleRows, TensorDict
 
 
@@ -33,23 +32,22 @@ class FreeBits(Objective):
     assumes = "reparametrised sites"
     needs_paths = True
 
-    def __init__(
-        self, story: nn.Module, guide: nn.Module, data: Any, *, floor: float = 0.5, **options: Any
-    ) -> None:
+    def __init__(self, problem: Problem, *, floor: float = 0.5, **options: Any) -> None:
         if not floor >= 0:
             raise ValueError(f"expected a floor of 0 nats or more, got {floor}")
-        super().__init__(story, guide, data, **options)
+        super().__init__(problem, **options)
         self.floor = floor
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
-        self.kl_weights.kl_weight = kl_weight
-        drawn = draw_path(self.guide, batch, self.num_particles, self.sites)
-        log_p = log_prob_by_site(self.story, batch, drawn.values, self.sites)
+        self.kl_weights.warmup = kl_weight
+        problem = self.problem.on(batch)
+        drawn = problem.draw(self.num_particles)
+        log_p = problem.log_joint_by_site(drawn.values)
         bound = torch.stack([log_p[k].mean() for k in self.sites.observed]).sum()
         for weight, kl in self._costs(drawn, log_p):
             bound = bound - weight * kl.clamp(min=self.floor)
         shared = [self.kl_weights.weight_of(k) * log_p[k] for k in self.sites.global_latent]
-        log_q_shared = self.kl_weights.of_guide_shared(drawn)
+        log_q_shared = self.kl_weights.of_guide_global(drawn)
         return self.loss(bound, sum(shared, -log_q_shared))
 
     def _costs(self, drawn: SampleRows, log_p: TensorDict) -> list[tuple[float, Tensor]]:

@@ -4,10 +4,8 @@ __all__ = ["IWAE"]
 
 from torch import Tensor
 
-from ppvae.inference.importance_sampling import log_mean_exp
+from ppvae.estimate import log_mean_exp
 from ppvae.objectives.base import Objective
-from ppvae.problem.draws import draw_path
-from ppvae.problem.weighted import weigh
 from ppvae.story import TensorDict
 
 
@@ -27,7 +25,8 @@ class IWAE(Objective):
     needs_paths = True
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
-        self.kl_weights.kl_weight = kl_weight
-        drawn = draw_path(self.guide, batch, self.num_particles, self.sites, one_global=True)
-        particles = weigh(self.story, batch, self.sites, drawn, self.kl_weights)
-        return self.loss(log_mean_exp(particles.log_weights, 0), particles.log_shared)
+        self.kl_weights.warmup = kl_weight
+        problem = self.problem.on(batch)
+        drawn = problem.draw(self.num_particles, share_globals=True)
+        scores = problem.score_draws(drawn, self.kl_weights)
+        return self.loss(log_mean_exp(scores.log_weights, 0), scores.log_global)

@@ -11,9 +11,7 @@ from torch.distributions import kl_divergence
 
 from ppvae.guides.site_sampler import PointMass
 from ppvae.objectives.pyro_elbo import PyroELBO
-from ppvae.problem.draws import GuideSite
-from ppvae.story import TensorDict, local_params, seeded_eval
-from ppvae.story.conditioning import run_observed
+from ppvae.story import local_params
 
 
 class MeanFieldELBO(PyroELBO):
@@ -32,10 +30,11 @@ class MeanFieldELBO(PyroELBO):
     assumes = "independent sites, KL in closed form"
     elbo = pyro.infer.TraceMeanField_ELBO
 
-    def check(self, batch: TensorDict, drawn: dict[str, GuideSite]) -> None:
-        super().check(batch, drawn)
-        with local_params(self.story), seeded_eval(0, self.story):
-            trace = poutine.trace(lambda: run_observed(self.story, batch, {}, 0)).get_trace()
+    def check(self) -> None:
+        super().check()
+        few, drawn = self.problem.rows(slice(0, 2)), self.problem.guide_sites
+        with local_params(self.story), few.eval_mode(0):
+            trace = poutine.trace(lambda: few.program.run_conditioned(few.batch, {}, 0)).get_trace()
         latent = self.sites.latent
         stuck = sorted(n for n in latent if not _is_closed(drawn[n].fn, trace.nodes[n]["fn"]))
         if len(stuck) == len(latent):

@@ -5,16 +5,14 @@ __all__ = ["MonteCarloEM"]
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppvae.inference.annealing_path import Target
 from ppvae.inference.hmc import HMC, adapt
 from ppvae.inference.whitening import coordinates_of
 from ppvae.objectives.base import Objective
-from ppvae.problem.draws import GuideSite
-from ppvae.problem.particles import log_guide_at
-from ppvae.problem.weights import refuse_global
-from ppvae.story import Flat, LogJoint, TensorDict, local_params
+from ppvae.problem import Problem
+from ppvae.story import Flat, TensorDict, local_params
 
 FIRST_STEP_SIZE = 0.3
 
@@ -45,9 +43,7 @@ class MonteCarloEM(Objective):
 
     def __init__(
         self,
-        story: nn.Module,
-        guide: nn.Module,
-        data: Any,
+        problem: Problem,
         *,
         num_moves: int = 5,
         num_leapfrog: int = 5,
@@ -57,26 +53,26 @@ class MonteCarloEM(Objective):
             raise ValueError(
                 f"expected at least one move and one leapfrog step, got {num_moves} and {num_leapfrog}"
             )
-        super().__init__(story, guide, data, **options)
+        super().__init__(problem, **options)
         self.num_moves, self.num_leapfrog = num_moves, num_leapfrog
         self.hmc = HMC(num_leapfrog)
         self.flat = Flat(self.sites.local_latent)
         self.register_buffer("log_step_size", torch.tensor(FIRST_STEP_SIZE).log())
 
-    def check(self, batch: TensorDict, drawn: dict[str, GuideSite]) -> None:
-        refuse_global(self.sites, "monte_carlo_em")
+    def check(self) -> None:
+        self.problem.check_independent_rows("monte_carlo_em")
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
-        log_joint = LogJoint(self.story, batch, self.sites)
-        latents = self._posterior_draws(batch, log_joint)
-        log_guide = log_guide_at(self.guide, batch, latents, self.sites)
-        return -(log_joint(latents) + log_guide).mean()
+        problem = self.problem.on(batch)
+        latents = self._posterior_draws(problem)
+        return -(problem.log_joint(latents) + problem.log_guide(latents)).mean()
 
-    def _posterior_draws(self, batch: TensorDict, log_joint: LogJoint) -> TensorDict:
+    def _posterior_draws(self, problem: Problem) -> TensorDict:
         """The ends of the chains, site -> `(S, B, *row)`, without gradients."""
+        batch = problem.batch
         with torch.no_grad(), local_params(self.guide):
             where = coordinates_of(self.guide, batch, self.sites)
-            target = Target(log_joint, self.flat, where)
+            target = Target(problem.log_joint, self.flat, where)
             like = next(iter(batch.values()))
             eps = torch.randn(self.num_particles, where.num_rows, where.dim).to(like)
             for _ in range(self.num_moves):

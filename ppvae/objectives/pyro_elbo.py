@@ -8,7 +8,7 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from ppvae.objectives.base import Objective
-from ppvae.problem.draws import GuideSite
+from ppvae.problem import Problem
 from ppvae.problem.kl_weights import KLWeights
 from ppvae.ranks import drawing
 from ppvae.story import Batch, TensorDict, num_rows_of, observe, run, scale_rows
@@ -24,8 +24,9 @@ class PyroELBO(Objective):
     elbo: ClassVar[type[ELBO]]
     is_bound_on = "elbo"
 
-    def __init__(self, story: nn.Module, guide: nn.Module, data: Any, **options: Any) -> None:
-        super().__init__(story, guide, data, **options)
+    def __init__(self, problem: Problem, **options: Any) -> None:
+        super().__init__(problem, **options)
+        story, guide = problem.story, problem.guide
         self.scaled_to = self.num_rows if self.sites.global_latent else None
         programs: list[nn.Module] = [observe(story), guide]
         if self.scaled_to is not None:
@@ -35,19 +36,19 @@ class PyroELBO(Objective):
         self.estimator: Any = self.elbo(
             num_particles=self.num_particles,
             # An adopted model need not know particle dimensions: one run for each.
-            vectorize_particles=self.num_particles > 1 and not hasattr(story, "run_conditioned"),
+            vectorize_particles=self.num_particles > 1 and problem.program.takes_particles,
             max_plate_nesting=self.sites.max_plate_nesting,
         )
 
-    def check(self, batch: TensorDict, drawn: dict[str, GuideSite]) -> None:
-        if self.summed:
+    def check(self) -> None:
+        if self.problem.enumerated:
             raise ValueError(
                 f"expected a guide that draws every latent site, and no missing labels, for {self.name}, got the sites "
-                f"{self.summed}, which are to be summed over; use enum_elbo"
+                f"{list(self.problem.enumerated)}, which are to be summed over; use enum_elbo"
             )
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
-        self.kl_weights.kl_weight = kl_weight
+        self.kl_weights.warmup = kl_weight
         with drawing(self.num_particles):
             loss = self.estimator.differentiable_loss(*self.programs, batch)
         return loss / (self.scaled_to or num_rows_of(batch))

@@ -5,12 +5,11 @@ __all__ = ["Renyi"]
 import math
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ppvae.inference.importance_sampling import log_mean_exp
+from ppvae.estimate import log_mean_exp
 from ppvae.objectives.base import Objective
-from ppvae.problem.draws import draw_path
-from ppvae.problem.weighted import weigh
+from ppvae.problem import Problem
 from ppvae.story import TensorDict
 
 
@@ -33,18 +32,17 @@ class Renyi(Objective):
     assumes = "reparametrised sites"
     needs_paths = True
 
-    def __init__(
-        self, story: nn.Module, guide: nn.Module, data: Any, *, alpha: float = 0.5, **options: Any
-    ) -> None:
+    def __init__(self, problem: Problem, *, alpha: float = 0.5, **options: Any) -> None:
         if not math.isfinite(alpha):
             raise ValueError(f"expected a finite alpha, got {alpha}")
-        super().__init__(story, guide, data, **options)
+        super().__init__(problem, **options)
         self.alpha = alpha
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
-        self.kl_weights.kl_weight = kl_weight
-        drawn = draw_path(self.guide, batch, self.num_particles, self.sites, one_global=True)
-        particles = weigh(self.story, batch, self.sites, drawn, self.kl_weights)
-        log_w, order = particles.log_weights, 1 - self.alpha
+        self.kl_weights.warmup = kl_weight
+        problem = self.problem.on(batch)
+        drawn = problem.draw(self.num_particles, share_globals=True)
+        scores = problem.score_draws(drawn, self.kl_weights)
+        log_w, order = scores.log_weights, 1 - self.alpha
         bound = log_mean_exp(order * log_w, 0) / order if order else log_w
-        return self.loss(bound, particles.log_shared)
+        return self.loss(bound, scores.log_global)

@@ -6,12 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ppvae.inference.importance_sampling import log_mean_exp
+from ppvae.estimate import log_mean_exp
 from ppvae.objectives.base import Objective, with_gradient_of
 from ppvae.objectives.sleep import sleep_log_prob
-from ppvae.problem.draws import GuideSite, draw_detached
-from ppvae.problem.weighted import weigh
-from ppvae.problem.weights import refuse_global
+from ppvae.problem import Problem
 from ppvae.story import TensorDict
 
 
@@ -42,9 +40,7 @@ class ReweightedWakeSleep(Objective):
 
     def __init__(
         self,
-        story: nn.Module,
-        guide: nn.Module,
-        data: Any,
+        problem: Problem,
         *,
         sleep_share: float = 0.5,
         **options: Any,
@@ -53,20 +49,21 @@ class ReweightedWakeSleep(Objective):
             raise ValueError(f"expected sleep_share between 0 and 1, got {sleep_share}")
         nn.Module.__init__(self)
         self.sleep_share = sleep_share
-        super().__init__(story, guide, data, **options)
+        super().__init__(problem, **options)
 
-    def check(self, batch: TensorDict, drawn: dict[str, GuideSite]) -> None:
-        refuse_global(self.sites, "reweighted_wake_sleep")
+    def check(self) -> None:
+        self.problem.check_independent_rows("reweighted_wake_sleep")
         if self.sleep_share:
-            sleep_log_prob(self.story, self.guide, batch, self.sites)
+            sleep_log_prob(self.problem.rows(slice(0, 2)))
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
-        drawn = draw_detached(self.guide, batch, self.num_particles, self.sites)
-        particles = weigh(self.story, batch, self.sites, drawn, self.kl_weights)
-        share = particles.log_weights.detach().softmax(0)
-        awake = particles.log_joint + (1 - self.sleep_share) * drawn.local
+        problem = self.problem.on(batch)
+        drawn = problem.draw_detached(self.num_particles)
+        scores = problem.score_draws(drawn)
+        share = scores.log_weights.detach().softmax(0)
+        awake = scores.log_joint + (1 - self.sleep_share) * drawn.local
         steps = (share * awake).sum(0).mean()
         if self.sleep_share:
-            dreams = sleep_log_prob(self.story, self.guide, batch, self.sites)
+            dreams = sleep_log_prob(problem)
             steps = steps + self.sleep_share * dreams.mean()
-        return with_gradient_of(-steps, -log_mean_exp(particles.log_weights, 0).mean())
+        return with_gradient_of(-steps, -log_mean_exp(scores.log_weights, 0).mean())

@@ -4,13 +4,11 @@ __all__ = ["ScoreFunction"]
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ppvae.data import preview, to_batch
 from ppvae.objectives.base import Objective, with_gradient_of
 from ppvae.objectives.baselines import BASELINES
-from ppvae.problem.draws import draw_detached
-from ppvae.problem.weighted import weigh
+from ppvae.problem import Problem
 from ppvae.story import TensorDict, has_missing
 
 ROWS_TO_LOOK_AT = 2000
@@ -40,27 +38,26 @@ class ScoreFunction(Objective):
 
     def __init__(
         self,
-        story: nn.Module,
-        guide: nn.Module,
-        data: Any,
+        problem: Problem,
         *,
         baseline: str = "average",
         **options: Any,
     ) -> None:
         if baseline not in BASELINES:
             raise ValueError(f"expected a baseline among {', '.join(BASELINES)}; got '{baseline}'")
-        super().__init__(story, guide, data, **options)
-        rows = preview(data)
-        masked = [k for k, v in rows.tensors.items() if has_missing(v)]
+        super().__init__(problem, **options)
+        masked = [k for k, v in problem.batch.items() if has_missing(v)]
+        few = problem.rows(slice(0, ROWS_TO_LOOK_AT)).batch
         self.baseline = baseline
-        self.guess = BASELINES[baseline](to_batch(self, rows, ROWS_TO_LOOK_AT), masked)
+        self.guess = BASELINES[baseline](few, masked)
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
-        self.kl_weights.kl_weight = kl_weight
-        drawn = draw_detached(self.guide, batch, self.num_particles, self.sites)
-        particles = weigh(self.story, batch, self.sites, drawn, self.kl_weights)
-        signal, guess = particles.log_weights.detach(), self.guess(batch)
-        surrogate = particles.log_joint + (signal - guess.detach()) * drawn.local
+        self.kl_weights.warmup = kl_weight
+        problem = self.problem.on(batch)
+        drawn = problem.draw_detached(self.num_particles)
+        scores = problem.score_draws(drawn, self.kl_weights)
+        signal, guess = scores.log_weights.detach(), self.guess(batch)
+        surrogate = scores.log_joint + (signal - guess.detach()) * drawn.local
         fit = self.guess.learn(guess, signal)
-        gradient = self.loss(surrogate, particles.log_shared) + fit
-        return with_gradient_of(gradient, self.loss(signal, particles.log_shared))
+        gradient = self.loss(surrogate, scores.log_global) + fit
+        return with_gradient_of(gradient, self.loss(signal, scores.log_global))

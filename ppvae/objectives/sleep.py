@@ -1,23 +1,20 @@
-r"""Rows that the story dreams up, with their latent draws: what a guide learns from while it sleeps."""
+r"""Rows that the story generates with their latent draws: what a guide learns from in its sleep phase."""
 
 __all__ = ["sleep_log_prob"]
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ppvae.problem.particles import inputs_of, log_guide_at, missing_as
-from ppvae.story import Sites, TensorDict, num_rows_of, simulate
+from ppvae.problem import Problem, missing_as
+from ppvae.story import simulate
 
 
-def sleep_log_prob(story: nn.Module, guide: nn.Module, batch: TensorDict, sites: Sites) -> Tensor:
-    """log q(z | x) of rows and latent draws that the story itself generates, as many as the batch has.
+def sleep_log_prob(problem: Problem) -> Tensor:
+    """log q(z | x) of rows and latent draws that the story itself generates, as many as the problem has.
 
-    Covariates are the batch's own, and entries that it misses are missing in the dreams too.
+    Covariates are the rows' own, and entries that the rows miss are missing in the generated ones too.
 
     Arguments:
-        story: The story.
-        guide: The guide.
-        batch: Rows, name -> `(B, *event)`.
-        sites: The story's sites, all latent ones local.
+        problem: Story, guide and rows, all latent sites local.
 
     Returns:
         `(B,)`, in nats; its gradient reaches the guide alone.
@@ -26,13 +23,14 @@ def sleep_log_prob(story: nn.Module, guide: nn.Module, batch: TensorDict, sites:
         ValueError: If the data are not named like the story's sites and covariates (an adopted model), or the guide's
             density cannot be evaluated.
     """
-    covariates = inputs_of(story, batch)
-    if hasattr(story, "run_conditioned") or set(batch) - set(covariates) - set(sites.observed):
+    program, batch, sites = problem.program, problem.batch, problem.sites
+    covariates = program.inputs(batch)
+    if not program.generates_rows or set(batch) - set(covariates) - set(sites.observed):
         raise ValueError(
             "expected a story that generates what it is shown, got an adopted model, which observes its data itself; "
             "write it as a story, or use another objective"
         )
-    rows = simulate(story, num_rows_of(batch), seed=None, **covariates)
-    dreamt = {k: v if k in covariates else missing_as(rows[k], v) for k, v in batch.items()}
+    rows = simulate(problem.story, problem.num_rows, seed=None, **covariates)
+    shown = {k: v if k in covariates else missing_as(rows[k], v) for k, v in batch.items()}
     latents = {name: rows[name].unsqueeze(0) for name in sites.latent}
-    return log_guide_at(guide, dreamt, latents, sites).squeeze(0)
+    return problem.on(shown).log_guide(latents).squeeze(0)

@@ -5,8 +5,6 @@ __all__ = ["StickingTheLanding"]
 from torch import Tensor
 
 from ppvae.objectives.base import Objective
-from ppvae.problem.draws import draw_stopped
-from ppvae.problem.weighted import weigh
 from ppvae.story import TensorDict
 
 
@@ -28,7 +26,8 @@ class StickingTheLanding(Objective):
     needs_density = True
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
-        self.kl_weights.kl_weight = kl_weight
-        _, drawn = draw_stopped(self.guide, batch, self.num_particles, self.sites)
-        particles = weigh(self.story, batch, self.sites, drawn, self.kl_weights)
-        return self.loss(particles.log_weights, particles.log_shared)
+        self.kl_weights.warmup = kl_weight
+        problem = self.problem.on(batch)
+        _, drawn = problem.draw_with_frozen_density(self.num_particles)
+        scores = problem.score_draws(drawn, self.kl_weights)
+        return self.loss(scores.log_weights, scores.log_global)

@@ -7,10 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from ppvae.inference.importance_sampling import log_mean_exp
+from ppvae.estimate import log_mean_exp
 from ppvae.objectives.base import Objective
-from ppvae.problem.draws import draw_detached
-from ppvae.problem.weighted import weigh
 from ppvae.story import TensorDict
 
 
@@ -32,14 +30,15 @@ class VIMCO(Objective):
     min_particles = 2
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
-        self.kl_weights.kl_weight = kl_weight
-        drawn = draw_detached(self.guide, batch, self.num_particles, self.sites, one_global=True)
-        particles = weigh(self.story, batch, self.sites, drawn, self.kl_weights)
-        bound = log_mean_exp(particles.log_weights, 0)
+        self.kl_weights.warmup = kl_weight
+        problem = self.problem.on(batch)
+        drawn = problem.draw_detached(self.num_particles, share_globals=True)
+        scores = problem.score_draws(drawn, self.kl_weights)
+        bound = log_mean_exp(scores.log_weights, 0)
         with torch.no_grad():
-            signal = bound - without_each(particles.log_weights)
-        value = self.loss(bound, particles.log_shared)
-        score = self.loss((signal * drawn.local).sum(0), particles.log_shared.detach())
+            signal = bound - without_each(scores.log_weights)
+        value = self.loss(bound, scores.log_global)
+        score = self.loss((signal * drawn.local).sum(0), scores.log_global.detach())
         return value + (score - score.detach())
 
 

@@ -7,9 +7,6 @@ from torch import Tensor
 
 from ppvae.objectives.base import Objective, with_gradient_of
 from ppvae.objectives.sleep import sleep_log_prob
-from ppvae.problem.draws import GuideSite
-from ppvae.problem.weighted import weigh
-from ppvae.problem.weights import draw, refuse_global
 from ppvae.story import TensorDict
 
 
@@ -33,16 +30,14 @@ class WakeSleep(Objective):
     is_bound_on = "elbo"
     takes_weight = False
 
-    def check(self, batch: TensorDict, drawn: dict[str, GuideSite]) -> None:
-        refuse_global(self.sites, "wake_sleep")
-        sleep_log_prob(self.story, self.guide, batch, self.sites)
+    def check(self) -> None:
+        self.problem.check_independent_rows("wake_sleep")
+        sleep_log_prob(self.problem.rows(slice(0, 2)))
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
+        problem = self.problem.on(batch)
         with torch.no_grad():
-            drawn = draw(self.guide, batch, self.num_particles, self.sites)
-        particles = weigh(self.story, batch, self.sites, drawn, self.kl_weights)
-        steps = (
-            particles.log_joint.mean()
-            + sleep_log_prob(self.story, self.guide, batch, self.sites).mean()
-        )
-        return with_gradient_of(-steps, -particles.log_weights.mean())
+            drawn = problem.draw(self.num_particles)
+        scores = problem.score_draws(drawn)
+        steps = scores.log_joint.mean() + sleep_log_prob(problem).mean()
+        return with_gradient_of(-steps, -scores.log_weights.mean())

@@ -22,7 +22,7 @@ from ppvae.data import as_rows, to_batch
 from ppvae.data.chunks import particle_step
 from ppvae.problem.weights import check_pair
 from ppvae.story import Layout, Sites, TensorDict, local_params, num_rows_of, particle_plate
-from ppvae.story.conditioning import split_batch
+from ppvae.story.batch import split_batch
 from ppvae.story.handlers import Condition
 
 # What is wanted of a traced site: its mean, or the value that was drawn, in Pyro's layout.

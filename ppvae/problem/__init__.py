@@ -1,1 +1,13 @@
-r"""A story, a guide and rows, checked and traced once, as plain functions of tensors."""
+r"""A story, a guide and rows, checked and traced once, as plain functions of tensors.
+
+Reading order: `draws` (what a guide draws, and along which paths gradients come back), `guide_density`, `scores`,
+`kl_weights`, `unconstrained`, `problem` (all of them for one pair and its rows).
+"""
+
+__all__ = ["GuideSite", "KLWeights", "Problem", "Scores", "Unconstrained", "missing_as"]
+
+from ppvae.problem.draws import GuideSite
+from ppvae.problem.kl_weights import KLWeights
+from ppvae.problem.problem import Problem, missing_as
+from ppvae.problem.scores import Scores
+from ppvae.problem.unconstrained import Unconstrained

@@ -1,15 +1,24 @@
-r"""What a guide draws, and along which paths gradients may come back through it.
+r"""Draws of a guide, and the paths along which gradients may come back through them.
 
-Three ways to draw: *along the path* (`weights.draw`: both the draws and their density move with the guide's
-parameters), *detached* (only the density does, as score-function gradients need it), and *stopped* (only the
-draws do, as sticking the landing needs it). The last runs the guide twice, the second time with its parameters held
-and its draws given back to it, so that it serves every guide: flows, chains of sites, adopted programs.
+Three modes: *path-wise* (draws and their density both move with the guide's parameters), *detached* (only the density
+does, as score-function gradients need it), and *frozen density* (only the draws do, as sticking the landing needs it).
+The last mode runs the guide twice, the second time with its parameters frozen and its draws given back to it, so that
+it serves every guide: flows, chains of sites, adopted programs.
 """
 
-__all__ = ["GuideSite", "draw_detached", "draw_path", "draw_stopped", "sites_drawn"]
+__all__ = [
+    "EditDraw",
+    "GuideSite",
+    "draw",
+    "draw_detached",
+    "draw_path",
+    "draw_with_frozen_density",
+    "record_guide_sites",
+]
 
+import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +27,22 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from ppvae.problem.weights import draw
-from ppvae.story import Layout, SampleRows, Sites, TensorDict, seeded
+from ppvae.story import (
+    Layout,
+    SampleRows,
+    Sites,
+    TensorDict,
+    local_params,
+    num_rows_of,
+    run,
+    run_particles,
+    seeded,
+)
 from ppvae.story.sites import is_bookkeeping
 
-# From a site's value, in Pyro's layout, its layout, and the particle (None: all at once), to the value to go on with.
-Edit = Callable[[str, Tensor, Layout, int | None], Tensor]
-Around = Callable[[int | None], Messenger]
+# From a site's name, value in Pyro's layout, layout, and particle (None: all at once) to the value to go on with.
+EditDraw = Callable[[str, Tensor, Layout, int | None], Tensor]
+Handler = Callable[[int | None], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +53,7 @@ class GuideSite:
         fn: The distribution, in Pyro's layout, of one particle of two rows.
         is_local: Inside the plate `data`.
         has_path: Whether its draws are differentiable functions of its parameters.
-        is_apart: Whether the particles of a row are drawn independently of each other.
+        is_independent: Whether the particles of a row are drawn independently of each other.
         has_density: Whether their score is a log density; with a reverse model it is not (`auxiliary`).
     """
 
@@ -47,17 +65,151 @@ class GuideSite:
 
     @classmethod
     def of(cls, fn: Any, is_local: bool) -> "GuideSite":
-        inner = _unwrapped(fn)
+        inner = fn
+        while isinstance(inner, dist.Independent) or type(inner).__name__ in (
+            "MaskedDistribution",
+            "ExpandedDistribution",
+        ):
+            inner = inner.base_dist
         is_independent = not getattr(inner, "is_stratified", False)
-        return cls(
-            fn, is_local, bool(fn.has_rsample), is_independent, getattr(inner, "has_density", True)
-        )
+        has_density = getattr(inner, "has_density", True)
+        return cls(fn, is_local, bool(fn.has_rsample), is_independent, has_density)
 
 
-class _Editing(Messenger):
-    """Change the values that a guide draws before anything depends on them, its own later statements included."""
+def draw(
+    guide: nn.Module,
+    batch: TensorDict,
+    num_particles: int,
+    sites: Sites,
+    handler: Handler = nullcontext,
+) -> SampleRows:
+    """Run the guide for S particles.
 
-    def __init__(self, edit: Edit, particle: int | None) -> None:
+    Arguments:
+        guide: Any Pyro guide, called with the batch.
+        batch: Name -> `(B, *event)`.
+        num_particles: S.
+        sites: The story's sites under this batch.
+        handler: A handler around each run of the guide: made with None where one run draws all particles, else with
+            the particle's number.
+
+    Returns:
+        What was drawn, and its log density by site.
+    """
+    particle = itertools.count()
+
+    def run_once(_: TensorDict, num: int, dim: int) -> SampleRows:
+        drawn = SampleRows(sites.particle_dim, num, num_rows_of(batch))
+        with local_params(guide), handler(None if dim else next(particle)), drawn:
+            run(guide, batch)
+        return drawn
+
+    takes_particles = hasattr(guide, "posterior")  # a guide of the library
+    return run_particles(run_once, {}, sites.particle_dim, takes_particles, num_particles)
+
+
+def record_guide_sites(
+    guide: nn.Module, batch: TensorDict, sites: Sites
+) -> tuple[SampleRows, dict[str, GuideSite]]:
+    """One particle of the guide, and what it draws at each site, auxiliary sites included."""
+    found: dict[str, GuideSite] = {}
+
+    class Record(Messenger):
+        def _pyro_post_sample(self, msg: Any) -> None:
+            if not is_bookkeeping(msg):
+                layout = Layout.of(msg["cond_indep_stack"], msg["fn"].event_dim)
+                found[msg["name"]] = GuideSite.of(msg["fn"], layout.row_dim is not None)
+
+    return draw(guide, batch, 1, sites, lambda particle: Record()), found
+
+
+def draw_path(
+    guide: nn.Module,
+    batch: TensorDict,
+    num_particles: int,
+    sites: Sites,
+    *,
+    share_globals: bool = False,
+) -> SampleRows:
+    """Draw path-wise.
+
+    Arguments:
+        guide: Any Pyro guide.
+        batch: Rows, name -> `(B, *event)`.
+        num_particles: S.
+        sites: The story's sites.
+        share_globals: Whether all particles share one draw of the global sites, as a bound that averages weights inside
+            the logarithm needs it: rows are independent given one value, not given several.
+    """
+    if not (share_globals and sites.global_latent and num_particles > 1):
+        return draw(guide, batch, num_particles, sites)
+    return draw(guide, batch, num_particles, sites, _editing(_FirstGlobalDraw()))
+
+
+def draw_detached(
+    guide: nn.Module,
+    batch: TensorDict,
+    num_particles: int,
+    sites: Sites,
+    *,
+    share_globals: bool = False,
+) -> SampleRows:
+    """Draw local sites without a path: their density alone moves with the parameters. Arguments as for `draw_path`."""
+    share = _FirstGlobalDraw() if share_globals else _unchanged
+
+    def edit(name: str, value: Tensor, layout: Layout, particle: int | None) -> Tensor:
+        value = share(name, value, layout, particle)
+        return value if layout.row_dim is None else value.detach()
+
+    return draw(guide, batch, num_particles, sites, _editing(edit))
+
+
+def draw_with_frozen_density(
+    guide: nn.Module,
+    batch: TensorDict,
+    num_particles: int,
+    sites: Sites,
+    *,
+    share_globals: bool = False,
+    edit: EditDraw | None = None,
+) -> tuple[SampleRows, SampleRows]:
+    """Draw path-wise, and score the draws with the guide's parameters frozen.
+
+    Arguments:
+        guide: Any Pyro guide.
+        batch: Rows, name -> `(B, *event)`.
+        num_particles: S.
+        sites: The story's sites.
+        share_globals: As for `draw_path`.
+        edit: What the second run is given of each draw, the draw itself by default.
+
+    Returns:
+        The first run, path-wise; and the second, whose values are what was given and whose density moves with them
+        alone.
+    """
+    share = _FirstGlobalDraw() if share_globals else _unchanged
+    kept: dict[tuple[str, int | None], Tensor] = {}
+
+    def keep(name: str, value: Tensor, layout: Layout, particle: int | None) -> Tensor:
+        kept[name, particle] = share(name, value, layout, particle)
+        return kept[name, particle]
+
+    def give_back(name: str, value: Tensor, layout: Layout, particle: int | None) -> Tensor:
+        given = kept[name, particle]
+        return given if edit is None else edit(name, given, layout, particle)
+
+    # One seed for both runs: an encoder with dropout drops the same units in both.
+    seed = int(torch.randint(2**62, ()))
+    with seeded(seed, guide):
+        free = draw(guide, batch, num_particles, sites, _editing(keep))
+    with seeded(seed, guide), _frozen_parameters(guide):
+        return free, draw(guide, batch, num_particles, sites, _editing(give_back))
+
+
+class _EditDraws(Messenger):
+    """Change the values that a guide draws before its later statements depend on them."""
+
+    def __init__(self, edit: EditDraw, particle: int | None) -> None:
         super().__init__()
         self.edit, self.particle = edit, particle
 
@@ -67,118 +219,18 @@ class _Editing(Messenger):
             msg["value"] = self.edit(msg["name"], msg["value"], layout, self.particle)
 
 
-class _Watching(Messenger):
-    def __init__(self) -> None:
-        super().__init__()
-        self.met: dict[str, GuideSite] = {}
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if not is_bookkeeping(msg):
-            layout = Layout.of(msg["cond_indep_stack"], msg["fn"].event_dim)
-            self.met[msg["name"]] = GuideSite.of(msg["fn"], layout.row_dim is not None)
+def _editing(edit: EditDraw) -> Handler:
+    return lambda particle: _EditDraws(edit, particle)
 
 
-def sites_drawn(guide: nn.Module, batch: TensorDict, sites: Sites) -> dict[str, GuideSite]:
-    """What the guide draws, auxiliary sites included, by name.
-
-    Arguments:
-        guide: Any Pyro guide.
-        batch: A few rows, name -> `(B, *event)`.
-        sites: The story's sites.
-    """
-    watching = _Watching()
-    draw(guide, batch, 1, sites, lambda particle: watching)
-    return watching.met
+def _unchanged(name: str, value: Tensor, layout: Layout, particle: int | None) -> Tensor:
+    return value
 
 
-def draw_path(
-    guide: nn.Module,
-    batch: TensorDict,
-    num_particles: int,
-    sites: Sites,
-    *,
-    one_global: bool = False,
-) -> SampleRows:
-    """Draw along the path.
-
-    Arguments:
-        guide: Any Pyro guide.
-        batch: Rows, name -> `(B, *event)`.
-        num_particles: S.
-        sites: The story's sites.
-        one_global: Whether all particles share one draw of the global sites, as a bound that averages weights inside
-            the logarithm needs it: rows are independent given one value, not given several.
-    """
-    if not (one_global and sites.global_latent and num_particles > 1):
-        return draw(guide, batch, num_particles, sites)
-    return draw(guide, batch, num_particles, sites, _around(_Shared(sites)))
-
-
-def draw_detached(
-    guide: nn.Module,
-    batch: TensorDict,
-    num_particles: int,
-    sites: Sites,
-    *,
-    one_global: bool = False,
-) -> SampleRows:
-    """Draw local sites without a path: their density alone moves with the parameters. Arguments as for `draw_path`."""
-    share = _Shared(sites) if one_global else _as_it_is
-
-    def edit(name: str, value: Tensor, layout: Layout, particle: int | None) -> Tensor:
-        value = share(name, value, layout, particle)
-        return value if layout.row_dim is None else value.detach()
-
-    return draw(guide, batch, num_particles, sites, _around(edit))
-
-
-def draw_stopped(
-    guide: nn.Module,
-    batch: TensorDict,
-    num_particles: int,
-    sites: Sites,
-    *,
-    one_global: bool = False,
-    cut: Edit | None = None,
-) -> tuple[SampleRows, SampleRows]:
-    """Draw along the path, and score the draws with the guide's parameters held.
-
-    Arguments:
-        guide: Any Pyro guide.
-        batch: Rows, name -> `(B, *event)`.
-        num_particles: S.
-        sites: The story's sites.
-        one_global: As for `draw_path`.
-        cut: What the second run is given of each draw, the draw itself by default.
-
-    Returns:
-        The first run, along the path; and the second, whose values are what was given and whose density moves with
-        them alone.
-    """
-    share = _Shared(sites) if one_global else _as_it_is
-    kept: dict[tuple[str, int | None], Tensor] = {}
-
-    def keep(name: str, value: Tensor, layout: Layout, particle: int | None) -> Tensor:
-        kept[name, particle] = share(name, value, layout, particle)
-        return kept[name, particle]
-
-    def give_back(name: str, value: Tensor, layout: Layout, particle: int | None) -> Tensor:
-        given = kept[name, particle]
-        return given if cut is None else cut(name, given, layout, particle)
-
-    # One seed for both runs: an encoder with dropout drops the same units in both.
-    seed = int(torch.randint(2**62, ()))
-    with seeded(seed, guide):
-        free = draw(guide, batch, num_particles, sites, _around(keep))
-    with seeded(seed, guide), _held(guide):
-        return free, draw(guide, batch, num_particles, sites, _around(give_back))
-
-
-class _Shared:
+class _FirstGlobalDraw:
     """One draw of each global site for all particles: the first one's."""
 
-    def __init__(self, sites: Sites) -> None:
-        self.particle_dim = sites.particle_dim
+    def __init__(self) -> None:
         self.first: TensorDict = {}
 
     def __call__(self, name: str, value: Tensor, layout: Layout, particle: int | None) -> Tensor:
@@ -191,20 +243,9 @@ class _Shared:
         return self.first[name]
 
 
-def _as_it_is(name: str, value: Tensor, layout: Layout, particle: int | None) -> Tensor:
-    return value
-
-
-def _around(edit: Edit) -> Around:
-    return lambda particle: _Editing(edit, particle)
-
-
 @contextmanager
-def _held(guide: nn.Module) -> Iterator[None]:
-    """Run a guide whose parameters are constants: graphs that are built in the block do not reach them.
-
-    Nor do they reach those of a story that the guide itself runs on the way to its draws.
-    """
+def _frozen_parameters(guide: nn.Module) -> Iterator[None]:
+    """Run a guide whose parameters, and those of a story that it runs itself, are constants."""
     modules = (guide, *getattr(guide, "stories", ()))
     free = [p for module in modules for p in module.parameters() if p.requires_grad]
     try:
@@ -214,12 +255,3 @@ def _held(guide: nn.Module) -> Iterator[None]:
     finally:
         for parameter in free:
             parameter.requires_grad_(True)
-
-
-def _unwrapped(fn: Any) -> Any:
-    while isinstance(fn, dist.Independent) or type(fn).__name__ in (
-        "MaskedDistribution",
-        "ExpandedDistribution",
-    ):
-        fn = fn.base_dist
-    return fn

@@ -21,13 +21,13 @@ class KLWeights(Messenger):
         drawn: What the guide draws; sites that are drawn together cannot be weighed apart.
 
     Attributes:
-        kl_weight: A further factor on every weight, 1 outside warm-up.
+        warmup: A further factor on every weight, 1 after the warm-up.
 
     Raises:
         ValueError: If a name is no latent site, a weight is negative, or sites drawn together are to be weighed apart.
     """
 
-    kl_weight = 1.0
+    warmup = 1.0
 
     def __init__(
         self, sites: Sites, beta: float | Mapping[str, float], drawn: Mapping[str, GuideSite]
@@ -46,12 +46,12 @@ class KLWeights(Messenger):
     @property
     def is_idle(self) -> bool:
         """Whether every weight is 1 now."""
-        return self.kl_weight == 1 and self.is_plain
+        return self.warmup == 1 and self.is_plain
 
     def weight_of(self, name: str) -> float:
         """How often the latent site's terms count."""
         beta = self.beta
-        return self.kl_weight * (beta.get(name, 1.0) if isinstance(beta, Mapping) else beta)
+        return self.warmup * (beta.get(name, 1.0) if isinstance(beta, Mapping) else beta)
 
     def of_guide(self, drawn: SampleRows) -> Tensor:
         """log q(z | x) with its weights, `(S, B)`, in nats."""
@@ -62,7 +62,7 @@ class KLWeights(Messenger):
             0 * drawn.local,
         )
 
-    def of_guide_shared(self, drawn: SampleRows) -> Tensor:
+    def of_guide_global(self, drawn: SampleRows) -> Tensor:
         """log q of the global sites with its weights, `(S,)`, in nats."""
         parts = [self.weight_of(k) * v for k, v in drawn.by_site.items() if not drawn.is_local[k]]
         return sum(parts, 0 * drawn.shared)

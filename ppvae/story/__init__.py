@@ -13,6 +13,7 @@ from ppvae.story.enumeration import Configurations, enumerate_support
 from ppvae.story.flat import Flat
 from ppvae.story.handlers import RowLogProb, RowScale, SampleRows, has_missing
 from ppvae.story.log_joint import LogJoint, log_joint
+from ppvae.story.programs import StoryProgram, program_of
 from ppvae.story.relaxed import LinearBernoulli, LinearOneHot
 from ppvae.story.running import (
     PARTICLES,
@@ -23,6 +24,7 @@ from ppvae.story.running import (
     particle_plate,
     reference_tensor,
     run,
+    run_particles,
     seeded,
     seeded_eval,
 )
@@ -46,6 +48,7 @@ __all__ = [
     "SampleRows",
     "Site",
     "Sites",
+    "StoryProgram",
     "TensorDict",
     "adopt",
     "as_batch",
@@ -64,8 +67,10 @@ __all__ = [
     "observe",
     "partially_observed",
     "particle_plate",
+    "program_of",
     "reference_tensor",
     "run",
+    "run_particles",
     "scale_rows",
     "seeded",
     "seeded_eval",

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ppvae.story.batch import Batch, as_batch, num_rows_of, split_batch
+from ppvae.story.batch import Batch, as_batch, num_rows_of
 from ppvae.story.conditioning import simulate, trace_sites
 from ppvae.story.log_joint import LogJoint
+from ppvae.story.programs import program_of
 from ppvae.story.running import TensorDict, eval_mode
 from ppvae.story.sites import Sites
 from ppvae.story.validation import check_data, parent_sites
@@ -63,7 +64,7 @@ def _check_signature(story: nn.Module) -> None:
             f"expected a story (a PyroModule whose forward(n) generates n rows), got "
             f"{type(story).__name__}; wrap a plain Pyro model with ppvae.adopt(model, guide)"
         )
-    if not hasattr(story, "run_conditioned"):
+    if program_of(story).generates_rows:
         names = list(inspect.signature(story.forward).parameters)
         if not names:
             raise ValueError(
@@ -120,8 +121,7 @@ def _check_no_batch_norm(story: nn.Module) -> None:
 
 def _prior_particles(story: nn.Module, batch: TensorDict, sites: Sites) -> TensorDict:
     """A few draws of the latent sites from the story itself, particles stacked in front."""
-    inputs = batch if hasattr(story, "run_conditioned") else split_batch(story, batch)[1]
-    n = num_rows_of(batch)
+    inputs, n = program_of(story).inputs(batch), num_rows_of(batch)
     draws = [simulate(story, n, seed=seed, **inputs) for seed in range(NUM_PARTICLES)]
     return {name: torch.stack([d[name] for d in draws]) for name in sites.latent}
 

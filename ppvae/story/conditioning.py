@@ -1,8 +1,7 @@
 r"""Conditioning a story on rows of data, and running it forward."""
 
-__all__ = ["Observed", "observe", "run_observed", "scale_rows", "simulate", "trace_sites"]
+__all__ = ["Observed", "observe", "scale_rows", "simulate", "trace_sites"]
 
-from collections.abc import Mapping
 from typing import Any
 
 import pyro.distributions as dist
@@ -10,8 +9,9 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from ppvae.story.batch import Batch, as_batch, num_rows_of, split_batch
-from ppvae.story.handlers import Condition, RowScale, check_vectorized
+from ppvae.story.batch import Batch, as_batch, num_rows_of
+from ppvae.story.handlers import RowScale, check_vectorized
+from ppvae.story.programs import program_of
 from ppvae.story.running import TensorDict, eval_mode, local_params, run, seeded
 from ppvae.story.sites import DATA_PLATE, Layout, Sites, is_bookkeeping
 
@@ -37,7 +37,7 @@ class Observed(nn.Module):
         batch = self.batch if batch is None else as_batch(batch)
         if batch is None:
             raise ValueError("expected a batch: observe(story)(batch) or observe(story, batch)()")
-        run_observed(self.story, batch, {}, 0)
+        program_of(self.story).run_conditioned(batch, {}, 0)
 
 
 def observe(story: nn.Module, batch: Batch | None = None) -> Observed:
@@ -130,7 +130,7 @@ def trace_sites(story: nn.Module, batch: Batch) -> Sites:
             f'expected a plate named "{DATA_PLATE}" around the rows, got a story with none; '
             f'write `with pyro.plate("{DATA_PLATE}", n):` around the sites {sorted(sites)}'
         )
-    if not hasattr(story, "run_conditioned"):
+    if program_of(story).generates_rows:
         for name in sites.observed:
             if name not in batch and not isinstance(trace.nodes[name]["fn"], dist.Unit):
                 raise ValueError(
@@ -143,7 +143,7 @@ def trace_sites(story: nn.Module, batch: Batch) -> Sites:
 def _traced(story: nn.Module, batch: TensorDict) -> Any:
     """The trace of one conditioned run, Pyro's complaint about plates put in the story's words."""
     try:
-        return poutine.trace(lambda: run_observed(story, batch, {}, 0)).get_trace()
+        return poutine.trace(lambda: program_of(story).run_conditioned(batch, {}, 0)).get_trace()
     except ValueError as error:
         if "Shape mismatch inside plate" not in str(error):
             raise
@@ -151,23 +151,3 @@ def _traced(story: nn.Module, batch: TensorDict) -> Any:
             f"expected each plate to be one batch dimension of its sites, got: {error}; declare the dimensions of one "
             "draw as event dimensions with .to_event(1)"
         ) from error
-
-
-def run_observed(
-    story: nn.Module, batch: TensorDict, latents: Mapping[str, Tensor], particle_dim: int
-) -> None:
-    """Run the story with sites fixed to the batch's values and to `latents`."""
-    conditioned = getattr(story, "run_conditioned", None)
-    values, covariates = ({}, {}) if conditioned else split_batch(story, batch)
-    handler = Condition(values, latents, particle_dim)
-    with handler:
-        if conditioned:
-            conditioned(batch)
-        else:
-            run(story, num_rows_of(batch), **covariates)
-    unused = sorted({*values, *latents} - handler.seen)
-    if unused:
-        raise ValueError(
-            f"expected keys that name sites or covariates of the story, got {unused}; "
-            f"the story's sites are {sorted(handler.met)}; leave the other keys out of the data"
-        )

@@ -11,7 +11,8 @@ __all__ = [
 ]
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 import torch
 from pyro.distributions import Categorical
@@ -117,6 +118,14 @@ class RowLogProb(Messenger):
         shape = (self.num_particles,) if row_dim is None else (self.num_particles, self.num_rows)
         return log_prob.expand(shape)
 
+    @classmethod
+    def stacked(cls, each: Sequence[Self]) -> Self:
+        """Several runs of one particle as one run of several."""
+        whole = copy(each[0])
+        whole.num_particles = len(each)
+        whole.by_site = {k: torch.cat([one.by_site[k] for one in each]) for k in each[0].by_site}
+        return whole
+
     def _total(self, is_local: bool, shape: tuple[int, ...]) -> Tensor:
         parts = [v for k, v in self.by_site.items() if self.is_local[k] == is_local]
         if parts:
@@ -134,30 +143,33 @@ class RowLogProb(Messenger):
 
 
 class SampleRows(RowLogProb):
-    """Run a guide and keep what it draws, rows first, beside its log densities.
+    """Run a program and keep what it draws, rows first, beside its log densities.
+
+    Arguments:
+        log_probs: Whether densities are wanted.
 
     Attributes:
         values: Site -> `(S, B, *inner plates, *event)`; a global site `(S, *event)`.
     """
 
-    def __init__(self, particle_dim: int, num_particles: int, num_rows: int) -> None:
+    def __init__(
+        self, particle_dim: int, num_particles: int, num_rows: int, log_probs: bool = True
+    ) -> None:
         super().__init__(particle_dim, num_particles, num_rows)
+        self.log_probs = log_probs
         self.values: TensorDict = {}
 
     @classmethod
-    def stacked(cls, each: Sequence["SampleRows"]) -> "SampleRows":
-        """Several runs of one particle as one run of several."""
-        first = each[0]
-        whole = cls(first.particle_dim, len(each), first.num_rows)
-        whole.is_local = first.is_local
-        whole.by_site = {k: torch.cat([one.by_site[k] for one in each]) for k in first.by_site}
-        whole.values = {k: torch.cat([one.values[k] for one in each]) for k in first.values}
+    def stacked(cls, each: Sequence[Self]) -> Self:
+        whole = super().stacked(each)
+        whole.values = {k: torch.cat([one.values[k] for one in each]) for k in each[0].values}
         return whole
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if is_bookkeeping(msg):
             return
-        super()._pyro_post_sample(msg)
+        if self.log_probs:
+            super()._pyro_post_sample(msg)
         if not msg["infer"].get("is_auxiliary"):
             layout = Layout.of(msg["cond_indep_stack"], msg["fn"].event_dim)
             self.values[msg["name"]] = layout.to_rows(msg["value"], particle_dim=self.particle_dim)

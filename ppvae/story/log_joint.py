@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.story.batch import Batch, as_batch, num_rows_of
-from ppvae.story.conditioning import run_observed, trace_sites
+from ppvae.story.conditioning import trace_sites
 from ppvae.story.enumeration import Configurations
 from ppvae.story.handlers import RowLogProb
-from ppvae.story.running import TensorDict, local_params, particle_plate
+from ppvae.story.programs import program_of
+from ppvae.story.running import TensorDict
 from ppvae.story.sites import Sites
 from ppvae.story.validation import partially_observed
 
@@ -35,7 +36,7 @@ class LogJoint:
     """
 
     def __init__(self, story: nn.Module, batch: Batch, sites: Sites | None = None) -> None:
-        self.story = story
+        self.program = program_of(story)
         self.batch = as_batch(batch)
         self.sites = trace_sites(story, self.batch) if sites is None else sites
         self.partly = partially_observed(story, self.batch, self.sites)
@@ -60,7 +61,8 @@ class LogJoint:
         """As `__call__`, with the global sites' log p apart: `(S, B)` and `(S,)`, in nats."""
         configurations = self.left_out(latents)
         if configurations is None:
-            return self._given(latents)
+            scored = self.scored(latents)
+            return scored.local, scored.shared
         local, shared = self._by_configuration(latents, configurations)
         return local.logsumexp(1), shared
 
@@ -96,7 +98,7 @@ class LogJoint:
     def by_site(self, latents: Mapping[str, Tensor]) -> TensorDict:
         """log p of each site by itself, name -> `(S, B)`, a global site `(S,)`, in nats; absent sites are drawn."""
         latents = self.complete(latents)[0]
-        return self._scored(latents, len(next(iter(latents.values())))).by_site
+        return self.scored(latents).by_site
 
     def left_out(self, latents: Mapping[str, Tensor]) -> Configurations | None:
         """The joint values of the sites that `latents` leaves out, or some rows miss; None if there is none."""
@@ -119,8 +121,9 @@ class LogJoint:
         every = configurations.sibling_path(dict(latents), num_rows_of(self.batch), device)
         step = self._block()
         blocks = range(0, len(next(iter(every.values()))), step)
-        parts = [self._given({k: v[i : i + step] for k, v in every.items()}) for i in blocks]
-        local, shared = (torch.cat(each) for each in zip(*parts, strict=True))
+        parts = [self.scored({k: v[i : i + step] for k, v in every.items()}) for i in blocks]
+        local = torch.cat([part.local for part in parts])
+        shared = torch.cat([part.shared for part in parts])
         local = local.reshape(-1, configurations.count, local.shape[-1])
         for name in self.partly:
             local = local.masked_fill(self._differs(name, configurations), -torch.inf)
@@ -138,32 +141,9 @@ class LogJoint:
         numbers = max(MIN_NUMBERS_PER_ROW, sum(v[0].numel() for v in self.batch.values()))
         return max(1, BLOCK_NUMBERS // (numbers * num_rows_of(self.batch)))
 
-    def _given(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Particles with a value for every site: `(S, B)` and `(S,)`."""
-        num_particles = len(next(iter(latents.values()))) if latents else 1
-        try:
-            scored = self._scored(latents, num_particles)
-            return scored.local, scored.shared
-        except (RuntimeError, ValueError, IndexError):
-            if not hasattr(self.story, "run_conditioned"):
-                raise
-        # An adopted model need not know particles (a convolutional decoder): one run for each.
-        each = [self._alone({k: v[s] for k, v in latents.items()}) for s in range(num_particles)]
-        return torch.cat([local for local, _ in each]), torch.cat([shared for _, shared in each])
-
-    def _scored(self, latents: Mapping[str, Tensor], num_particles: int) -> RowLogProb:
-        dim = self.sites.particle_dim
-        scored = RowLogProb(dim, num_particles, num_rows_of(self.batch))
-        with local_params(self.story), scored, particle_plate(num_particles, dim):
-            run_observed(self.story, self.batch, latents, dim)
-        return scored
-
-    def _alone(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """One particle, with no dimension for it: `(1, B)` and `(1,)`."""
-        scored = RowLogProb(self.sites.particle_dim, 1, num_rows_of(self.batch))
-        with local_params(self.story), scored:
-            run_observed(self.story, self.batch, latents, 0)
-        return scored.local, scored.shared
+    def scored(self, latents: Mapping[str, Tensor]) -> RowLogProb:
+        """Log densities of particles with a value at every latent site."""
+        return self.program.score(self.batch, dict(latents), self.sites)
 
 
 def log_joint(story: nn.Module, batch: Batch, latents: Mapping[str, Tensor]) -> Tensor:

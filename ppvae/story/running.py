@@ -9,13 +9,14 @@ __all__ = [
     "particle_plate",
     "reference_tensor",
     "run",
+    "run_particles",
     "seeded",
     "seeded_eval",
 ]
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import pyro
 import torch
@@ -71,6 +72,45 @@ def _has_random_weights(module: nn.Module) -> bool:
 def particle_plate(num_particles: int, dim: int) -> pyro.plate:
     """The plate of `num_particles` independent draws, at batch dimension `dim` (negative)."""
     return pyro.plate(PARTICLES, num_particles, dim=dim)
+
+
+class Stackable(Protocol):
+    """What a run of one particle leaves, which can be put beside others."""
+
+    @classmethod
+    def stacked(cls, each: Sequence[Self]) -> Self:
+        """Runs of one particle each as one run of all of them."""
+
+
+T = TypeVar("T", bound=Stackable)
+
+
+def run_particles(
+    run_once: Callable[[TensorDict, int, int], T],
+    values: TensorDict,
+    particle_dim: int,
+    takes_particles: bool,
+    num_particles: int | None = None,
+) -> T:
+    """Run a program for all particles at once, or once for each where it does not accept a particle dimension.
+
+    Arguments:
+        run_once: From values, the number of particles and the dimension of their plate (0 for none) to what is kept.
+        values: Values that are fixed in the run, name -> `(S, *)`.
+        particle_dim: Where the plate of particles stands.
+        takes_particles: Whether the program must accept particles; then its error is raised.
+        num_particles: S; by default that of `values`, 1 where there are none.
+    """
+    if num_particles is None:
+        num_particles = len(next(iter(values.values()))) if values else 1
+    try:
+        with particle_plate(num_particles, particle_dim):
+            return run_once(values, num_particles, particle_dim)
+    except (RuntimeError, ValueError, IndexError):
+        if takes_particles:
+            raise
+    each = [run_once({k: v[s] for k, v in values.items()}, 1, 0) for s in range(num_particles)]
+    return type(each[0]).stacked(each)
 
 
 @contextmanager

@@ -138,8 +138,11 @@ class Site:
 class Sites(dict[str, Site]):
     """The sites of a story by name, in the order in which the program meets them.
 
-    `max_plate_nesting` is the number of batch dimensions that the story's plates span.
+    Attributes:
+        parents: Names of the sites that other sites depend on; None until somebody has asked for them.
     """
+
+    parents: set[str] | None = None
 
     @classmethod
     def from_trace(cls, trace: Any) -> "Sites":
@@ -151,6 +154,7 @@ class Sites(dict[str, Site]):
 
     @property
     def max_plate_nesting(self) -> int:
+        """Number of batch dimensions that the story's plates span."""
         return max((s.layout.depth for s in self.values()), default=1) or 1
 
     @property

@@ -21,6 +21,7 @@ from ppvae.story.batch import Batch, as_batch, num_rows_of, split_batch
 from ppvae.story.conditioning import ROWS_TO_TRACE, trace_sites
 from ppvae.story.enumeration import Configurations, enumerate_support
 from ppvae.story.handlers import SampleRows, has_missing, valid_value
+from ppvae.story.programs import program_of
 from ppvae.story.running import TensorDict, local_params, seeded
 from ppvae.story.sites import Site, Sites
 from ppvae.story.supports import describe_support
@@ -41,7 +42,7 @@ def check_data(story: nn.Module, batch: Batch) -> Sites:
     """
     batch = as_batch(batch)
     num_rows_of(batch)
-    if hasattr(story, "run_conditioned"):
+    if not program_of(story).generates_rows:
         _refuse_missing(batch, batch, "an adopted model observes its data itself")
         return trace_sites(story, batch)
     values, covariates = split_batch(story, batch)
@@ -49,12 +50,12 @@ def check_data(story: nn.Module, batch: Batch) -> Sites:
     sites = trace_sites(story, batch)
     missing = check_values(sites, values)
     if missing:
-        parents = parent_sites(story, covariates, ROWS_TO_TRACE)
+        sites.parents = parent_sites(story, covariates, ROWS_TO_TRACE)
         finite = partially_observed(story, batch, sites)
         if finite:
             Configurations(finite)  # refuses too many
         why = "other sites depend on it, and it is not finite, so a missing value can be neither skipped nor summed over"
-        _refuse_missing(values, (set(missing) & parents) - set(finite), why)
+        _refuse_missing(values, (set(missing) & sites.parents) - set(finite), why)
         _try_partly_missing(story, batch, missing)
     return sites
 
@@ -125,7 +126,7 @@ def check_guide_sites(drawn: SampleRows, sites: Sites) -> None:
 def partially_observed(story: nn.Module, batch: TensorDict, sites: Sites) -> Sites:
     """Observed finite sites that other sites depend on and that some rows miss, such as labels: rows that miss them are
     summed over their values."""
-    if hasattr(story, "run_conditioned"):
+    if not program_of(story).generates_rows:
         return Sites()
     finite = {
         n: s
@@ -137,8 +138,10 @@ def partially_observed(story: nn.Module, batch: TensorDict, sites: Sites) -> Sit
     }
     if not finite:
         return Sites()
-    parents = parent_sites(story, split_batch(story, batch)[1], ROWS_TO_TRACE)
-    return Sites((n, s) for n, s in finite.items() if n in parents)
+    if sites.parents is None:
+        covariates = program_of(story).split(batch)[1]
+        sites.parents = parent_sites(story, covariates, ROWS_TO_TRACE)
+    return Sites((n, s) for n, s in finite.items() if n in sites.parents)
 
 
 def parent_sites(story: nn.Module, covariates: TensorDict, num_rows: int) -> set[str]:

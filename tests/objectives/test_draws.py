@@ -10,7 +10,7 @@ from torch import nn
 
 import ppvae
 from ppvae import guides, objectives
-from ppvae.problem.draws import draw_detached, draw_path, draw_stopped
+from ppvae.problem.draws import draw_detached, draw_path, draw_with_frozen_density
 from ppvae.story import local_params, seeded_eval, trace_sites
 
 NAMES = ("two_sites", "deep_plates", "inner_explicit", "global_plate", "simplex", "names")
@@ -40,7 +40,7 @@ def test_a_held_guide_scores_its_draws_as_it_drew_them(case, family):
         pytest.skip("one latent number a row")
     guide, batch, sites = made(case, family)
     with local_params(guide), seeded_eval(0, guide):
-        free, held = draw_stopped(guide, batch, 3, sites)
+        free, held = draw_with_frozen_density(guide, batch, 3, sites)
     torch.testing.assert_close(held.local, free.local, rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(held.shared, free.shared)
     for name, value in free.values.items():
@@ -48,8 +48,8 @@ def test_a_held_guide_scores_its_draws_as_it_drew_them(case, family):
     assert any(reaches(held.local.sum(), guide))  # along the draws
     assert all(p.requires_grad for p in guide.parameters())
     with local_params(guide), seeded_eval(0, guide):
-        _, cut = draw_stopped(
-            guide, batch, 3, sites, cut=lambda name, value, layout, particle: value.detach()
+        _, cut = draw_with_frozen_density(
+            guide, batch, 3, sites, edit=lambda name, value, layout, particle: value.detach()
         )
     assert not cut.local.requires_grad  # and along nothing else
 
@@ -67,7 +67,7 @@ def test_particles_share_one_draw_of_a_global_site_where_they_are_told_to():
     guide, batch, sites = made("global_plate", "mean_field")
     with local_params(guide), seeded_eval(0, guide):
         isolated = draw_path(guide, batch, 4, sites)
-        shared = draw_path(guide, batch, 4, sites, one_global=True)
+        shared = draw_path(guide, batch, 4, sites, share_globals=True)
     for name in ("gain", "bias"):
         assert bool((isolated.values[name][0] != isolated.values[name][1]).all())
         assert torch.equal(
@@ -94,7 +94,7 @@ def test_an_encoder_with_dropout_drops_the_same_units_in_both_runs():
     guide = guides.build("mean_field", story, batch, encoder=Forgetful())
     guide.train()
     with local_params(guide):
-        free, held = draw_stopped(guide, batch, 2, trace_sites(story, batch))
+        free, held = draw_with_frozen_density(guide, batch, 2, trace_sites(story, batch))
     torch.testing.assert_close(held.local, free.local)
 
 

@@ -14,7 +14,7 @@ from ppvae.data import to_batch
 from ppvae.estimate import Estimate
 from ppvae.predict import generate, reconstruct
 from ppvae.story import TensorDict, trace_sites
-from ppvae.story.conditioning import split_batch
+from ppvae.story.batch import split_batch
 from ppvae.viz.plots import (
     gap_bars,
     image_grid,
