@@ -110,7 +110,7 @@ def test_blocks_change_no_number(monkeypatch):
     story = GaussianMixture(extra=True)
     x = ppvae.simulate(story, 6, seed=0)["x"]
     together = log_joint(story, {"x": x}, {})
-    monkeypatch.setattr("ppvae.story.log_joint.BLOCK_NUMBERS", 6 * 256 * 5)
+    monkeypatch.setattr("ppvae.story.density.BLOCK_NUMBERS", 6 * 256 * 5)
     torch.testing.assert_close(log_joint(story, {"x": x}, {}), together)
 
 

@@ -12,7 +12,7 @@ from ppvae.story.conditioning import Observed, observe, scale_rows, simulate, tr
 from ppvae.story.enumeration import Configurations, enumerate_support
 from ppvae.story.flat import Flat
 from ppvae.story.handlers import RowLogProb, RowScale, SampleRows, has_missing
-from ppvae.story.log_joint import LogJoint, log_joint
+from ppvae.story.density import LogJoint, log_joint
 from ppvae.story.programs import StoryProgram, program_of
 from ppvae.story.relaxed import LinearBernoulli, LinearOneHot
 from ppvae.story.running import (

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ppvae.story.batch import Batch, as_batch, num_rows_of
 from ppvae.story.conditioning import simulate, trace_sites
-from ppvae.story.log_joint import LogJoint
+from ppvae.story.density import LogJoint
 from ppvae.story.programs import program_of
 from ppvae.story.running import TensorDict, eval_mode
 from ppvae.story.sites import Sites
