@@ -15,19 +15,19 @@ RESULTS = Path(__file__).parent / "results" / "processes.json"
 JOB = """
 import json, os, sys
 import torch, ppvae
-from ppvae import ranks
+from ppvae.training.distributed import is_main_process, process_group, world_size
 from ppvae.stories import load_story
 cores = sorted(os.sched_getaffinity(0))
 os.sched_setaffinity(0, {cores[int(os.environ.get("LOCAL_RANK", 0)) % len(cores)]})
 torch.set_num_threads(1)
-with ppvae.joined():
+with process_group():
     torch.manual_seed(0)
     train = ppvae.data.load(sys.argv[1]).head(20_000)
     story = load_story("vae", train.head(100).batch())
     guide = ppvae.guides.build("mean_field", story, train)
-    size = int(sys.argv[2]) * ranks.num_ranks()
+    size = int(sys.argv[2]) * world_size()
     history = ppvae.fit(story, guide, train, epochs=int(sys.argv[3]), batch_size=size, progress=False)
-    if ranks.is_first():
+    if is_main_process():
         print(json.dumps(max(history.column("rows_per_second"))))
 """
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ppvae.objectives.bench import EstimatorBench, estimator_bench
     from ppvae.predict import embed, generate, impute, interpolate, reconstruct, traverse
     from ppvae.problem.weights import log_weights
-    from ppvae.ranks import joined
     from ppvae.storage.run_folder import load, save
     from ppvae.story import adopt, check_story, log_joint, observe, simulate
     from ppvae.training import Callback, TensorBoard
@@ -63,7 +62,6 @@ _PUBLIC = {
     "impute": "predict",
     "interpolate": "predict",
     "iwelbo": "inference",
-    "joined": "ranks",
     "load": "storage.run_folder",
     "log_evidence": "inference",
     "log_joint": "story",
@@ -114,7 +112,6 @@ __all__ = [
     "inference",
     "interpolate",
     "iwelbo",
-    "joined",
     "load",
     "log_evidence",
     "log_joint",

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ppvae import ranks
 from ppvae.data import to_batch
 from ppvae.estimate import Estimate
 from ppvae.inference import (
@@ -155,7 +154,7 @@ def gaps(
     told = {"methods": methods, **asdict(effort)}
     kept = kept_rows(checkpoint, told, story, guide, batch)
     total = -(-num_rows_of(batch) // step) * (2 + len(methods)) + 2
-    with stages(total, progress and ranks.is_first()) as stage:
+    with stages(total, progress) as stage:
 
         def measure(rows: TensorDict, first_row: int, _: int | None) -> TensorDict:
             own_effort = replace(effort, seed=seed + first_row)
@@ -167,7 +166,7 @@ def gaps(
             found["khat"] = khat(log_weights(story, guide, batch, num_particles, seed=seed + 3))
             score = elbo(story, guide, batch, num_particles=ELBO_PARTICLES, seed=seed + 2)
             found |= score.to_named("elbo")
-            if kept is not None and ranks.is_first():
+            if kept is not None:
                 kept.write(found)
         certificate = None
         if "ais" in methods and num_simulated:

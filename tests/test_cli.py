@@ -207,7 +207,7 @@ def test_rows_of_any_kind_are_generated_as_arrays_that_train_again(tmp_path, cap
 
 
 def test_of_several_processes_the_first_alone_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr("ppvae.ranks.is_first", lambda: False)
+    monkeypatch.setattr("ppvae.training.distributed.is_main_process", lambda: False)
     small = ["--epochs", "1", "--set", "latent_dim=2"]
     assert main(["generate", "vae", "--n", "10", "--out", "new.png", *small]) == 0
     files = ["--table", "rows.csv", "--figure", "page.png"]

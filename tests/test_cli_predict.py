@@ -95,7 +95,7 @@ def test_a_story_without_pictures_writes_numbers_alone(capsys):
 
 
 def test_of_several_processes_the_first_alone_writes(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("ppvae.ranks.is_first", lambda: False)
+    monkeypatch.setattr("ppvae.training.distributed.is_main_process", lambda: False)
     for command in ("reconstruct", "traverse"):
         ran(capsys, command, "vae", *SMALL)
     ran(capsys, "impute", "incomplete_vae", "--draws", "2", *SMALL)

@@ -65,10 +65,10 @@ def diagnose(
     no_progress: Quiet = False,
 ) -> None:
     """Tell whether a guide is the story's posterior, on which rows not, and what to try next."""
-    from ppvae import ranks
     from ppvae.cli import setup as parts
     from ppvae.diagnostics import diagnose as run
     from ppvae.stories import example_of
+    from ppvae.training import distributed
     from ppvae.viz.tables import show
 
     for option, path, suffixes in (
@@ -98,7 +98,7 @@ def diagnose(
     )  # fmt: skip
     out = parts.console(setup)
     show(found)
-    if not ranks.is_first():
+    if not distributed.is_main_process():
         return
     if table is not None and found.rows is not None:
         table.parent.mkdir(parents=True, exist_ok=True)

@@ -61,10 +61,10 @@ def estimators(
 ) -> None:
     """Compare gradient estimators on test rows: bias, variance, signal-to-noise ratio, time."""
     import ppvae
-    from ppvae import ranks
     from ppvae.cli import setup as parts
     from ppvae.objectives import check_request
     from ppvae.objectives.bench import DEFAULT_OBJECTIVES
+    from ppvae.training import distributed
     from ppvae.viz.tables import show
 
     for path, suffixes in ((figure, (".png", ".pdf", ".svg")), (table, (".csv",))):
@@ -98,7 +98,7 @@ def estimators(
     )  # fmt: skip
     out = parts.console(setup)
     show(found)
-    if not ranks.is_first():
+    if not distributed.is_main_process():
         return
     if table is not None:
         table.write_text(found.to_pandas().to_csv())

@@ -132,10 +132,10 @@ def _together() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield
         return
-    from ppvae.ranks import is_first, joined
+    from ppvae.training.distributed import is_main_process, process_group
 
-    with joined():
-        if is_first():
+    with process_group():
+        if is_main_process():
             yield
         else:
             with (

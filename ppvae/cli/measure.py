@@ -86,14 +86,13 @@ def compare(
 ) -> None:
     """Train several guides on one story, and say in nats what each loses, and why."""
     import ppvae
-    from ppvae import ranks
     from ppvae.cli import setup as parts
     from ppvae.cli.run import remember
     from ppvae.data import to_batch
     from ppvae.gaps import check_request
     from ppvae.storage.files import write_bytes
     from ppvae.storage.league_folder import safe_names
-    from ppvae.training import TrainConfig
+    from ppvae.training import TrainConfig, distributed
     from ppvae.viz.summary import headline
     from ppvae.viz.tables import show
 
@@ -122,16 +121,13 @@ def compare(
             run_dir=path, resume=resume, checkpoint_every=checkpoint_every,
             config={"command": command, "setup": told}, progress=_shows_progress(no_progress),
         )  # fmt: skip
-        if ranks.is_first():
+        if distributed.is_main_process():
             for name, folder in zip(league.guides, safe_names(league.guides), strict=True):
                 ppvae.save(path / "weights" / folder, league.stories[name], league.guides[name])
             write_bytes(path / "league.csv", league.to_pandas().to_csv().encode())
             measured = setup.test.head(min(rows, len(setup.test)))
             title = f"Guides for the story {story} on {setup.train.name}"
-            with ranks.alone():
-                ppvae.report(
-                    league, measured, path=path / "report.html", title=title, command=command
-                )
+            ppvae.report(league, measured, path=path / "report.html", title=title, command=command)
     out = parts.console(setup)
     show(league)
     for sentence in headline(league):
@@ -173,11 +169,10 @@ def fit(
 ) -> None:
     """Train a story with one guide; the weights go to the run folder, which other commands take."""
     import ppvae
-    from ppvae import ranks
     from ppvae.cli import setup as parts
     from ppvae.cli.run import remember
     from ppvae.data import preview
-    from ppvae.training import TensorBoard
+    from ppvae.training import TensorBoard, distributed
 
     _check_resume(resume, run_dir)
     setup = parts.prepare(
@@ -198,7 +193,7 @@ def fit(
             resume=resume, checkpoint_every=checkpoint_every, clip_norm=clip_norm, max_skips=max_skips,
             config={"setup": told}, progress=_shows_progress(no_progress),
         )  # fmt: skip
-    if ranks.is_first():
+    if distributed.is_main_process():
         ppvae.save(path, setup.story, built)
     measured = preview(setup.test)
     found = ppvae.elbo(setup.story, built, measured, seed=seed).mean()

@@ -24,12 +24,13 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor, nn
 
-from ppvae import guides, ranks
+from ppvae import guides
 from ppvae.data import DATASETS, SIMULATED, Rows, Stream, load, parse_request, preview, to_batch
 from ppvae.storage.run_folder import load as load_weights
 from ppvae.stories import example_of, example_rows, load_story
 from ppvae.story import check_data, seeded
 from ppvae.training.config import resolve_device
+from ppvae.training.distributed import broadcast_object
 from ppvae.training.fit import fit
 
 WIDTH_OF_A_FILE = 160
@@ -193,7 +194,7 @@ def run_path(given: Path | None, story: str, data: str | None, what: str) -> Pat
         return given
     words = [story, *([data] if data else [])]
     parts = [*(Path(word.partition(":")[0]).stem for word in words), what]
-    now = ranks.told(datetime.now().strftime("%Y%m%d-%H%M%S"))
+    now = broadcast_object(datetime.now().strftime("%Y%m%d-%H%M%S"))
     return Path("runs") / "-".join([*parts, now])
 
 

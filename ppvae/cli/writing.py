@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ppvae import ranks
 from ppvae.diagnostics.finding import number_names
+from ppvae.training import distributed
 from ppvae.viz.plots import image_grid, picture_shape
 
 DOTS_PER_INCH = 160
@@ -41,7 +41,7 @@ def write_numbers(
         tensors: Name -> `(n, *)`.
         labels: Name -> words, one a row, that stand before the numbers.
     """
-    if not ranks.is_first():
+    if not distributed.is_main_process():
         return
     arrays = {name: value.cpu().numpy() for name, value in tensors.items()}
     if path.suffix == ".csv":
@@ -80,7 +80,7 @@ def write_picture(
         shape = shape or picture_shape(next(iter(rows.values())))
     except ValueError as reason:
         return f"no pictures: {str(reason).rstrip('.')}"
-    if ranks.is_first():
+    if distributed.is_main_process():
         grid = image_grid({k: v.clamp(0, 1) for k, v in rows.items()}, shape, title)
         grid.savefig(path, dpi=DOTS_PER_INCH)
     return f"pictures: {path}"

@@ -24,7 +24,6 @@ from ppvae.inference.khat import (
 )
 from ppvae.problem.particles import log_prob_by_site, unknown_rows
 from ppvae.problem.weights import check_pair, draw_all, refuse_global
-from ppvae.ranks import over_parts
 from ppvae.story import Sites, TensorDict, num_rows_of, seeded_eval
 
 MAX_ROWS = 1000
@@ -65,12 +64,12 @@ def by_row(
         kept = 3 + sum(site.row_shape.numel() for site in sites.latent.values())
         step = max(1, min(MAX_ROWS, CHUNK_NUMBERS // (kept * num_particles)))
 
-    def judge(rows: TensorDict, num_rows: int) -> dict[str, Any]:
-        sizes = pieces(num_particles, particle_step(rows, num_rows))
+    def judge(rows: TensorDict) -> dict[str, Any]:
+        sizes = pieces(num_particles, particle_step(rows, num_rows_of(rows)))
         return _judge(*_particles(story, guide, rows, sites, sizes))
 
     with torch.no_grad(), seeded_eval(seed, story, guide):
-        parts = over_parts(judge, row_slices(batch, step), whole=is_unamortized(guide))
+        parts = [judge(rows) for rows in row_slices(batch, step)]
     return _joined(parts, num_particles)
 
 

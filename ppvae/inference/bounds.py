@@ -9,11 +9,10 @@ import torch
 from torch import nn
 
 from ppvae.data import to_batch
-from ppvae.data.chunks import is_unamortized, particle_step, pieces, row_chunks
+from ppvae.data.chunks import particle_step, pieces, row_chunks
 from ppvae.estimate import Estimate
 from ppvae.inference.check_finite import check_finite, checked_pair
 from ppvae.problem.weights import refuse_global, score
-from ppvae.ranks import over_parts
 from ppvae.story import TensorDict, num_rows_of, seeded_eval
 
 
@@ -47,16 +46,16 @@ def elbo(
     batch = to_batch(story, data)
     sites = checked_pair(story, guide, batch)
 
-    def bound(rows: TensorDict, num_rows: int) -> Estimate:
+    def bound(rows: TensorDict) -> Estimate:
         draws = []
-        for size in pieces(num_particles, particle_step(rows, num_rows)):
+        for size in pieces(num_particles, particle_step(rows, num_rows_of(rows))):
             scores = score(story, guide, rows, size, sites=sites)
             shared = scores.log_shared / num_rows_of(batch)
             draws.append(scores.log_weights + shared.unsqueeze(-1))
         return Estimate.of_draws(torch.cat(draws))
 
     with torch.no_grad(), seeded_eval(seed, story, guide):
-        parts = over_parts(bound, row_chunks(batch, guide), whole=is_unamortized(guide))
+        parts = [bound(rows) for rows in row_chunks(batch, guide)]
     found = Estimate.cat(parts)
     check_finite(found.value, story, guide, batch)
     return found
@@ -96,8 +95,8 @@ def iwelbo(
     sites = checked_pair(story, guide, batch)
     refuse_global(sites, "importance weights per row")
 
-    def bound(rows: TensorDict, num_rows: int) -> Estimate:
-        room = particle_step(rows, num_rows)
+    def bound(rows: TensorDict) -> Estimate:
+        room = particle_step(rows, num_rows_of(rows))
         bounds = []
         for repeats in pieces(num_repeats, max(1, room // num_particles)):
             log_sum = torch.tensor(-torch.inf)
@@ -109,7 +108,7 @@ def iwelbo(
         return Estimate.of_draws(torch.cat(bounds))
 
     with torch.no_grad(), seeded_eval(seed, story, guide):
-        parts = over_parts(bound, row_chunks(batch, guide), whole=is_unamortized(guide))
+        parts = [bound(rows) for rows in row_chunks(batch, guide)]
     found = Estimate.cat(parts)
     check_finite(found.value, story, guide, batch)
     return found

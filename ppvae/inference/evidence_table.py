@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ppvae import ranks
 from ppvae.data import to_batch
 from ppvae.data.chunks import numbers_per_row
 from ppvae.estimate import Estimate
@@ -100,7 +99,7 @@ def evidence_table(
     step = rows_at_a_time(batch, guide, numbers)
     needs_guide = any(m != "exact" for m in methods)
     total = -(-num_rows_of(batch) // step) * (len(methods) + 1) + 1
-    with stages(total, progress and ranks.is_first()) as stage:
+    with stages(total, progress) as stage:
 
         def measure(rows: TensorDict, first_row: int, seed: int | None) -> TensorDict:
             stage(f"row {first_row}: searching q*")

@@ -7,11 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ppvae.data.chunks import is_unamortized, particle_step, pieces, row_chunks
+from ppvae.data.chunks import particle_step, pieces, row_chunks
 from ppvae.estimate import Estimate, log_mean_exp
 from ppvae.inference.check_finite import checked_pair
 from ppvae.problem.weights import refuse_global, score
-from ppvae.ranks import over_parts
 from ppvae.story import TensorDict, num_rows_of, seeded_eval
 
 ERRORS: dict[str, str] = {
@@ -101,14 +100,14 @@ def importance_sampling(
     refuse_global(sites, "importance weights per row")
     groups = min(JACKKNIFE_GROUPS, num_particles) if error == "jackknife" else 1
 
-    def weigh(rows: TensorDict, num_rows: int) -> Estimate:
+    def weigh(rows: TensorDict) -> Estimate:
         running = RunningWeights(num_rows_of(rows), groups)
-        for size in pieces(num_particles, particle_step(rows, num_rows)):
+        for size in pieces(num_particles, particle_step(rows, num_rows_of(rows))):
             running.add(score(story, guide, rows, size, sites=sites).log_weights)
         return running.estimate(error)
 
     with torch.no_grad(), seeded_eval(seed, story, guide):
-        parts = over_parts(weigh, row_chunks(batch, guide), whole=is_unamortized(guide))
+        parts = [weigh(rows) for rows in row_chunks(batch, guide)]
     found, like = Estimate.cat(parts), next(iter(batch.values()))
     return Estimate(found.value.to(like), found.std_error.to(like))
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from ppvae import ranks
 from ppvae.data import to_batch
 from ppvae.data.chunks import numbers_per_row
 from ppvae.estimate import Estimate
@@ -145,7 +144,7 @@ def _measured(
     num_ticks = 2 * annealing.num_temperatures + 2 if method == "ais" else 2
     adaptive = method == "ais" and annealing.schedule == "adaptive"
     total = None if adaptive else num_ticks * -(-num_rows_of(batch) // step)
-    with stages(total, progress and ranks.is_first()) as stage:
+    with stages(total, progress) as stage:
 
         def measure(rows: TensorDict, first_row: int, seed: int | None) -> TensorDict:
             stage(f"row {first_row}: searching q*")

@@ -10,7 +10,6 @@ __all__ = [
 ]
 
 import json
-import math
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -20,7 +19,6 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from ppvae import ranks
 from ppvae.data.chunks import CHUNK_NUMBERS, is_unamortized, numbers_per_row
 from ppvae.storage.files import read_metadata, read_tensors, write_bytes
 from ppvae.storage.fingerprint import fingerprint
@@ -114,24 +112,19 @@ def over_rows(
         own_seed = None if seed is None else seed + SEEDS_APART * (start // step)
         return {k: v.cpu() for k, v in measure(rows, start, own_seed).items()}
 
-    if seed is None and ranks.num_ranks() > 1:  # their generators stand alike
-        seed = ranks.told(int(torch.randint(2**31, ())))
     done = {} if checkpoint is None else checkpoint.read()
     first = len(next(iter(done.values()))) if done else 0
-    starts = range(first, num_rows_of(batch), step)
-    at_a_time = ranks.num_ranks()
-    for number in range(0, len(starts), at_a_time):
-        for found in ranks.each(piece, starts[number : number + at_a_time]):
-            done = {k: torch.cat([done[k], v]) if done else v for k, v in found.items()}
-        if checkpoint is not None and ranks.is_first():
+    for start in range(first, num_rows_of(batch), step):
+        found = piece(start)
+        done = {k: torch.cat([done[k], v]) if done else v for k, v in found.items()}
+        if checkpoint is not None:
             checkpoint.write(done)
     like = next(iter(batch.values()))
     return {k: v.to(like.device) for k, v in done.items()}
 
 
 def rows_at_a_time(batch: TensorDict, guide: nn.Module | None, numbers: int = 0) -> int:
-    """Rows of a piece: few enough for memory and for every process to have some, and all of them for a local guide, which
-    cannot be cut.
+    """Rows of a piece: few enough for memory, and all of them for a local guide, which cannot be cut.
 
     Arguments:
         batch: The rows.
@@ -141,8 +134,7 @@ def rows_at_a_time(batch: TensorDict, guide: nn.Module | None, numbers: int = 0)
     if is_unamortized(guide):
         return num_rows_of(batch)
     per_row = max(numbers, numbers_per_row(batch))
-    for_each = math.ceil(num_rows_of(batch) / ranks.num_ranks())
-    return max(1, min(ROWS_AT_A_TIME, CHUNK_NUMBERS // per_row, for_each))
+    return max(1, min(ROWS_AT_A_TIME, CHUNK_NUMBERS // per_row, num_rows_of(batch)))
 
 
 def in_precision(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from ppvae import objectives as losses
-from ppvae import ranks
 from ppvae.data import to_batch
 from ppvae.objectives import Objective
 from ppvae.objectives.gradients import (
@@ -158,7 +157,7 @@ def estimator_bench(
     with (
         local_params(story, guide),
         seeded_eval(seed, story, guide),
-        stages(len(targets) + len(built), progress and ranks.is_first()) as stage,
+        stages(len(targets) + len(built), progress) as stage,
     ):
         for target in targets:
             stage(f"reference of {target}")

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from ppvae.objectives.base import Objective
 from ppvae.problem import Problem
 from ppvae.problem.kl_weights import KLWeights
-from ppvae.ranks import drawing
 from ppvae.story import Batch, TensorDict, num_rows_of, observe, run, scale_rows
 
 
@@ -49,8 +48,7 @@ class PyroELBO(Objective):
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
         self.kl_weights.warmup = kl_weight
-        with drawing(self.num_particles):
-            loss = self.estimator.differentiable_loss(*self.programs, batch)
+        loss = self.estimator.differentiable_loss(*self.programs, batch)
         return loss / (self.scaled_to or num_rows_of(batch))
 
 

@@ -24,8 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.data import preview, to_batch
-from ppvae.data.chunks import is_unamortized, particle_step, pieces, row_chunks
-from ppvae.ranks import drawing, over_parts
+from ppvae.data.chunks import particle_step, pieces, row_chunks
 from ppvae.story import (
     Batch,
     LogJoint,
@@ -94,7 +93,7 @@ def draw(
     drawn = SampleRows(dim, num_particles, num_rows)
     try:
         plate = particle_plate(num_particles, dim)
-        with local_params(guide), drawing(num_particles), around(None), drawn, plate:
+        with local_params(guide), around(None), drawn, plate:
             run(guide, batch)
     except (RuntimeError, ValueError, IndexError):
         if hasattr(guide, "posterior"):
@@ -200,12 +199,12 @@ def log_weights(
     sites = check_pair(story, guide, batch)
     refuse_global(sites, "importance weights per row")
 
-    def weigh(rows: TensorDict, size: int) -> Tensor:
-        sizes = pieces(num_particles, particle_step(batch, size))
+    def weigh(rows: TensorDict) -> Tensor:
+        sizes = pieces(num_particles, particle_step(rows, num_rows_of(rows)))
         return torch.cat([score(story, guide, rows, k, sites=sites).log_weights for k in sizes])
 
     with torch.no_grad(), seeded_eval(seed, story, guide):
-        columns = over_parts(weigh, row_chunks(batch, guide), whole=is_unamortized(guide))
+        columns = [weigh(rows) for rows in row_chunks(batch, guide)]
     return torch.cat(columns, 1)
 
 

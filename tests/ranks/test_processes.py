@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+pytest.skip("to be rewritten for torch's own DDP", allow_module_level=True)
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
