@@ -1,7 +1,9 @@
-r"""Settings of training and of measuring: frozen records that print, go to JSON and back, and refuse unknown names.
+r"""Settings of training and of measuring: frozen records that print, go to JSON and back, and
+refuse unknown names.
 
-The command line, config files and the keyword arguments of `fit`, `gaps` and `compare` are all made from these fields,
-so that an option has one name and one default everywhere. This file imports nothing heavy.
+The command line, config files and the keyword arguments of `fit`, `gaps` and `compare` are all made
+from these fields, so that an option has one name and one default everywhere. This file imports
+nothing heavy.
 """
 
 __all__ = [
@@ -108,7 +110,8 @@ class TrainConfig(Config):
     clip_norm: float | None = option(None, "Largest norm of the gradient; None clips nothing.")
     clip_factor: float | None = option(
         10.0,
-        "Clip a gradient that is longer than this many times its running mean; None switches it off.",
+        "Clip a gradient that is longer than this many times its running mean; None switches it "
+        "off.",
     )
     ema_decay: float = option(
         0.0,
@@ -164,15 +167,16 @@ ANNEALING_SCHEDULES: dict[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Annealing(Config):
-    r"""Settings of annealed importance sampling along :math:`\pi_\beta \propto \pi_0^{1-\beta} p(x, \cdot)^\beta`.
+    r"""Settings of annealed importance sampling along :math:`\pi_\beta \propto \pi_0^{1-\beta} p(x,
+    \cdot)^\beta`.
 
     Raises:
         ValueError: If a field is unknown or out of range.
 
     Source:
         R. M. Neal (2001). Annealed importance sampling.
-        Y. Zhou, A. M. Johansen, J. A. D. Aston (2016). Toward automatic model comparison: an adaptive sequential
-        Monte Carlo approach.
+        Y. Zhou, A. M. Johansen, J. A. D. Aston (2016). Toward automatic model comparison: an
+        adaptive sequential Monte Carlo approach.
     """
 
     num_chains: int = option(16, "Chains of each row.")

@@ -36,7 +36,7 @@ class Estimate:
 
     @classmethod
     def of_draws(cls, draws: Tensor) -> "Estimate":
-        """The mean over independent draws, with shape `(S, *)` -> `(*,)`; that of whole numbers is real."""
+        """The mean over independent draws, `(S, *)` -> `(*,)`; whole numbers become real."""
         num = draws.shape[0]
         draws = draws if draws.is_floating_point() else draws.to(torch.get_default_dtype())
         spread = draws.std(0) if num > 1 else torch.full_like(draws[0], torch.nan)
@@ -57,10 +57,11 @@ class Estimate:
         return {name: self.value, f"{name} std_error": self.std_error}
 
     def mean(self) -> "Estimate":
-        """The mean over rows, with the error of sampling the rows and the Monte Carlo error combined.
+        """The mean over rows, with the error of sampling the rows and the Monte Carlo error
+        combined.
 
-        The spread of the row values holds both: it is the rows' own variance plus that of the noise in
-        each. For a single row only the Monte Carlo error is known.
+        The spread of the row values holds both: it is the rows' own variance plus that of the noise
+        in each. For a single row only the Monte Carlo error is known.
         """
         rows = self.value.numel()
         monte_carlo = self.std_error.square().mean() / rows

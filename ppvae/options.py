@@ -1,4 +1,6 @@
-r"""Keyword options of a class and of those that it passes them on to: what a table's `build` may be given."""
+r"""Keyword options of a class and of those that it passes them on to: what a table's `build` may be
+given.
+"""
 
 __all__ = ["options_of", "refuse_unknown_options"]
 
@@ -7,7 +9,9 @@ from collections.abc import Iterable
 
 
 def options_of(cls: type, root: type) -> list[str]:
-    """Names of the keyword arguments of a class and of its bases down to `root`, in alphabetical order."""
+    """Names of the keyword arguments of a class and of its bases down to `root`, in alphabetical
+    order.
+    """
     found = {
         parameter.name
         for base in cls.__mro__

@@ -1,7 +1,9 @@
-r"""Training objectives: called on a batch, they return the loss in nats per row. One a file, one row in `OBJECTIVES`.
+r"""Training objectives: modules that turn a batch into a loss in nats per row.
 
-Read in this order: `base` (the contract), `trace_elbo` and `mean_field_elbo` (Pyro's own), `draws` (along which paths
-gradients come back), `kl_weights` and `particles` (weights on terms, and on draws), then any objective.
+Each is one file and one row in `OBJECTIVES`.
+
+Read in this order: `base` (the contract), `trace_elbo` and `mean_field_elbo` (Pyro's own), then any
+other. `gradients` and `bench` compare their gradients.
 """
 
 from typing import Any
@@ -44,6 +46,7 @@ __all__ = [
     "TraceELBO",
     "WakeSleep",
     "build",
+    "build_on",
     "check_request",
 ]
 
@@ -80,8 +83,14 @@ def build(name: str, story: nn.Module, guide: nn.Module, data: Any, **options: A
     Raises:
         ValueError: If the name or an option is unknown, or story, guide and data do not suit it.
     """
+    check_request(name, options)  # before the rows are looked at
+    return build_on(Problem.for_training(story, guide, data), name, **options)
+
+
+def build_on(problem: Problem, name: str, **options: Any) -> Objective:
+    """Make the named objective for a story, guide and rows that have been checked."""
     check_request(name, options)
-    return OBJECTIVES[name](Problem.for_training(story, guide, data), **options)
+    return OBJECTIVES[name](problem, **options)
 
 
 def check_request(name: str, options: Any = ()) -> None:

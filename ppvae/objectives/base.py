@@ -1,4 +1,4 @@
-r"""The objective contract: a module that, called on a batch, returns the loss in nats per row (lower is better)."""
+r"""The objective contract: a module that turns a batch into a loss in nats per row."""
 
 __all__ = ["Objective", "with_gradient_of"]
 
@@ -13,38 +13,44 @@ from ppvae.problem import GuideSite, KLWeights, Problem
 from ppvae.story import TensorDict
 
 NO_PATH = (
-    "expected a guide whose draws are differentiable functions of its parameters for {name}, got distributions without "
-    "rsample at the sites {sites}; use score_function or vimco, or a reparametrised distribution there"
+    "expected a guide whose draws are differentiable functions of its parameters for {name}, got "
+    "distributions without rsample at the sites {sites}; use score_function or vimco, or a "
+    "reparametrised distribution there"
 )
 NOT_INDEPENDENT = (
-    "expected a guide that draws the particles of a row independently for {name}, got one that spreads them over its "
-    "components at the sites {sites}; use iwae or stl with it, or another guide"
+    "expected a guide that draws the particles of a row independently for {name}, got one that "
+    "spreads them over its components at the sites {sites}; use iwae or stl with it, or another "
+    "guide"
 )
 NO_DENSITY = (
-    "expected a guide whose draws are scored by their density for {name}, got a reverse model beside it at the sites {sites}, "
-    "which this gradient would not train rightly; use trace_elbo or iwae with it, or another guide"
+    "expected a guide whose draws are scored by their density for {name}, got a reverse model "
+    "beside it at the sites {sites}, which this gradient would not train rightly; use trace_elbo "
+    "or iwae with it, or another guide"
 )
 
 
 class Objective(nn.Module, ABC):
     """What training descends: a loss of story and guide, made for one pair and one set of rows.
 
-    A plain module over both, so that `parameters()` are all that is to be trained: the story's, the guide's and, for
-    some, a baseline's.
+    A plain module over both, so that `parameters()` are all that is to be trained: the story's, the
+    guide's and, for some, a baseline's.
 
     Arguments:
-        problem: Story, guide and training rows (of a stream, its first rows), see `Problem.for_training`.
+        problem: Story, guide and training rows (of a stream, its first rows), see
+            `Problem.for_training`.
         num_particles: Particles of each row, drawn at once.
         beta: Weight of the latent sites' terms, one for all or by site; 1 gives the bound itself.
 
     Attributes:
         assumes: What story and guide must be like, in a few words.
-        is_bound_on: `elbo` where the loss is minus the ELBO in expectation, `iwelbo` where it is minus the
-            importance-weighted bound with `num_particles`; else empty.
+        is_bound_on: `elbo` where the loss is minus the ELBO in expectation, `iwelbo` where it is
+            minus the importance-weighted bound with `num_particles`; else empty.
         has_paths: Whether the guide's draws are differentiable functions of its parameters.
         needs_paths: Whether they must be.
-        needs_independence: Whether the particles of a row must be drawn independently of each other.
-        needs_density: Whether what draws are scored by must be their density: its gradient counts as the score of q.
+        needs_independence: Whether the particles of a row must be drawn independently of each
+            other.
+        needs_density: Whether what draws are scored by must be their density: its gradient counts
+            as the score of q.
         min_particles: The least `num_particles` that make sense.
         takes_weight: Whether latent terms can be weighed by anything but 1.
 
@@ -70,7 +76,8 @@ class Objective(nn.Module, ABC):
         super().__init__()
         if num_particles < self.min_particles:
             raise ValueError(
-                f"expected num_particles of at least {self.min_particles} for {self.name}, got {num_particles}"
+                f"expected num_particles of at least {self.min_particles} for {self.name}, got "
+                f"{num_particles}"
             )
         self.problem = problem
         self.story, self.guide = problem.story, problem.guide
@@ -123,7 +130,7 @@ class Objective(nn.Module, ABC):
         return {name: getattr(self, name) for name in options_of(type(self), Objective)}
 
     def own_state(self) -> TensorDict:
-        """What it learns and remembers beside story and guide, such as a baseline: name -> tensor."""
+        """What it keeps beside story and guide, such as a baseline: name -> tensor."""
         return {
             k: v for k, v in self.state_dict().items() if not k.startswith(("story.", "guide."))
         }

@@ -15,7 +15,7 @@ HIDDEN = (100,)
 
 
 class Baseline(nn.Module, ABC):
-    """A guess of each row's signal that does not look at the draws, so that the gradient stays unbiased."""
+    """A guess of each row's signal that does not depend on the draws: no bias comes in."""
 
     def __init__(self, batch: TensorDict, masked: list[str]) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class DecayingAverage(Baseline):
 
 
 class NeuralBaseline(Baseline):
-    """A network of the row beside the decaying average, trained by least squares on the signal (NVIL)."""
+    """A network of the row plus the decaying average, trained by least squares (NVIL)."""
 
     def __init__(self, batch: TensorDict, masked: list[str]) -> None:
         super().__init__(batch, masked)

@@ -1,4 +1,4 @@
-r"""Gradient estimators against each other: bias, noise and time of each objective's gradient on the same rows."""
+r"""Gradient estimators side by side: bias, noise and time of each objective's gradient."""
 
 __all__ = ["DEFAULT_OBJECTIVES", "EstimatorBench", "EstimatorRow", "estimator_bench"]
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from ppvae import objectives as losses
-from ppvae.data import to_batch
 from ppvae.objectives import Objective
 from ppvae.objectives.gradients import (
     Gradients,
@@ -17,9 +16,10 @@ from ppvae.objectives.gradients import (
     parameter_groups,
     train_baseline,
 )
+from ppvae.problem import Problem
 from ppvae.progress import stages
 from ppvae.record import Record
-from ppvae.story import TensorDict, local_params, seeded_eval
+from ppvae.story import TensorDict, local_params
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,8 +42,8 @@ class EstimatorRow:
         target: The bound whose gradient is the reference, `elbo` or `iwelbo`.
         bias: |mean gradient − reference| / |reference|, dimensionless.
         bias_floor: What `bias` would be by noise alone, were there none.
-        variance: Sum of the variances of the numbers of the gradient, in (nats per row)² per squared unit of the
-            parameters.
+        variance: Sum of the variances of the numbers of the gradient, in (nats per row)² per
+            squared unit of the parameters.
         snr: |mean gradient| / sqrt(variance), dimensionless; higher is better.
         milliseconds: Of one loss and its gradient, the median.
     """
@@ -109,20 +109,23 @@ def estimator_bench(
 ) -> EstimatorBench:
     r"""Measure the gradient of each objective at the parameters as they are, all rows as one batch.
 
-    Every estimator draws `num_repeats` independent gradients. Their mean is held against the gradient of the bound that the
-    objective climbs: the ELBO, or for `iwae` and its kin the importance-weighted bound with as many particles. An objective
-    that climbs neither (`renyi`, `free_bits`, `monte_carlo_em`) is held against the ELBO's. Baselines are
-    trained first and stand still while the gradients are drawn.
+    Every estimator draws `num_repeats` independent gradients. Their mean is held against the
+    gradient of the bound that the objective climbs: the ELBO, or for `iwae` and its kin the
+    importance-weighted bound with as many particles. An objective that climbs neither (`renyi`,
+    `free_bits`, `monte_carlo_em`) is held against the ELBO's. Baselines are trained first and stay
+    fixed while the gradients are drawn.
 
     Arguments:
         story: The story.
         guide: Its guide.
         data: The rows, anything that `ppvae.data.as_rows` takes.
-        objectives: Names of `ppvae.objectives.OBJECTIVES`, or label -> name or objective made with options of its own.
+        objectives: Names of `ppvae.objectives.OBJECTIVES`, or label -> name or objective made with
+            options of its own.
         num_particles: Particles of each row, for objectives given by name.
         num_repeats: Gradients of each estimator, at least 2.
-        exact: `elbo` or `iwelbo` -> the bound of a batch's rows, `(B,)`, in closed form or by enumeration; its
-            gradient is then the reference. Elsewhere ten times as many independent gradients make it.
+        exact: `elbo` or `iwelbo` -> the bound of a batch's rows, `(B,)`, in closed form or by
+            enumeration; its gradient is then the reference. Elsewhere ten times as many independent
+            gradients make it.
         seed: Seed of all draws.
         progress: Show a progress bar on a terminal.
 
@@ -133,21 +136,23 @@ def estimator_bench(
         ValueError: If there is nothing to measure, or an objective does not suit story and guide.
 
     Source:
-        T. Rainforth, A. R. Kosiorek, T. A. Le, C. J. Maddison, M. Igl, F. Wood, Y. W. Teh (2018). Tighter variational
-        bounds are not necessarily better.
+        T. Rainforth, A. R. Kosiorek, T. A. Le, C. J. Maddison, M. Igl, F. Wood, Y. W. Teh (2018).
+        Tighter variational bounds are not necessarily better.
     """
     named = objectives if isinstance(objectives, Mapping) else {name: name for name in objectives}
     if not named or num_repeats < 2:
         raise ValueError(
-            f"expected at least one objective and two repeats, got {list(named)} and num_repeats={num_repeats}"
+            f"expected at least one objective and two repeats, got {list(named)} and "
+            f"num_repeats={num_repeats}"
         )
-    batch = to_batch(story, data)
+    problem = Problem.of(story, guide, data)
+    batch = problem.batch
 
     def made(objective: str | Objective) -> Objective:
         if isinstance(objective, Objective):
             _refuse_other_bound(objective, num_particles)
             return objective
-        return losses.build(objective, story, guide, batch, num_particles=num_particles)
+        return losses.build_on(problem, objective, num_particles=num_particles)
 
     groups = parameter_groups(story, guide)
     built = {label: made(objective) for label, objective in named.items()}
@@ -156,7 +161,7 @@ def estimator_bench(
     references: dict[str, Gradients] = {}
     with (
         local_params(story, guide),
-        seeded_eval(seed, story, guide),
+        problem.eval_mode(seed),
         stages(len(targets) + len(built), progress) as stage,
     ):
         for target in targets:
@@ -174,15 +179,15 @@ def estimator_bench(
             measured = measure_gradients(objective, batch, groups, num_repeats)
             target = _target(objective)
             found += _rows(label, target, measured, references[target])
-    return EstimatorBench(found, len(next(iter(batch.values()))), num_particles, num_repeats)
+    return EstimatorBench(found, problem.num_rows, num_particles, num_repeats)
 
 
 def _refuse_other_bound(objective: Objective, num_particles: int) -> None:
-    """All estimators of a bound are held against one reference: the bound itself, with as many particles."""
+    """All estimators of a bound share one reference: the bound with as many particles."""
     if objective.is_bound_on == "iwelbo" and objective.num_particles != num_particles:
         raise ValueError(
-            f"expected {objective.name} with the bench's num_particles={num_particles}, got {objective.num_particles}; its "
-            "bound is another one"
+            f"expected {objective.name} with the bench's num_particles={num_particles}, got "
+            f"{objective.num_particles}; its bound is another one"
         )
     if not objective.kl_weights.is_plain:
         raise ValueError(f"expected {objective.name} with beta=1, got {objective.beta}")
@@ -193,7 +198,7 @@ def _target(objective: Objective) -> str:
 
 
 def _reference(target: str, built: Mapping[str, Objective]) -> str:
-    """The name of an unbiased estimator of the target's gradient; along paths where the guide has them."""
+    """The name of an unbiased estimator of the target; path-wise where the guide allows."""
     along, without = REFERENCES[target]
     return along if next(iter(built.values())).has_paths else without
 

@@ -15,16 +15,16 @@ from ppvae.story import Layout, SampleRows, TensorDict
 
 class DReG(Objective):
     r"""IWAE's bound with an encoder gradient that is reparametrised twice,
-    :math:`\sum_k \tilde w_k^2 \, \partial_z \log w_k \, \partial_\phi z_k` at held :math:`\log q`.
+    :math:`\sum_k \tilde w_k^2 \, \partial_z \log w_k \, \partial_\phi z_k` with frozen :math:`\log q`.
 
-    The score of q in IWAE's gradient is reparametrised a second time. The story's gradient is IWAE's own, with weights
-    :math:`\tilde w_k`; the encoder's no longer drowns in noise as K grows. With weight :math:`\beta` on the latent
-    terms, :math:`(1 - \beta) \tilde w_k + \beta \tilde w_k^2` stands for :math:`\tilde w_k^2`. Arguments as for `Objective`, with one number
-    as `beta`.
+    The score of q in IWAE's gradient is reparametrised a second time. The story's gradient is
+    IWAE's own, with weights :math:`\tilde w_k`; the encoder's no longer drowns in noise as K grows.
+    With weight :math:`\beta` on the latent terms, :math:`(1 - \beta) \tilde w_k + \beta \tilde
+    w_k^2` stands for :math:`\tilde w_k^2`. Arguments as for `Objective`, with one number as `beta`.
 
     Source:
-        G. Tucker, D. Lawson, S. Gu, C. J. Maddison (2019). Doubly reparameterized gradient estimators for Monte Carlo
-        objectives.
+        G. Tucker, D. Lawson, S. Gu, C. J. Maddison (2019). Doubly reparameterized gradient
+        estimators for Monte Carlo objectives.
     """
 
     assumes = "reparametrised sites, independent particles"
@@ -37,13 +37,14 @@ class DReG(Objective):
         super().__init__(problem, **options)
         if isinstance(self.beta, Mapping):
             raise ValueError(
-                f"expected one number as beta for DReG, got {self.beta}; iwae takes one for each site"
+                f"expected one number as beta for DReG, got {self.beta}; iwae takes one for each "
+                "site"
             )
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
         self.kl_weights.warmup = kl_weight
         problem = self.problem.on(batch)
-        factor = _Factor()
+        factor = _GradientFactor()
         free, drawn = problem.draw_with_frozen_density(
             self.num_particles, share_globals=True, edit=factor.edit
         )
@@ -54,18 +55,19 @@ class DReG(Objective):
         factor.value = (1 - beta) + beta * share
         return self.loss(log_mean_exp(scores.log_weights, 0), scores.log_global)
 
-    def _with_global_path(self, free: SampleRows, held: SampleRows) -> SampleRows:
+    def _with_global_path(self, free: SampleRows, frozen: SampleRows) -> SampleRows:
         """Global sites stand outside the logarithm: they keep their plain gradient."""
-        for name in held.by_site:
-            if not held.is_local[name]:
-                held.by_site[name] = free.by_site[name]
+        for name in frozen.by_site:
+            if not frozen.is_local[name]:
+                frozen.by_site[name] = free.by_site[name]
                 if name in free.values:
-                    held.values[name] = free.values[name]
-        return held
+                    frozen.values[name] = free.values[name]
+        return frozen
 
 
-class _Factor:
-    """Multiplies the gradient that comes back to each draw by a number that is known only once all are scored.
+class _GradientFactor:
+    """Multiplies the gradient that comes back to each draw by a number that is known only once all
+    are scored.
 
     Attributes:
         value: Of each particle and row, `(K, B)`.
@@ -74,7 +76,7 @@ class _Factor:
     value: Tensor
 
     def edit(self, name: str, value: Tensor, layout: Layout, particle: int | None) -> Tensor:
-        """A draw as the story and the held guide see it; a global one is a constant to the held guide."""
+        """A draw as story and frozen guide get it; a global one is a constant to the guide."""
         if layout.row_dim is None:
             return value.detach()
         seen, rows = value.clone(), value.dim() - layout.event_dim + layout.row_dim

@@ -1,4 +1,4 @@
-r"""Enumerated ELBO: finite discrete sites that the guide leaves out are summed over inside the logarithm."""
+r"""Enumerated ELBO: discrete sites that the guide leaves out are summed over exactly."""
 
 __all__ = ["EnumELBO"]
 
@@ -9,14 +9,17 @@ from ppvae.story import TensorDict
 
 
 class EnumELBO(Objective):
-    r"""The ELBO with the sum over discrete sites y inside, :math:`E_q[\log \sum_y p(x, y, z) - \log q(z|x)]`.
+    r"""The ELBO with the sum over discrete sites y inside, :math:`E_q[\log \sum_y p(x, y, z) - \log
+    q(z|x)]`.
 
-    The sum is over the sites that the guide leaves out, and over those that a row misses and others show, such as
-    labels. Where nothing is left to draw it is log p(x). It equals Pyro's `TraceEnum_ELBO` on a story whose networks
-    broadcast over enumeration dimensions, and asks no such thing of the story. Arguments as for `Objective`.
+    The sum is over the sites that the guide leaves out, and over those that a row misses and others
+    show, such as labels. Where nothing is left to draw it is log p(x). It equals Pyro's
+    `TraceEnum_ELBO` on a story whose networks broadcast over enumeration dimensions, and asks no
+    such thing of the story. Arguments as for `Objective`.
 
     Source:
-        D. P. Kingma, D. J. Rezende, S. Mohamed, M. Welling (2014). Semi-supervised learning with deep generative models.
+        D. P. Kingma, D. J. Rezende, S. Mohamed, M. Welling (2014). Semi-supervised learning with
+        deep generative models.
     """
 
     assumes = "few joint values at the discrete sites, the others reparametrised"

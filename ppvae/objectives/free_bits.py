@@ -1,4 +1,4 @@
-r"""Free bits: the ELBO whose KL divergence costs nothing below a floor, so that codes are not abandoned early."""
+r"""Free bits: the ELBO whose KL term costs nothing below a floor."""
 
 __all__ = ["FreeBits"]
 
@@ -13,10 +13,12 @@ from ppvae.story import SampleRows, TensorDict
 
 
 class FreeBits(Objective):
-    r"""The ELBO with a floor under each site's KL, :math:`E_q \log p(x|z) - \sum_s \max(\lambda, KL_s)`.
+    r"""The ELBO with a floor under each site's KL, :math:`E_q \log p(x|z) - \sum_s \max(\lambda,
+    KL_s)`.
 
-    :math:`KL_s` is the batch's mean of log q − log p at the site: a site below the floor feels no pull towards its prior.
-    Sites that the guide draws together share one floor; global sites have none. Other arguments as for `Objective`.
+    :math:`KL_s` is the batch's mean of log q − log p at the site: a site below the floor feels no
+    pull towards its prior. Sites that the guide draws together share one floor; global sites have
+    none. Other arguments as for `Objective`.
 
     Arguments:
         floor: λ, in nats per row and site.
@@ -25,8 +27,8 @@ class FreeBits(Objective):
         ValueError: If `floor` is negative.
 
     Source:
-        D. P. Kingma, T. Salimans, R. Jozefowicz, X. Chen, I. Sutskever, M. Welling (2016). Improving variational
-        inference with inverse autoregressive flow.
+        D. P. Kingma, T. Salimans, R. Jozefowicz, X. Chen, I. Sutskever, M. Welling (2016).
+        Improving variational inference with inverse autoregressive flow.
     """
 
     assumes = "reparametrised sites"
@@ -51,7 +53,7 @@ class FreeBits(Objective):
         return self.loss(bound, sum(shared, -log_q_shared))
 
     def _costs(self, drawn: SampleRows, log_p: TensorDict) -> list[tuple[float, Tensor]]:
-        """The weight and the KL divergence `()` of each site, in nats; of all together where they are drawn so."""
+        """Weight and KL `()` of each site, in nats; of all sites that are drawn jointly."""
         latent, weight_of = self.sites.local_latent, self.kl_weights.weight_of
         if {k for k in drawn.by_site if drawn.is_local[k]} - set(latent):
             log_prior = torch.stack([log_p[k].mean() for k in latent]).sum()

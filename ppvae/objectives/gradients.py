@@ -83,7 +83,7 @@ def parameter_groups(story: nn.Module, guide: nn.Module) -> Groups:
 
 
 def gradient_of(loss: Tensor, groups: Groups) -> TensorDict:
-    """Group -> the gradient as one vector `(P,)`, zero where the loss does not depend on a parameter."""
+    """Group -> its gradient as one vector `(P,)`, zero where the loss does not depend on it."""
     flat = [p for parameters in groups.values() for p in parameters]
     parts = iter(torch.autograd.grad(loss, flat, allow_unused=True))
     found = {}

@@ -12,9 +12,9 @@ from ppvae.story import TensorDict
 class IWAE(Objective):
     r"""The importance-weighted bound of K particles, :math:`E \log \frac1K \sum_k w_k`, row by row.
 
-    K particles of a row share one draw of the global sites, whose :math:`\log p - \log q` stands outside the logarithm. With
-    larger K the bound is tighter, and the encoder's gradient drowns in noise: see `DReG`. Arguments as for
-    `Objective`.
+    K particles of a row share one draw of the global sites, whose :math:`\log p - \log q` stands
+    outside the logarithm. With larger K the bound is tighter, and the encoder's gradient drowns in
+    noise: see `DReG`. Arguments as for `Objective`.
 
     Source:
         Y. Burda, R. Grosse, R. Salakhutdinov (2016). Importance weighted autoencoders.

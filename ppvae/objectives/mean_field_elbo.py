@@ -17,8 +17,8 @@ from ppvae.story import local_params
 class MeanFieldELBO(PyroELBO):
     r"""The ELBO with analytic KL terms, :math:`E_q[\log p(x|z)] - KL(q(z|x) \| p(z))`.
 
-    Assumes a guide that draws its sites independently of each other. A site without a closed form falls back to Monte
-    Carlo, with a warning that names it. Other arguments as for `Objective`.
+    Assumes a guide that draws its sites independently of each other. A site without a closed form
+    falls back to Monte Carlo, with a warning that names it. Other arguments as for `Objective`.
 
     Raises:
         ValueError: If no site's KL has a closed form.
@@ -39,8 +39,8 @@ class MeanFieldELBO(PyroELBO):
         stuck = sorted(n for n in latent if not _is_closed(drawn[n].fn, trace.nodes[n]["fn"]))
         if len(stuck) == len(latent):
             raise ValueError(
-                f"expected a site whose KL divergence from guide to story has a closed form, got none at {stuck}; use "
-                "trace_elbo, which takes every term by Monte Carlo"
+                "expected a site whose KL divergence from guide to story has a closed form, got "
+                f"none at {stuck}; use trace_elbo, which takes every term by Monte Carlo"
             )
         if stuck:
             warnings.warn(
@@ -50,7 +50,7 @@ class MeanFieldELBO(PyroELBO):
 
 
 def _is_closed(q: Any, p: Any) -> bool:
-    """Whether KL(q || p) is known; a point mass has one in name only: its draw is the Monte Carlo."""
+    """Whether KL(q || p) has a closed form; a point mass has none: its draw is random."""
     if isinstance(q, PointMass):
         return False
     try:

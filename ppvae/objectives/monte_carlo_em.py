@@ -18,12 +18,14 @@ FIRST_STEP_SIZE = 0.3
 
 
 class MonteCarloEM(Objective):
-    r"""Expectation-maximisation with posterior draws of Hamiltonian Monte Carlo, :math:`\log p(x, z) + \log q(z|x)`.
+    r"""Expectation-maximisation with posterior draws of Hamiltonian Monte Carlo, :math:`\log p(x,
+    z) + \log q(z|x)`.
 
-    The E-step runs chains of Hamiltonian Monte Carlo from draws of the guide (of the Gaussian with its moments, if it is
-    none itself), in coordinates where that is a standard normal;
-    the M-step moves the story, and the guide follows the chains. Costs `num_moves * num_leapfrog` gradients of the
-    story a step. Other arguments as for `Objective`, with `beta` 1; the particles are the chains of a row.
+    The E-step runs chains of Hamiltonian Monte Carlo from draws of the guide (of the Gaussian with
+    its moments, if it is none itself), in coordinates where that is a standard normal;
+    the M-step moves the story, and the guide follows the chains. Costs `num_moves * num_leapfrog`
+    gradients of the story a step. Other arguments as for `Objective`, with `beta` 1; the particles
+    are the chains of a row.
 
     Arguments:
         num_moves: Transitions of each chain in a step.
@@ -33,8 +35,8 @@ class MonteCarloEM(Objective):
         ValueError: If a site is discrete or global, or there is no move.
 
     Source:
-        G. C. G. Wei, M. A. Tanner (1990). A Monte Carlo implementation of the EM algorithm and the poor man's data
-        augmentation algorithms.
+        G. C. G. Wei, M. A. Tanner (1990). A Monte Carlo implementation of the EM algorithm and the
+        poor man's data augmentation algorithms.
     """
 
     assumes = "continuous local sites, small data"
@@ -51,7 +53,8 @@ class MonteCarloEM(Objective):
     ) -> None:
         if num_moves < 1 or num_leapfrog < 1:
             raise ValueError(
-                f"expected at least one move and one leapfrog step, got {num_moves} and {num_leapfrog}"
+                f"expected at least one move and one leapfrog step, got {num_moves} and "
+                f"{num_leapfrog}"
             )
         super().__init__(problem, **options)
         self.num_moves, self.num_leapfrog = num_moves, num_leapfrog

@@ -14,7 +14,8 @@ from ppvae.story import Batch, TensorDict, num_rows_of, observe, run, scale_rows
 
 
 class PyroELBO(Objective):
-    """One of Pyro's ELBOs; sites in the plate `data` count `N/B` times where global sites stand beside them.
+    """One of Pyro's ELBOs; sites in the plate `data` count `N/B` times where global sites stand
+    beside them.
 
     Attributes:
         elbo: The class of Pyro.
@@ -42,8 +43,9 @@ class PyroELBO(Objective):
     def check(self) -> None:
         if self.problem.enumerated:
             raise ValueError(
-                f"expected a guide that draws every latent site, and no missing labels, for {self.name}, got the sites "
-                f"{list(self.problem.enumerated)}, which are to be summed over; use enum_elbo"
+                "expected a guide that draws every latent site, and no missing labels, for "
+                f"{self.name}, got the sites {list(self.problem.enumerated)}, which are to be "
+                "summed over; use enum_elbo"
             )
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:

@@ -14,10 +14,11 @@ from ppvae.story import TensorDict
 
 
 class Renyi(Objective):
-    r"""Rényi's variational bound, :math:`\frac{1}{1-\alpha} E \log \frac1K \sum_k w_k^{1-\alpha}`, row by row.
+    r"""Rényi's variational bound, :math:`\frac{1}{1-\alpha} E \log \frac1K \sum_k w_k^{1-\alpha}`,
+    row by row.
 
-    For :math:`0 \le \alpha \le 1` a lower bound on log p(x); below 0 it may rise above. Global sites stand outside
-    the logarithm. Other arguments as for `Objective`.
+    For :math:`0 \le \alpha \le 1` a lower bound on log p(x); below 0 it may rise above. Global
+    sites stand outside the logarithm. Other arguments as for `Objective`.
 
     Arguments:
         alpha: 1 gives the ELBO, 0 the bound of `IWAE`.

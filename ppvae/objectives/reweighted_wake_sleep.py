@@ -1,4 +1,4 @@
-r"""Reweighted wake-sleep: importance weights make both of wake-sleep's steps point at the posterior."""
+r"""Reweighted wake-sleep: wake-sleep with importance weights."""
 
 __all__ = ["ReweightedWakeSleep"]
 
@@ -14,23 +14,23 @@ from ppvae.story import TensorDict
 
 
 class ReweightedWakeSleep(Objective):
-    r"""Wake-sleep with importance weights, :math:`\sum_k \tilde w_k \log p(x, z_k)` for the story and
-    :math:`\sum_k \tilde w_k \log q(z_k|x)` for the guide.
+    r"""Wake-sleep with importance weights, :math:`\sum_k \tilde w_k \log p(x, z_k)` for the story
+    and :math:`\sum_k \tilde w_k \log q(z_k|x)` for the guide.
 
-    The story's step is IWAE's. The guide's aims at the posterior of the data's own rows (wake), of rows that the story dreams
-    (sleep), or of both. As K grows the guide's step gets better, not noisier. The loss is minus IWAE's bound.
-    Other arguments as for `Objective`, with `beta` 1.
+    The story's step is IWAE's. The guide's aims at the posterior of the data's own rows (wake), of
+    rows that the story dreams (sleep), or of both. As K grows the guide's step gets better, not
+    noisier. The loss is minus IWAE's bound. Other arguments as for `Objective`, with `beta` 1.
 
     Arguments:
-        sleep_share: Share of the guide's step that comes from dreams, 0 to 1; 0 is wake-wake.
+        sleep_share: Share of the guide's step that comes from generated rows, 0 to 1; 0 is wake-wake.
 
     Raises:
         ValueError: If `sleep_share` lies outside [0, 1], or there are global latent sites.
 
     Source:
         J. Bornschein, Y. Bengio (2015). Reweighted wake-sleep.
-        T. A. Le, A. R. Kosiorek, N. Siddharth, Y. W. Teh, F. Wood (2019). Revisiting reweighted wake-sleep for models with
-        stochastic control flow.
+        T. A. Le, A. R. Kosiorek, N. Siddharth, Y. W. Teh, F. Wood (2019). Revisiting reweighted
+        wake-sleep for models with stochastic control flow.
     """
 
     assumes = "local sites, a story that generates its data, several particles"
@@ -61,9 +61,9 @@ class ReweightedWakeSleep(Objective):
         drawn = problem.draw_detached(self.num_particles)
         scores = problem.score_draws(drawn)
         share = scores.log_weights.detach().softmax(0)
-        awake = scores.log_joint + (1 - self.sleep_share) * drawn.local
-        steps = (share * awake).sum(0).mean()
+        wake = scores.log_joint + (1 - self.sleep_share) * drawn.local
+        steps = (share * wake).sum(0).mean()
         if self.sleep_share:
-            dreams = sleep_log_prob(problem)
-            steps = steps + self.sleep_share * dreams.mean()
+            sleep = sleep_log_prob(problem)
+            steps = steps + self.sleep_share * sleep.mean()
         return with_gradient_of(-steps, -log_mean_exp(scores.log_weights, 0).mean())

@@ -1,4 +1,4 @@
-r"""Score function: the ELBO's gradient for any guide whose density is known, draws taken as they come."""
+r"""Score function: the gradient of the ELBO for any guide whose density is known."""
 
 __all__ = ["ScoreFunction"]
 
@@ -15,14 +15,15 @@ ROWS_TO_LOOK_AT = 2000
 
 
 class ScoreFunction(Objective):
-    r"""The ELBO by score function, :math:`E_q[(\log w - c) \nabla \log q(z|x) + \nabla \log p(x, z)]`.
+    r"""The ELBO by score function, :math:`E_q[(\log w - c) \nabla \log q(z|x) + \nabla \log p(x,
+    z)]`.
 
-    Needs no derivative of the story by z, and pays for it with a noise that the baseline c takes the worst of. Global sites
-    keep their path. Other arguments as for `Objective`.
+    Needs no derivative of the story by z, and pays for it with a noise that the baseline c takes
+    the worst of. Global sites keep their path. Other arguments as for `Objective`.
 
     Arguments:
-        baseline: `none`; `average`, a decaying average of the signal; or `neural`, a network of the row beside it
-            (NVIL).
+        baseline: `none`; `average`, a decaying average of the signal; or `neural`, a network of the
+            row beside it (NVIL).
 
     Raises:
         ValueError: If the baseline is unknown.

@@ -9,15 +9,16 @@ from ppvae.story import TensorDict
 
 
 class StickingTheLanding(Objective):
-    r"""The ELBO without the score of the guide in its gradient, :math:`\nabla_\phi \log w(z_\phi(\epsilon))` at held :math:`\log q`.
+    r"""The ELBO without the score of the guide in its gradient, :math:`\nabla_\phi \log
+    w(z_\phi(\epsilon))` with frozen :math:`\log q`.
 
-    The part that is left out, the score of q at its own draws, is zero in expectation. What remains vanishes draw by
-    draw where q is the posterior, so that the noise goes as the guide gets there. A flow must be inverted for it. Arguments as for
-    `Objective`.
+    The part that is left out, the score of q at its own draws, is zero in expectation. What remains
+    vanishes draw by draw where q is the posterior, so that the noise goes as the guide gets there.
+    A flow must be inverted for it. Arguments as for `Objective`.
 
     Source:
-        G. Roeder, Y. Wu, D. Duvenaud (2017). Sticking the landing: simple, lower-variance gradient estimators for
-        variational inference.
+        G. Roeder, Y. Wu, D. Duvenaud (2017). Sticking the landing: simple, lower-variance gradient
+        estimators for variational inference.
     """
 
     assumes = "reparametrised sites"

@@ -13,11 +13,12 @@ from ppvae.story import TensorDict
 
 
 class VIMCO(Objective):
-    r"""IWAE's bound by score function, :math:`\sum_k (\hat L - \hat L^{-k}) \nabla \log q(z_k|x) + \nabla \hat L`.
+    r"""IWAE's bound by score function, :math:`\sum_k (\hat L - \hat L^{-k}) \nabla \log q(z_k|x) +
+    \nabla \hat L`.
 
-    :math:`\hat L^{-k}` is the bound with particle k's weight replaced by the geometric mean of the others': a baseline
-    that costs nothing and cannot see particle k. Global sites keep their path. Arguments as for `Objective`, with at
-    least two particles.
+    :math:`\hat L^{-k}` is the bound with particle k's weight replaced by the geometric mean of the
+    others': a baseline that costs nothing and cannot see particle k. Global sites keep their path.
+    Arguments as for `Objective`, with at least two particles.
 
     Source:
         A. Mnih, D. J. Rezende (2016). Variational inference for Monte Carlo objectives.
@@ -43,7 +44,7 @@ class VIMCO(Objective):
 
 
 def without_each(log_w: Tensor) -> Tensor:
-    """The bound with each particle's weight in turn replaced by the geometric mean of the others', `(K, B)`, in nats."""
+    """The bound with each weight in turn replaced by the others' geometric mean, `(K, B)`."""
     num = len(log_w)
     zero = torch.zeros_like(log_w[:1])
     earlier = torch.cat([zero, log_w.cumsum(0)[:-1]])

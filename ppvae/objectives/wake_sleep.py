@@ -1,4 +1,4 @@
-r"""Wake-sleep: the story learns from real rows, the guide from rows that the story dreams."""
+r"""Wake-sleep: the story learns from real rows, the guide from rows that the story generates."""
 
 __all__ = ["WakeSleep"]
 
@@ -11,19 +11,19 @@ from ppvae.story import TensorDict
 
 
 class WakeSleep(Objective):
-    r"""Story learns from data, guide from dreams, :math:`E_q \log p(x, z)` and
+    r"""The story learns from data, the guide from generated rows, :math:`E_q \log p(x, z)` and
     :math:`E_p \log q(z|x)`.
 
-    The guide's step is no gradient of the ELBO: it covers the posteriors of rows that the story generates, rather
-    than fit into those of the data. It needs neither a path nor a baseline. The loss is minus the ELBO. Arguments as for `Objective`, with
-    `beta` 1.
+    The guide's step is no gradient of the ELBO: it covers the posteriors of rows that the story
+    generates, rather than fit into those of the data. It needs neither a path nor a baseline. The
+    loss is minus the ELBO. Arguments as for `Objective`, with `beta` 1.
 
     Raises:
-        ValueError: If there are global latent sites: a dream has a value of its own for them.
+        ValueError: If there are global latent sites: each generated row would have its own value of them.
 
     Source:
-        G. E. Hinton, P. Dayan, B. J. Frey, R. M. Neal (1995). The wake-sleep algorithm for unsupervised neural
-        networks.
+        G. E. Hinton, P. Dayan, B. J. Frey, R. M. Neal (1995). The wake-sleep algorithm for
+        unsupervised neural networks.
     """
 
     assumes = "local sites, a story that generates its data"

@@ -1,7 +1,8 @@
 r"""A story, a guide and rows, checked and traced once, as plain functions of tensors.
 
-Reading order: `draws` (what a guide draws, and along which paths gradients come back), `guide_density`, `scores`,
-`kl_weights`, `unconstrained`, `problem` (all of them for one pair and its rows).
+Reading order: `draws` (what a guide draws, and along which paths gradients come back),
+`guide_density`, `scores`, `kl_weights`, `unconstrained`, `problem` (all of them for one pair and
+its rows).
 """
 
 __all__ = ["GuideSite", "KLWeights", "Problem", "Scores", "Unconstrained", "missing_as"]

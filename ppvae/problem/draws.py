@@ -1,8 +1,9 @@
 r"""Draws of a guide, and the paths along which gradients may come back through them.
 
-Three modes: *path-wise* (draws and their density both move with the guide's parameters), *detached* (only the density
-does, as score-function gradients need it), and *frozen density* (only the draws do, as sticking the landing needs it).
-The last mode runs the guide twice, the second time with its parameters frozen and its draws given back to it, so that
+Three modes: *path-wise* (draws and their density both move with the guide's parameters), *detached*
+(only the density does, as score-function gradients need it), and *frozen density* (only the draws
+do, as sticking the landing needs it). The last mode runs the guide twice, the second time with its
+parameters frozen and its draws given back to it, so that
 it serves every guide: flows, chains of sites, adopted programs.
 """
 
@@ -40,7 +41,8 @@ from ppvae.story import (
 )
 from ppvae.story.sites import is_bookkeeping
 
-# From a site's name, value in Pyro's layout, layout, and particle (None: all at once) to the value to go on with.
+# From a site's name, value in Pyro's layout, layout, and particle (None: all at once) to the value
+# to go on with.
 EditDraw = Callable[[str, Tensor, Layout, int | None], Tensor]
 Handler = Callable[[int | None], AbstractContextManager[Any]]
 
@@ -54,7 +56,8 @@ class GuideSite:
         is_local: Inside the plate `data`.
         has_path: Whether its draws are differentiable functions of its parameters.
         is_independent: Whether the particles of a row are drawn independently of each other.
-        has_density: Whether their score is a log density; with a reverse model it is not (`auxiliary`).
+        has_density: Whether their score is a log density; with a reverse model it is not
+            (`auxiliary`).
     """
 
     fn: Any
@@ -90,8 +93,8 @@ def draw(
         batch: Name -> `(B, *event)`.
         num_particles: S.
         sites: The story's sites under this batch.
-        handler: A handler around each run of the guide: made with None where one run draws all particles, else with
-            the particle's number.
+        handler: A handler around each run of the guide: made with None where one run draws all
+            particles, else with the particle's number.
 
     Returns:
         What was drawn, and its log density by site.
@@ -138,7 +141,8 @@ def draw_path(
         batch: Rows, name -> `(B, *event)`.
         num_particles: S.
         sites: The story's sites.
-        share_globals: Whether all particles share one draw of the global sites, as a bound that averages weights inside
+        share_globals: Whether all particles share one draw of the global sites, as a bound that
+            averages weights inside
             the logarithm needs it: rows are independent given one value, not given several.
     """
     if not (share_globals and sites.global_latent and num_particles > 1):
@@ -154,7 +158,7 @@ def draw_detached(
     *,
     share_globals: bool = False,
 ) -> SampleRows:
-    """Draw local sites without a path: their density alone moves with the parameters. Arguments as for `draw_path`."""
+    """Draw local sites without a path: only their density moves. Arguments as `draw_path`."""
     share = _FirstGlobalDraw() if share_globals else _unchanged
 
     def edit(name: str, value: Tensor, layout: Layout, particle: int | None) -> Tensor:
@@ -184,8 +188,8 @@ def draw_with_frozen_density(
         edit: What the second run is given of each draw, the draw itself by default.
 
     Returns:
-        The first run, path-wise; and the second, whose values are what was given and whose density moves with them
-        alone.
+        The first run, path-wise; and the second, whose values are what was given and whose density
+        moves with them alone.
     """
     share = _FirstGlobalDraw() if share_globals else _unchanged
     kept: dict[tuple[str, int | None], Tensor] = {}

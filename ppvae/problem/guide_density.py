@@ -39,9 +39,9 @@ def log_guide_at(guide: nn.Module, batch: TensorDict, latents: TensorDict, sites
         unknown = sorted(set(scored.by_site) - set(latents))
         if unknown:
             raise ValueError(
-                "expected a guide whose density can be evaluated at given values, got one with auxiliary sites "
-                f"{unknown}; give the guide a method posterior(batch) and an attribute flat, as those of "
-                "ppvae.guides have"
+                "expected a guide whose density can be evaluated at given values, got one with "
+                f"auxiliary sites {unknown}; give the guide a method posterior(batch) and an "
+                "attribute flat, as those of ppvae.guides have"
             )
         return scored.local
     ours: Any = guide
@@ -59,8 +59,8 @@ def log_guide_at(guide: nn.Module, batch: TensorDict, latents: TensorDict, sites
 def log_guide_of(guide: nn.Module, batch: TensorDict, drawn: SampleRows, sites: Sites) -> Tensor:
     """log q(z | x) of a guide's own draws, to be compared with `log_guide_at`, `(S, B)`, in nats.
 
-    It is what they were scored by when drawn, except where that is no density of z: a guide with variables of its own
-    beside z.
+    It is what they were scored by when drawn, except where that is no density of z: a guide with
+    variables of its own beside z.
 
     Arguments:
         guide: Any Pyro guide.

@@ -13,7 +13,8 @@ from ppvae.story import SampleRows, Sites
 
 
 class KLWeights(Messenger):
-    """Counts the log density of each latent site `weight_of(site)` times; observed sites count once.
+    """Counts the log density of each latent site `weight_of(site)` times; observed sites count
+    once.
 
     Arguments:
         sites: The story's sites.
@@ -24,7 +25,8 @@ class KLWeights(Messenger):
         warmup: A further factor on every weight, 1 after the warm-up.
 
     Raises:
-        ValueError: If a name is no latent site, a weight is negative, or sites drawn together are to be weighed apart.
+        ValueError: If a name is no latent site, a weight is negative, or sites drawn together are
+            to be weighed apart.
     """
 
     warmup = 1.0
@@ -86,6 +88,6 @@ class KLWeights(Messenger):
         joint = sorted(set(drawn) - set(sites.latent))
         if joint and not self.is_plain:
             raise ValueError(
-                f"expected a guide that draws each site by itself for weights by site, got joint draws at {joint}; give "
-                "one number as beta, or use the guide mean_field"
+                "expected a guide that draws each site by itself for weights by site, got joint "
+                f"draws at {joint}; give one number as beta, or use the guide mean_field"
             )

@@ -1,4 +1,6 @@
-r"""What several diagnostics do with particles: cut, score site by site, score under the guide, replicate rows."""
+r"""What several diagnostics do with particles: cut, score site by site, score under the guide,
+replicate rows.
+"""
 
 __all__ = [
     "chunks",
@@ -27,7 +29,9 @@ MAX_CHUNK_ROWS = 1000
 
 
 def _num_chunk_rows(batch: TensorDict, guide: nn.Module | None, num_particles: int) -> int:
-    """Rows of which `num_particles` particles fit in a chunk; all of them for a guide that serves no fewer."""
+    """Rows of which `num_particles` particles fit in a chunk; all of them for a guide that serves
+    no fewer.
+    """
     if getattr(guide, "is_unamortized", False):
         return num_rows_of(batch)
     fit = CHUNK_NUMBERS // (numbers_per_row(batch) * num_particles)
@@ -37,7 +41,9 @@ def _num_chunk_rows(batch: TensorDict, guide: nn.Module | None, num_particles: i
 def chunks(
     batch: TensorDict, guide: nn.Module | None, num_particles: int
 ) -> Iterator[tuple[slice, TensorDict]]:
-    """Cut a batch into pieces that `num_particles` particles of fit in memory, with their places."""
+    """Cut a batch into pieces that `num_particles` particles of fit in memory, with their
+    places.
+    """
     step = _num_chunk_rows(batch, guide, num_particles)
     for start in range(0, num_rows_of(batch), step):
         where = slice(start, start + step)
@@ -47,7 +53,8 @@ def chunks(
 def log_prob_by_site(
     story: nn.Module, batch: TensorDict, latents: TensorDict, sites: Sites
 ) -> TensorDict:
-    """log p of every site given its parents, site -> `(S, B)`, in nats; missing entries do not count.
+    """log p of every site given its parents, site -> `(S, B)`, in nats; missing entries do not
+    count.
 
     Arguments:
         story: The story.
@@ -65,16 +72,18 @@ def replicate(
     sites: Sites,
     given: Sequence[str] = (),
 ) -> TensorDict:
-    """Draw the observed sites anew, given latent draws: one replicate of the rows for each particle.
+    """Draw the observed sites anew, given latent draws: one replicate of the rows for each
+    particle.
 
-    No observed value can come back: the story runs on the latent draws and covariates alone. Entries that the
-    data miss are missing in the replicates too.
+    No observed value can come back: the story runs on the latent draws and covariates alone.
+    Entries that the data miss are missing in the replicates too.
 
     Arguments:
         story: The story.
-        batch: Rows, name -> `(B, *event)`; only their covariates, their missing entries, and `given` count.
-        latents: Every latent site, name -> `(S, B, *row)`; observed sites that some rows miss may stand among them,
-            and are then held there and not drawn anew.
+        batch: Rows, name -> `(B, *event)`; only their covariates, their missing entries, and
+            `given` count.
+        latents: Every latent site, name -> `(S, B, *row)`; observed sites that some rows miss may
+            stand among them, and are then held there and not drawn anew.
         sites: The story's sites.
         given: Observed sites to hold at their data.
 
@@ -93,17 +102,21 @@ def inputs_of(story: nn.Module, batch: TensorDict) -> TensorDict:
 
 
 def unknown_rows(value: Tensor) -> Tensor:
-    """Rows of an observed site that are missing, `(B,)`: there the site is latent and counts as no observation."""
+    """Rows of an observed site that are missing, `(B,)`: there the site is latent and counts as no
+    observation.
+    """
     missing = torch.isnan(value) if value.is_floating_point() else torch.zeros_like(value).bool()
     return missing.flatten(1).any(-1) if missing.dim() > 1 else missing
 
 
 def refuse_all_summed(drawn: TensorDict, sites: Sites, what: str) -> None:
-    """A guide that leaves every site out draws from the exact posterior, and has no density of its own."""
+    """A guide that leaves every site out draws from the exact posterior, and has no density of its
+    own.
+    """
     if not drawn:
         raise ValueError(
-            f"expected a guide that draws latent sites for {what}, got one that leaves out {sorted(sites.latent)}, which "
-            "are summed over exactly: there is nothing to judge"
+            f"expected a guide that draws latent sites for {what}, got one that leaves out "
+            f"{sorted(sites.latent)}, which are summed over exactly: there is nothing to judge"
         )
 
 
@@ -111,6 +124,6 @@ def refuse_local(guide: nn.Module, what: str) -> None:
     """New rows need an encoder."""
     if getattr(guide, "is_unamortized", False):
         raise ValueError(
-            f"expected an amortized guide for {what}, which encodes new rows, got a local one that serves only its own "
-            "rows; pass the guide that it came from"
+            f"expected an amortized guide for {what}, which encodes new rows, got a local one "
+            "that serves only its own rows; pass the guide that it came from"
         )

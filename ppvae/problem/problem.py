@@ -1,7 +1,8 @@
 r"""A story, a guide and rows, checked and traced once, as plain functions of tensors.
 
-Everything above this room (objectives, bounds, importance sampling, HMC, annealing, q*, diagnostics, prediction) calls
-these functions. None of it runs Pyro's handlers, checks or traces again.
+Everything above this room (objectives, bounds, importance sampling, HMC, annealing, q*,
+diagnostics, prediction) calls these functions. None of it runs Pyro's handlers, checks or traces
+again.
 """
 
 __all__ = ["Problem"]
@@ -58,7 +59,8 @@ class Problem:
         total_rows: Number N of rows in all, of which these are a part.
         first_row: Number of the first of these rows among all.
         guide_sites: What the guide draws, auxiliary sites included.
-        enumerated: Discrete sites that scoring sums over: the guide leaves them out, or some rows miss them.
+        enumerated: Discrete sites that scoring sums over: the guide leaves them out, or some rows
+            miss them.
     """
 
     story: nn.Module
@@ -80,11 +82,12 @@ class Problem:
             story: The story.
             guide: Any Pyro guide for it; None for none.
             data: Rows, anything that `ppvae.data.as_rows` takes.
-            independent_for: The purpose that needs rows which are independent given the parameters; empty for none.
+            independent_for: The purpose that needs rows which are independent given the parameters;
+                empty for none.
 
         Raises:
-            ValueError: If they do not fit: which site, what was expected, what came, what to do; or if the story has
-                global latent sites and the purpose needs independent rows.
+            ValueError: If they do not fit: which site, what was expected, what came, what to do; or
+                if the story has global latent sites and the purpose needs independent rows.
         """
         batch = to_batch(story, data)
         problem = cls._checked(story, guide, batch, num_rows_of(batch))
@@ -104,8 +107,8 @@ class Problem:
     ) -> "Problem":
         if guide is not None and not isinstance(guide, nn.Module):
             raise ValueError(
-                f"expected a guide that is a module, got a {type(guide).__name__}; ppvae.adopt(model, guide) "
-                "makes a plain Pyro pair into one"
+                f"expected a guide that is a module, got a {type(guide).__name__}; "
+                "ppvae.adopt(model, guide) makes a plain Pyro pair into one"
             )
         modules = (story,) if guide is None else (story, guide)
         with torch.no_grad(), seeded_eval(0, *modules):  # rows that are not finite are named later
@@ -144,7 +147,7 @@ class Problem:
             yield self.rows(slice(start, start + step))
 
     def with_guide(self, guide: nn.Module | None) -> "Problem":
-        """The same rows with another guide that draws the same sites, such as q*; it is not checked."""
+        """The same rows with another guide of the same sites, such as q*; it is not checked."""
         return replace(self, guide=guide)
 
     @property
@@ -166,12 +169,12 @@ class Problem:
         names = sorted(self.sites.global_latent)
         if names:
             raise ValueError(
-                f"expected a story whose latent sites are all inside the plate 'data' for {purpose}, got the "
-                f"global sites {names}; make them parameters of the story"
+                "expected a story whose latent sites are all inside the plate 'data' for "
+                f"{purpose}, got the global sites {names}; make them parameters of the story"
             )
 
     def eval_mode(self, seed: int | None) -> AbstractContextManager[None]:
-        """Run both in evaluation mode, with draws from `seed` (None: the global generators) and no argument checks."""
+        """Evaluation mode, draws from `seed` (None: the global generators), no argument checks."""
         modules = (self.story,) if self.guide is None else (self.story, self.guide)
         return seeded_eval(seed, *modules)
 
@@ -192,7 +195,7 @@ class Problem:
     def draw_with_frozen_density(
         self, num_particles: int, *, share_globals: bool = False, edit: EditDraw | None = None
     ) -> tuple[SampleRows, SampleRows]:
-        """S particles path-wise, and scored by a frozen guide; see `draws.draw_with_frozen_density`."""
+        """S particles path-wise, scored by a frozen guide; see `draws`."""
         return draw_with_frozen_density(
             self._guide, self.batch, num_particles, self.sites,
             share_globals=share_globals, edit=edit,
@@ -201,7 +204,8 @@ class Problem:
     def draw_all(self, num_particles: int) -> SampleRows:
         """As `draw`, with enumerated sites drawn from their exact conditional p(y | x, z) too.
 
-        The log densities of several enumerated sites stand in `by_site` under one name, joined by `+`.
+        The log densities of several enumerated sites stand in `by_site` under one name, joined by
+        `+`.
         """
         drawn = self.draw(num_particles)
         absent = [
@@ -215,12 +219,15 @@ class Problem:
         return drawn
 
     def replicate(self, latents: TensorDict, given: Sequence[str] = ()) -> TensorDict:
-        """Draw the observed sites anew, given latent draws: one replicate of the rows for each particle.
+        """Draw the observed sites anew, given latent draws: one replicate of the rows for each
+        particle.
 
-        No observed value can come back. Entries that the data miss are missing in the replicates too.
+        No observed value can come back. Entries that the data miss are missing in the replicates
+        too.
 
         Arguments:
-            latents: Every latent site, name -> `(S, B, *row)`; observed sites among them are held there.
+            latents: Every latent site, name -> `(S, B, *row)`; observed sites among them are held
+                there.
             given: Observed sites to hold at their data.
 
         Returns:
@@ -234,11 +241,11 @@ class Problem:
     # Densities.
 
     def log_joint(self, latents: Mapping[str, Tensor]) -> Tensor:
-        """log p(x, z), `(S, B)`, in nats; finite discrete sites that `latents` leaves out are summed over."""
+        """log p(x, z), `(S, B)`, in nats; discrete sites that are left out are summed over."""
         return self._joint(latents)
 
     def log_joint_by_site(self, latents: Mapping[str, Tensor]) -> TensorDict:
-        """log p of each site given its parents, name -> `(S, B)`, a global site `(S,)`; absent sites are drawn."""
+        """log p of each site, name -> `(S, B)`, a global one `(S,)`; absent sites are drawn."""
         return self._joint.by_site(latents)
 
     def complete(
@@ -279,7 +286,7 @@ class Problem:
         return Scores(drawn.values, log_joint.expand_as(log_guide), log_guide, log_global)
 
     def log_weights(self, num_particles: int) -> Tensor:
-        """log w = log p(x, z) − log q(z | x), `(S, B)`, in nats, particles in pieces that fit in memory."""
+        """log w = log p(x, z) − log q(z | x), `(S, B)`, in nats, in pieces that fit in memory."""
         sizes = pieces(num_particles, particle_step(self.batch, self.num_rows))
         return torch.cat([self.score(size).log_weights for size in sizes])
 

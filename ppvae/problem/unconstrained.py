@@ -11,7 +11,8 @@ from ppvae.story import Flat, Sites, TensorDict
 
 
 class Unconstrained:
-    r"""The continuous latent sites of a row as :math:`u \in R^d`, and :math:`\log p(x, z(u)) + \log |det\, dz/du|`.
+    r"""The continuous latent sites of a row as :math:`u \in R^d`, and :math:`\log p(x, z(u)) + \log
+    |det\, dz/du|`.
 
     Arguments:
         log_joint: Latent sites, name -> `(S, B, *row)`, to log p(x, z), `(S, B)`, in nats.
@@ -28,12 +29,12 @@ class Unconstrained:
         self._log_joint = log_joint
 
     def log_joint(self, u: Tensor) -> Tensor:
-        """log p(x, z(u)) with the Jacobian, `(S, B, d)` to `(S, B)`, in nats; finite discrete sites are summed over."""
+        """log p(x, z(u)) with the Jacobian, `(S, B, d)` to `(S, B)`, in nats."""
         latents, log_det = self.unflatten(u)
         return self._log_joint(latents) + log_det
 
     def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """`log_joint(u)`, `(S, B)`, and its gradient, `(S, B, d)`, both detached; what is not finite there is 0."""
+        """`log_joint(u)` and its gradient `(S, B, d)`, detached; 0 where it is not finite."""
         with torch.enable_grad():
             u = u.detach().requires_grad_(True)
             value = self.log_joint(u)
@@ -45,5 +46,5 @@ class Unconstrained:
         return self.flat.flatten(latents)
 
     def unflatten(self, u: Tensor) -> tuple[TensorDict, Tensor]:
-        """u, `(*, B, d)`, to sites, name -> `(*, B, *row)`, and log |det dz/du|, `(*, B)`, in nats."""
+        """u, `(*, B, d)`, to sites and log |det dz/du|, `(*, B)`, in nats."""
         return self.flat.unflatten(u)

@@ -1,7 +1,7 @@
 r"""log p(x, z) − log q(z | x), particle by particle and row by row.
 
-The one place where a story and a guide are scored together. Every bound, gap and diagnostic of the library is
-a summary of what `score` gives.
+The one place where a story and a guide are scored together. Every bound, gap and diagnostic of the
+library is a summary of what `score` gives.
 """
 
 __all__ = [
@@ -52,7 +52,8 @@ class Scores:
 
     Arguments:
         latents: Latent site that the guide draws -> `(S, B, *row)`; a global site `(S, *event)`.
-        log_joint: log p(x, z) of the row, `(S, B)`, in nats, summed over the finite sites that the guide leaves out.
+        log_joint: log p(x, z) of the row, `(S, B)`, in nats, summed over the finite sites that the
+            guide leaves out.
         log_guide: log q(z | x) of the row, `(S, B)`, in nats.
         log_shared: log p − log q of the global sites, `(S,)`, in nats; 0 without any.
     """
@@ -82,8 +83,8 @@ def draw(
         batch: Name -> `(B, *event)`.
         num_particles: S.
         sites: The story's sites under this batch.
-        around: A handler around each run of the guide: called with None where one run draws all particles, else
-            with the particle's number.
+        around: A handler around each run of the guide: called with None where one run draws all
+            particles, else with the particle's number.
 
     Returns:
         The handler that holds what was drawn and its log density.
@@ -147,7 +148,8 @@ def score(
 def draw_all(
     story: nn.Module, guide: nn.Module, batch: Batch, num_particles: int, sites: Sites
 ) -> SampleRows:
-    """As `draw`, with sites that the guide leaves out, or some rows miss, drawn from their exact p(y | x, z).
+    """As `draw`, with sites that the guide leaves out, or some rows miss, drawn from their exact
+    p(y | x, z).
 
     Arguments:
         story: The story.
@@ -157,8 +159,8 @@ def draw_all(
         sites: The story's sites under this batch.
 
     Returns:
-        Every latent site's draws and log densities; those of several sites that were left out stand in `by_site`
-        under one name, joined by `+`.
+        Every latent site's draws and log densities; those of several sites that were left out stand
+        in `by_site` under one name, joined by `+`.
     """
     drawn = draw(guide, batch, num_particles, sites)
     log_joint = LogJoint(story, batch, sites)
@@ -209,7 +211,8 @@ def log_weights(
 
 
 def check_pair(story: nn.Module, guide: nn.Module, batch: Batch) -> Sites:
-    """Check that a guide draws exactly the story's latent sites, and register lazy parameters of both.
+    """Check that a guide draws exactly the story's latent sites, and register lazy parameters of
+    both.
 
     Arguments:
         story: The story.
@@ -220,12 +223,13 @@ def check_pair(story: nn.Module, guide: nn.Module, batch: Batch) -> Sites:
         The story's sites under this batch.
 
     Raises:
-        ValueError: If the data do not fit the story; naming the sites that are missing, unknown, or of the wrong shape.
+        ValueError: If the data do not fit the story; naming the sites that are missing, unknown, or
+            of the wrong shape.
     """
     if not isinstance(guide, torch.nn.Module):
         raise ValueError(
-            f"expected a guide that is a module, got a {type(guide).__name__}; ppvae.adopt(model, guide) makes a plain "
-            "Pyro pair into one"
+            f"expected a guide that is a module, got a {type(guide).__name__}; ppvae.adopt(model, "
+            "guide) makes a plain Pyro pair into one"
         )
     batch = as_batch(batch)
     sites = check_data(story, batch)
@@ -236,12 +240,14 @@ def check_pair(story: nn.Module, guide: nn.Module, batch: Batch) -> Sites:
 
 
 def enumerated_sites(story: nn.Module, guide: nn.Module, data: Any) -> list[str]:
-    """Names of the discrete sites that scoring sums over: the guide leaves them out, or some rows miss them.
+    """Names of the discrete sites that scoring sums over: the guide leaves them out, or some rows
+    miss them.
 
     Arguments:
         story: The story.
         guide: Its guide.
-        data: Rows, anything that `ppvae.data.as_rows` takes; of a stream the first ones are looked at.
+        data: Rows, anything that `ppvae.data.as_rows` takes; of a stream the first ones are looked
+            at.
     """
     batch = to_batch(story, preview(data))
     few = batch if getattr(guide, "is_unamortized", False) else {k: v[:2] for k, v in batch.items()}
@@ -258,6 +264,6 @@ def refuse_global(sites: Sites, what: str) -> None:
     shared = sorted(sites.global_latent)
     if shared:
         raise ValueError(
-            f"expected a story whose latent sites are all inside the plate 'data' for {what}, got the "
-            f"global sites {shared}; make them parameters of the story"
+            f"expected a story whose latent sites are all inside the plate 'data' for {what}, got "
+            f"the global sites {shared}; make them parameters of the story"
         )

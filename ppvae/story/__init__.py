@@ -1,18 +1,19 @@
 r"""The story contract: a Pyro program that generates rows, conditioned and scored row by row.
 
-Read in this order: `program` (no side effects), `sites` and `supports` (what a story draws), `batch` (its data), `messengers`,
-`observe`, `finite` and `score` (conditioning, simulating, scoring), `flat` (latent sites as one real vector), `check` and
-`values` (the doctor), `adopt` (plain Pyro pairs).
+Read in this order: `program` (no side effects), `sites` and `supports` (what a story draws),
+`batch` (its data), `messengers`, `observe`, `finite` and `score` (conditioning, simulating,
+scoring), `flat` (latent sites as one real vector), `check` and `values` (the doctor), `adopt`
+(plain Pyro pairs).
 """
 
 from ppvae.story.adopt import adopt
 from ppvae.story.batch import Batch, as_batch, num_rows_of, split_batch
 from ppvae.story.check import check_story
 from ppvae.story.conditioning import Observed, observe, scale_rows, simulate, trace_sites
+from ppvae.story.density import LogJoint, log_joint
 from ppvae.story.enumeration import Configurations, enumerate_support
 from ppvae.story.flat import Flat
 from ppvae.story.handlers import RowLogProb, RowScale, SampleRows, has_missing
-from ppvae.story.density import LogJoint, log_joint
 from ppvae.story.programs import StoryProgram, program_of
 from ppvae.story.relaxed import LinearBernoulli, LinearOneHot
 from ppvae.story.running import (

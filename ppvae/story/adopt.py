@@ -1,4 +1,4 @@
-r"""Ordinary Pyro pairs, `model(x)` and `guide(x)` in the tutorials' form, as a story and a guide."""
+r"""Ordinary Pyro pairs, `model(x)` and `guide(x)`, as a story and a guide."""
 
 __all__ = ["AdoptedGuide", "AdoptedStory", "adopt"]
 
@@ -23,7 +23,7 @@ Program = Callable[..., Any]
 
 
 class _KeepParams(Messenger):
-    """Serve `pyro.param` and `pyro.module` from a module's own parameters, not from the global store."""
+    """Serve `pyro.param` and `pyro.module` from a module, not from the global store."""
 
     def __init__(self, owner: "_Program") -> None:
         super().__init__()
@@ -50,8 +50,9 @@ class _Program(PyroModule):
     """A Pyro callable whose parameters are registered here the first time it runs.
 
     Attributes:
-        borrowed: The module that a method belongs to, or those that a function names. They may hold the other
-            program's networks too, so that they are no part of this module, but move and change mode with it.
+        borrowed: The module that a method belongs to, or those that a function names. They may hold
+            the other program's networks too, so that they are no part of this module, but move and
+            change mode with it.
         row_shapes: Shapes of the rows that the program met, without their number.
     """
 
@@ -59,7 +60,8 @@ class _Program(PyroModule):
         super().__init__(name=name)
         self.adopted = nn.ParameterDict()
         self.row_shapes: dict[str, torch.Size] = {}
-        # In tuples: what is borrowed is not registered, and looking `adopted` up costs no Pyro message.
+        # In tuples: what is borrowed is not registered, and looking `adopted` up costs no Pyro
+        # message.
         self.borrowed = _modules_of(program)
         self._program, self._own = (program,), (self.adopted,)
         if isinstance(program, nn.Module):
@@ -91,8 +93,9 @@ class _Program(PyroModule):
                 own[key] = parameter
         elif own[key] is not parameter:
             raise ValueError(
-                f"expected one parameter named '{name}', got two: give networks distinct names; of plain functions a "
-                "copy still runs the original's networks, so adopt methods of a module to copy them"
+                f"expected one parameter named '{name}', got two: give networks distinct names; "
+                "of plain functions a copy still runs the original's networks, so adopt methods "
+                "of a module to copy them"
             )
 
     def train(self, mode: bool = True) -> "_Program":
@@ -132,7 +135,8 @@ class _Program(PyroModule):
                 program(*batch.values())
             else:
                 raise ValueError(
-                    f"expected data with the keys of the model's arguments {arguments}, got {list(batch)}"
+                    f"expected data with the keys of the model's arguments {arguments}, got "
+                    f"{list(batch)}"
                 )
 
 
@@ -187,14 +191,14 @@ def adopt(
     """Turn an ordinary Pyro pair into a story and a guide for every function of the library.
 
     The model holds its rows in a plate called `data` and observes its data by `obs=`, as in Pyro's
-    tutorials. Parameters of `pyro.module` and `pyro.param` move into the returned modules; the global
-    parameter store stays empty.
+    tutorials. Parameters of `pyro.module` and `pyro.param` move into the returned modules; the
+    global parameter store stays empty.
 
     Arguments:
         model: `model(x)`: a function, a method, or a module.
         guide: `guide(x)`, likewise.
-        example: Rows like the data, name -> `(B, *event)`: registers the parameters at once and lets the
-            story generate. Without it, both happen when the pair first meets data.
+        example: Rows like the data, name -> `(B, *event)`: registers the parameters at once and
+            lets the story generate. Without it, both happen when the pair first meets data.
 
     Returns:
         The story, and the guide (None without one).

@@ -25,8 +25,8 @@ def as_batch(batch: Batch) -> TensorDict:
         return {"x": batch}
     if not isinstance(batch, Mapping) or not all(isinstance(v, Tensor) for v in batch.values()):
         raise ValueError(
-            f"expected a tensor or a dict of tensors, got {type(batch).__name__}; ppvae.data.as_rows(data).batch() "
-            "makes one of arrays and data sets"
+            f"expected a tensor or a dict of tensors, got {type(batch).__name__}; "
+            "ppvae.data.as_rows(data).batch() makes one of arrays and data sets"
         )
     return dict(batch)
 
@@ -45,8 +45,8 @@ def num_rows_of(batch: Mapping[str, Tensor]) -> int:
 def split_batch(story: nn.Module, batch: TensorDict) -> tuple[TensorDict, TensorDict]:
     """Sort a batch's keys into values of sites and covariates.
 
-    Covariates are the arguments of the story's `forward`; where it takes `**covariates`, they are all keys that
-    name no site.
+    Covariates are the arguments of the story's `forward`; where it takes `**covariates`, they are
+    all keys that name no site.
 
     Arguments:
         story: The story.
@@ -80,7 +80,7 @@ _SITE_NAMES: WeakKeyDictionary[nn.Module, dict[frozenset[str], set[str]]] = Weak
 
 
 def _site_names(story: nn.Module, batch: TensorDict) -> set[str]:
-    """What a story with `**covariates` draws, from one run on two rows with every key passed to it."""
+    """What a story with `**covariates` draws, from one run on two rows."""
     known = _SITE_NAMES.setdefault(story, {})
     keys = frozenset(batch)
     if keys not in known:

@@ -24,14 +24,15 @@ CANNOT_RUN = (RuntimeError, TypeError, IndexError, AttributeError)
 def check_story(story: nn.Module, batch: Batch | None = None) -> Sites:
     """Check that a story keeps the contract, and that data fit it.
 
-    Checks, in this order: it is a module whose `forward(n, ...)` runs; its rows stand in a plate called `data`
-    and it observes nothing by itself; the data have its shapes and lie in its supports; a row's shape does not
-    depend on how many rows there are; it accepts leading particle dimensions; its rows do not touch each other.
+    Checks, in this order: it is a module whose `forward(n, ...)` runs; its rows stand in a plate
+    called `data` and it observes nothing by itself; the data have its shapes and lie in its
+    supports; a row's shape does not depend on how many rows there are; it accepts leading particle
+    dimensions; its rows do not touch each other.
 
     Arguments:
         story: The story.
-        batch: Rows to check with, name -> `(B, *event)`; without them the story is checked on rows that
-            it generates itself, all sites without descendants taken as observed.
+        batch: Rows to check with, name -> `(B, *event)`; without them the story is checked on rows
+            that it generates itself, all sites without descendants taken as observed.
 
     Returns:
         The story's sites.
@@ -68,15 +69,16 @@ def _check_signature(story: nn.Module) -> None:
         names = list(inspect.signature(story.forward).parameters)
         if not names:
             raise ValueError(
-                f"expected {type(story).__name__}.forward(n, **covariates) to take the number of rows "
-                "`n` first, got no arguments"
+                f"expected {type(story).__name__}.forward(n, **covariates) to take the number of "
+                "rows `n` first, got no arguments"
             )
 
 
 def _cannot_run(story: nn.Module, error: Exception) -> str:
     return (
-        f"expected {type(story).__name__}.forward(n) to generate n rows, got {type(error).__name__}: {error}; "
-        "covariates go in the batch, and a model(x) that takes its data is wrapped by ppvae.adopt(model, guide)"
+        f"expected {type(story).__name__}.forward(n) to generate n rows, got "
+        f"{type(error).__name__}: {error}; covariates go in the batch, and a model(x) that takes "
+        "its data is wrapped by ppvae.adopt(model, guide)"
     )
 
 
@@ -105,8 +107,9 @@ def _check_sizes(story: nn.Module, batch: TensorDict, sites: Sites) -> None:
         for name, site in trace_sites(story, _repeated(batch, num_rows)).items():
             if site.row_shape != sites[name].row_shape:
                 raise ValueError(
-                    f"site '{name}': expected one shape for each row, got {tuple(site.row_shape)} in {num_rows} rows "
-                    f"and {tuple(sites[name].row_shape)} in more; declare event dimensions with .to_event(1)"
+                    f"site '{name}': expected one shape for each row, got {tuple(site.row_shape)} "
+                    f"in {num_rows} rows and {tuple(sites[name].row_shape)} in more; declare "
+                    "event dimensions with .to_event(1)"
                 )
 
 
@@ -114,8 +117,8 @@ def _check_no_batch_norm(story: nn.Module) -> None:
     for name, part in story.named_modules():
         if isinstance(part, _BatchNorm):
             raise ValueError(
-                f"'{name}': expected each row to be scored by itself, got {type(part).__name__}, which mixes the rows "
-                "of a batch in training; use nn.LayerNorm or nn.GroupNorm"
+                f"'{name}': expected each row to be scored by itself, got {type(part).__name__}, "
+                "which mixes the rows of a batch in training; use nn.LayerNorm or nn.GroupNorm"
             )
 
 
@@ -132,20 +135,20 @@ def _compare_scores(story: nn.Module, batch: TensorDict, latents: TensorDict, si
         together = LogJoint(story, batch, sites)(latents)
     except (RuntimeError, ValueError, IndexError) as error:
         raise ValueError(
-            "expected the story to accept leading particle dimensions (S, B, ...) in its latent sites, "
-            f"got: {error}; use layers that act on the last dimension, as ppvae.nets does"
+            "expected the story to accept leading particle dimensions (S, B, ...) in its latent "
+            f"sites, got: {error}; use layers that act on the last dimension, as ppvae.nets does"
         ) from error
     tolerance = 1e-4 * (1 + together.abs())
     one = LogJoint(story, batch, sites)({k: v[:1] for k, v in latents.items()})
     if not bool(((one[0] - together[0]).abs() <= tolerance[0]).all()):
         raise ValueError(
-            "expected each particle to be scored by itself, got a score that changes with the particles "
-            "beside it; look for reshapes or normalisation over leading dimensions"
+            "expected each particle to be scored by itself, got a score that changes with the "
+            "particles beside it; look for reshapes or normalisation over leading dimensions"
         )
     first_row = LogJoint(story, {k: v[:1] for k, v in batch.items()}, sites)
     row = {k: v[:, :1] if sites[k].is_local else v for k, v in latents.items()}
     if not bool(((first_row(row)[:, 0] - together[:, 0]).abs() <= tolerance[:, 0]).all()):
         raise ValueError(
-            "expected each row to be scored by itself, got a score that changes with the rows beside it; "
-            "look for batch normalisation or sums over rows in the story"
+            "expected each row to be scored by itself, got a score that changes with the rows "
+            "beside it; look for batch normalisation or sums over rows in the story"
         )

@@ -15,17 +15,20 @@ from ppvae.story.programs import program_of
 from ppvae.story.running import TensorDict, eval_mode, local_params, run, seeded
 from ppvae.story.sites import DATA_PLATE, Layout, Sites, is_bookkeeping
 
-# Rows of a traced run: a number that seldom is also the length of an event, so that a forgotten `to_event` shows.
+# Rows of a traced run: a number that seldom is also the length of an event, so that a forgotten
+# `to_event` shows.
 ROWS_TO_TRACE = 5
 
 
 class Observed(nn.Module):
     """A story conditioned on the batch it is called with: an ordinary Pyro model.
 
-    Keys of the batch that the story's `forward` takes as arguments are covariates; all others must name
+    Keys of the batch that the story's `forward` takes as arguments are covariates; all others must
+    name
     sites, which are then observed. NaN means missing: filled with a valid value and masked.
 
-    A plain module, not a PyroModule: Pyro lets no module that has run become part of another PyroModule.
+    A plain module, not a PyroModule: Pyro lets no module that has run become part of another
+    PyroModule.
     """
 
     def __init__(self, story: nn.Module, batch: Batch | None = None) -> None:
@@ -45,8 +48,8 @@ def observe(story: nn.Module, batch: Batch | None = None) -> Observed:
 
     Arguments:
         story: A story whose `forward(n, **covariates)` generates `n` rows.
-        batch: Rows to condition on, name -> `(B, *event)`; a bare tensor is the site `x`. Without it, the
-            result is called with a batch.
+        batch: Rows to condition on, name -> `(B, *event)`; a bare tensor is the site `x`. Without
+            it, the result is called with a batch.
 
     Returns:
         A Pyro model, callable as `observe(story)(batch)` or `observe(story, batch)()`.
@@ -107,7 +110,8 @@ def simulate(
 
 
 def trace_sites(story: nn.Module, batch: Batch) -> Sites:
-    """The story's sites when it is conditioned on rows like `batch`, from one traced run on a few of them.
+    """The story's sites when it is conditioned on rows like `batch`, from one traced run on a few
+    of them.
 
     Arguments:
         story: The story.
@@ -117,7 +121,8 @@ def trace_sites(story: nn.Module, batch: Batch) -> Sites:
         The sites by name, each marked latent or observed.
 
     Raises:
-        ValueError: If the story has no plate `data`, observes a site by itself, or the batch does not fit its sites.
+        ValueError: If the story has no plate `data`, observes a site by itself, or the batch does
+            not fit its sites.
     """
     batch = as_batch(batch)
     num_rows_of(batch)
@@ -134,8 +139,8 @@ def trace_sites(story: nn.Module, batch: Batch) -> Sites:
         for name in sites.observed:
             if name not in batch and not isinstance(trace.nodes[name]["fn"], dist.Unit):
                 raise ValueError(
-                    f"site '{name}': expected the story to observe nothing by itself, got obs=... inside it; take "
-                    f"obs= away and give the values as data, {{'{name}': values}}"
+                    f"site '{name}': expected the story to observe nothing by itself, got obs=... "
+                    f"inside it; take obs= away and give the values as data, {{'{name}': values}}"
                 )
     return sites
 
@@ -148,6 +153,6 @@ def _traced(story: nn.Module, batch: TensorDict) -> Any:
         if "Shape mismatch inside plate" not in str(error):
             raise
         raise ValueError(
-            f"expected each plate to be one batch dimension of its sites, got: {error}; declare the dimensions of one "
-            "draw as event dimensions with .to_event(1)"
+            f"expected each plate to be one batch dimension of its sites, got: {error}; declare "
+            "the dimensions of one draw as event dimensions with .to_event(1)"
         ) from error

@@ -1,4 +1,4 @@
-r"""log p(x, z) row by row, for any number of particles; discrete sites that z leaves out are summed over."""
+r"""log p(x, z) row by row; discrete sites that z leaves out are summed over."""
 
 __all__ = ["LogJoint", "log_joint"]
 
@@ -25,8 +25,9 @@ class LogJoint:
     r"""log p(x, z) row by row for fixed rows x and any number of particles z.
 
     Finite discrete sites y that the particles leave out are summed over, exactly:
-    :math:`\log p(x, z) = \log \sum_y p(x, y, z)`. So are those that some rows miss and others show, such as labels: a
-    row that shows y has the one term. Global sites are conditioned on, and their own log p is not part
+    :math:`\log p(x, z) = \log \sum_y p(x, y, z)`. So are those that some rows miss and others show,
+    such as labels: a row that shows y has the one term. Global sites are conditioned on, and their
+    own log p is not part
     of a row: `split` gives it apart.
 
     Arguments:
@@ -46,8 +47,8 @@ class LogJoint:
         """Score particles.
 
         Arguments:
-            latents: Every latent site, name -> `(S, B, *row)`; a global site `(S, *row)`. Finite discrete sites may
-                be left out.
+            latents: Every latent site, name -> `(S, B, *row)`; a global site `(S, *row)`. Finite
+                discrete sites may be left out.
 
         Returns:
             log p(x, z) with shape `(S, B)`, in nats; S = 1 where nothing is left to give.
@@ -76,8 +77,8 @@ class LogJoint:
             num_draws: Draws for each particle; more than one only where `latents` is empty.
 
         Returns:
-            Every latent site, and those that some rows miss, name -> `(S, B, *row)`, and log p(y | x, z) with shape
-            `(S, B)`, in nats; 0 where none was left out.
+            Every latent site, and those that some rows miss, name -> `(S, B, *row)`, and log p(y |
+            x, z) with shape `(S, B)`, in nats; 0 where none was left out.
         """
         configurations = self.left_out(latents)
         if configurations is None:
@@ -96,12 +97,12 @@ class LogJoint:
         return in_order, chosen.squeeze(2)
 
     def by_site(self, latents: Mapping[str, Tensor]) -> TensorDict:
-        """log p of each site by itself, name -> `(S, B)`, a global site `(S,)`, in nats; absent sites are drawn."""
+        """log p of each site, name -> `(S, B)`, a global one `(S,)`; absent sites are drawn."""
         latents = self.complete(latents)[0]
         return self.scored(latents).by_site
 
     def left_out(self, latents: Mapping[str, Tensor]) -> Configurations | None:
-        """The joint values of the sites that `latents` leaves out, or some rows miss; None if there is none."""
+        """The joint values of the sites that `latents` lacks, or some rows miss; None for none."""
         names = (frozenset(self.sites.latent) | set(self.partly)) - set(latents)
         if not names:
             return None
@@ -152,8 +153,8 @@ def log_joint(story: nn.Module, batch: Batch, latents: Mapping[str, Tensor]) -> 
     Arguments:
         story: The story; its observation densities are normalised.
         batch: Rows x, name -> `(B, *event)`; NaN is missing and does not count.
-        latents: Every latent site, name -> `(S, B, *row)`; a global site `(S, *row)`. Finite discrete sites may be
-            left out and are then summed over.
+        latents: Every latent site, name -> `(S, B, *row)`; a global site `(S, *row)`. Finite
+            discrete sites may be left out and are then summed over.
 
     Returns:
         `(S, B)`, in nats.

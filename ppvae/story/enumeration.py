@@ -26,7 +26,8 @@ class Configurations:
         count: Number C of joint values.
 
     Raises:
-        ValueError: If a site is continuous, global, has infinitely many values, or there are too many joint values.
+        ValueError: If a site is continuous, global, has infinitely many values, or there are too
+            many joint values.
     """
 
     def __init__(self, sites: Sites) -> None:
@@ -35,8 +36,9 @@ class Configurations:
         self.count = math.prod(sizes)
         if self.count > MAX_CONFIGURATIONS:
             raise ValueError(
-                f"sites {sorted(sites)}: expected at most {MAX_CONFIGURATIONS} joint values in a row to sum over, got "
-                f"{float(self.count):.3g}; use a guide that draws them: categorical or concrete"
+                f"sites {sorted(sites)}: expected at most {MAX_CONFIGURATIONS} joint values in a "
+                f"row to sum over, got {float(self.count):.3g}; use a guide that draws them: "
+                "categorical or concrete"
             )
         index = torch.cartesian_prod(*map(torch.arange, sizes)).reshape(self.count, len(sizes))
         self.values: TensorDict = {}
@@ -71,7 +73,8 @@ class Configurations:
 
 
 def enumerate_support(site: Site) -> list[Tensor] | None:
-    """The values that each entry of a row can take, `(K, *entry)` for each; None if there is no end of them.
+    """The values that each entry of a row can take, `(K, *entry)` for each; None if there is no end
+    of them.
 
     An entry is a single number, or a one-hot vector.
     """
@@ -97,12 +100,13 @@ def _finite_entries(site: Site) -> list[Tensor]:
     if entries is None:
         kind = "infinitely many values" if site.is_discrete else "a continuum of them"
         raise ValueError(
-            f"site '{site.name}': expected a site with finitely many values to sum over, got {kind} (support "
-            f"{site.support}); truncate it, observe it, or draw it in the guide (no guide of ppvae does, a Pyro guide may)"
+            f"site '{site.name}': expected a site with finitely many values to sum over, got "
+            f"{kind} (support {site.support}); truncate it, observe it, or draw it in the guide "
+            "(no guide of ppvae does, a Pyro guide may)"
         )
     if not site.is_local:
         raise ValueError(
-            f"site '{site.name}': expected a site inside the plate 'data' to sum over, got one outside, on which all "
-            "rows hang together; draw it in the guide"
+            f"site '{site.name}': expected a site inside the plate 'data' to sum over, got one "
+            "outside, on which all rows hang together; draw it in the guide"
         )
     return entries

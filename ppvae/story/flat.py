@@ -15,8 +15,8 @@ from ppvae.story.sites import Site, Sites
 class Flat:
     r"""The map between a row's local latent sites and :math:`u \in R^d`.
 
-    Each continuous support is mapped to the reals by `biject_to`; the sites stand side by side in the
-    order of the program.
+    Each continuous support is mapped to the reals by `biject_to`; the sites stand side by side in
+    the order of the program.
 
     Arguments:
         sites: The local latent sites.
@@ -33,7 +33,8 @@ class Flat:
         for name, site in sites.items():
             if site.is_discrete:
                 raise ValueError(
-                    f"site '{name}': expected a continuous site, got a discrete one (support {site.support})"
+                    f"site '{name}': expected a continuous site, got a discrete one (support "
+                    f"{site.support})"
                 )
         self.sites = sites
         self.transforms = {n: _transform(s) for n, s in sites.items()}
@@ -69,8 +70,8 @@ class Flat:
             part: `(*, B, d_site)`.
 
         Returns:
-            The value `(*, B, *row)`, and log |det| per inner plate `(*, B, *inner)`; None where the map is
-            the identity.
+            The value `(*, B, *row)`, and log |det| per inner plate `(*, B, *inner)`; None where the
+            map is the identity.
         """
         part = part.reshape(*part.shape[:-1], *self.shapes[name])
         transform = self.transforms[name]

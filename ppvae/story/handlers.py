@@ -51,8 +51,8 @@ class Condition(Messenger):
         self.met.add(name)
         if name in self.values and msg["is_observed"]:
             raise ValueError(
-                f"site '{name}': expected the story to generate it, got obs=... inside the story, beside values in the "
-                "data; take obs= away"
+                f"site '{name}': expected the story to generate it, got obs=... inside the story, "
+                "beside values in the data; take obs= away"
             )
         if name in self.latents:
             value = self._in_program(msg, self.latents[name])
@@ -73,7 +73,7 @@ class Condition(Messenger):
         msg["is_observed"] = True
 
     def _beside_particles(self, value: Tensor, event_dim: int) -> Tensor:
-        """Data with the dimension that the latent sites have for particles, so that a story may join them."""
+        """Data with a particle dimension like the latent sites, so that a story may join them."""
         if not (self.particle_dim and self.latents):
             return value
         num_particles = len(next(iter(self.latents.values())))
@@ -198,8 +198,8 @@ def check_vectorized(stack: Any) -> None:
     """The plate of the rows must be vectorised: a loop gives each row a site of its own."""
     if any(f.name == DATA_PLATE and not f.vectorized for f in stack):
         raise ValueError(
-            f'expected the plate "{DATA_PLATE}" to hold all rows at once, got a loop over it; write '
-            f'`with pyro.plate("{DATA_PLATE}", n):` and tensors with the rows in front'
+            f'expected the plate "{DATA_PLATE}" to hold all rows at once, got a loop over it; '
+            f'write `with pyro.plate("{DATA_PLATE}", n):` and tensors with the rows in front'
         )
 
 
@@ -231,9 +231,9 @@ def fill_and_mask(name: str, value: Tensor, fn: Any) -> tuple[Tensor, Any]:
         entry = missing.flatten(-own).any(-1)
         if not bool((entry == missing.flatten(-own).all(-1)).all()):
             raise ValueError(
-                f"site '{name}': expected whole events of {type(fn).__name__} to be missing, got some "
-                f"entries of its {own}-dimensional event missing; {type(fn).__name__} does not factorise "
-                "over its entries, so give a missing event NaN throughout"
+                f"site '{name}': expected whole events of {type(fn).__name__} to be missing, got "
+                f"some entries of its {own}-dimensional event missing; {type(fn).__name__} does "
+                "not factorise over its entries, so give a missing event NaN throughout"
             )
     filled = torch.where(missing, valid_value(fn.support, value), value)
     masked = fn.mask(~entry)
@@ -241,7 +241,7 @@ def fill_and_mask(name: str, value: Tensor, fn: Any) -> tuple[Tensor, Any]:
 
 
 def has_missing(value: Tensor) -> bool:
-    """Whether an entry is NaN: NaN survives a sum, and one sum is many times cheaper than a mask."""
+    """Whether an entry is NaN; a sum keeps NaN and is cheaper than a mask."""
     suspect = value.is_floating_point() and bool(torch.isnan(value.sum()))
     return suspect and bool(torch.isnan(value).any())  # large numbers may sum to NaN too
 

@@ -23,8 +23,8 @@ class StoryProgram(ABC):
 
     Attributes:
         generates_rows: Whether it generates rows without being shown any.
-        takes_particles: Whether it must accept leading particle dimensions; else it is run once for each particle
-            where it does not.
+        takes_particles: Whether it must accept leading particle dimensions; else it is run once for
+            each particle where it does not.
     """
 
     generates_rows: ClassVar[bool]
@@ -61,7 +61,8 @@ class StoryProgram(ABC):
         if unused:
             raise ValueError(
                 f"expected keys that name sites or covariates of the story, got {unused}; "
-                f"the story's sites are {sorted(condition.met)}; leave the other keys out of the data"
+                f"the story's sites are {sorted(condition.met)}; leave the other keys out of the "
+                "data"
             )
 
     def score(self, batch: TensorDict, latents: TensorDict, sites: Sites) -> RowLogProb:
@@ -69,7 +70,8 @@ class StoryProgram(ABC):
 
         Arguments:
             batch: Rows, name -> `(B, *event)`.
-            latents: Name -> `(S, B, *row)`; a global site `(S, *row)`. None at all counts as one particle.
+            latents: Name -> `(S, B, *row)`; a global site `(S, *row)`. None at all counts as one
+                particle.
             sites: The story's sites.
         """
 
@@ -122,7 +124,7 @@ class GenerativeProgram(StoryProgram):
 
 
 class AdoptedProgram(StoryProgram):
-    """A Pyro model that takes its rows and observes them itself; it need not know particle dimensions."""
+    """A Pyro model that takes its rows and observes them; it need not know particles."""
 
     generates_rows = False
     takes_particles = False

@@ -1,4 +1,4 @@
-r"""Discrete distributions whose log density also takes values between the corners, for gradients through draws."""
+r"""Discrete distributions whose log density also takes relaxed values."""
 
 __all__ = ["LinearBernoulli", "LinearOneHot", "relax"]
 
@@ -9,10 +9,11 @@ from torch import Tensor
 
 
 class LinearOneHot(dist.OneHotCategorical):
-    r"""A one-hot categorical whose log density is extended linearly off the corners, :math:`\sum_k y_k \log p_k`.
+    r"""A one-hot categorical whose log density is extended linearly off the corners, :math:`\sum_k
+    y_k \log p_k`.
 
-    Equal to the plain one on one-hot vectors; a vector that does not sum to one adds nothing of its own, so that a
-    uniform distribution has no slope in any direction.
+    Equal to the plain one on one-hot vectors; a vector that does not sum to one adds nothing of its
+    own, so that a uniform distribution has no slope in any direction.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -22,7 +23,7 @@ class LinearOneHot(dist.OneHotCategorical):
 
 
 class LinearBernoulli(dist.Bernoulli):
-    r"""A coin whose log density is extended linearly between 0 and 1, :math:`y \log p + (1 - y) \log(1 - p)`."""
+    r"""A Bernoulli with the log density :math:`y \log p + (1 - y) \log(1 - p)` on [0, 1]."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__(logits=logits, validate_args=False)

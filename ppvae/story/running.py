@@ -34,11 +34,13 @@ PARTICLES = "_particles"
 
 @contextmanager
 def local_params(*modules: nn.Module) -> Iterator[None]:
-    """Run Pyro modules on their own parameters; the global parameter store is neither read nor written.
+    """Run Pyro modules on their own parameters; the global parameter store is neither read nor
+    written.
 
     Arguments:
-        modules: The modules that will run. Pyro gives its contexts room for local parameters only when the
-            setting is on while they are built; here it is given to those that were built before.
+        modules: The modules that will run. Pyro gives its contexts room for local parameters only
+            when the setting is on while they are built; here it is given to those that were built
+            before.
     """
     for module in modules:
         for part in _parts_of(module):
@@ -57,8 +59,8 @@ def _parts_of(module: nn.Module) -> Iterator[nn.Module]:
 def run(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Call a module, without Pyro's parameter statements where they would serve nobody.
 
-    On local parameters a PyroModule still announces every parameter that it reads, which small training steps
-    feel. A module without random weights (`PyroSample`) runs the same without.
+    On local parameters a PyroModule still announces every parameter that it reads, which small
+    training steps feel. A module without random weights (`PyroSample`) runs the same without.
     """
     if pyro.settings.get("module_local_params") and not _has_random_weights(module):
         return nn.Module.__call__(module, *args, **kwargs)
@@ -92,10 +94,12 @@ def run_particles(
     takes_particles: bool,
     num_particles: int | None = None,
 ) -> T:
-    """Run a program for all particles at once, or once for each where it does not accept a particle dimension.
+    """Run a program for all particles at once, or once for each where it does not accept a particle
+    dimension.
 
     Arguments:
-        run_once: From values, the number of particles and the dimension of their plate (0 for none) to what is kept.
+        run_once: From values, the number of particles and the dimension of their plate (0 for none)
+            to what is kept.
         values: Values that are fixed in the run, name -> `(S, *)`.
         particle_dim: Where the plate of particles stands.
         takes_particles: Whether the program must accept particles; then its error is raised.
@@ -115,10 +119,11 @@ def run_particles(
 
 @contextmanager
 def seeded_eval(seed: int | None, *modules: nn.Module) -> Iterator[None]:
-    """Score and sample reproducibly: as `seeded`, with the modules in evaluation mode and Pyro's argument checks off.
+    """Score and sample reproducibly: as `seeded`, with the modules in evaluation mode and Pyro's
+    argument checks off.
 
-    The checks are off because a sampler may propose values of no density, which it rejects; data are checked where
-    they come in.
+    The checks are off because a sampler may propose values of no density, which it rejects; data
+    are checked where they come in.
 
     Arguments:
         seed: Seed of the block; None draws from the global generators.
@@ -134,10 +139,12 @@ def seeded_eval(seed: int | None, *modules: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Run a program as if no other ran around it: no handler sees it, and every plate's dimension is free.
+    """Run a program as if no other ran around it: no handler sees it, and every plate's dimension
+    is free.
 
-    For a guide that scores the story on the way to its own draws, under whatever plates its caller has opened. Pyro
-    offers `block` for the handlers but nothing for the plates, so that both of its stacks are set aside here.
+    For a guide that scores the story on the way to its own draws, under whatever plates its caller
+    has opened. Pyro offers `block` for the handlers but nothing for the plates, so that both of its
+    stacks are set aside here.
     """
     stacks: tuple[list[Any], ...] = (_PYRO_STACK, _DIM_ALLOCATOR._stack)
     kept = [list(stack) for stack in stacks]
@@ -167,7 +174,8 @@ def seeded(seed: int | None, *modules: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Run a module in evaluation mode (no dropout, no running statistics) and put every part back after it.
+    """Run a module in evaluation mode (no dropout, no running statistics) and put every part back
+    after it.
 
     Parts are restored one by one: a part that was frozen in evaluation mode stays so.
     """

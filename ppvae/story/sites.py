@@ -21,13 +21,14 @@ DATA_PLATE = "data"
 class Layout:
     """Where a site's plates stand among its batch dimensions.
 
-    Outside this folder values are *rows first*: `(*particles, rows, *inner plates, *event)`. Inside a
-    Pyro program a plate sits at the negative batch dimension that Pyro gave it. This class goes
+    Outside this folder values are *rows first*: `(*particles, rows, *inner plates, *event)`. Inside
+    a Pyro program a plate sits at the negative batch dimension that Pyro gave it. This class goes
     between the two.
 
     Arguments:
         row_dim: Batch dimension (negative) of the plate `data`; None for a global site.
-        inner: `(dim, size)` of the plates inside `data` (or, for a global site, around it), outermost last.
+        inner: `(dim, size)` of the plates inside `data` (or, for a global site, around it),
+            outermost last.
         event_dim: Number of event dimensions.
     """
 
@@ -86,7 +87,7 @@ class Layout:
         return value.reshape([*value.shape[:lead], *batch, *value.shape[lead + num_own :]])
 
     def to_rows(self, value: Tensor, event_dim: int | None = None, particle_dim: int = 0) -> Tensor:
-        """Pyro's layout to rows first: the inverse of `to_program` (missing plates are not expanded)."""
+        """Pyro's layout to rows first: the inverse of `to_program`."""
         event_dim = self.event_dim if event_dim is None else event_dim
         if self.is_simple and not particle_dim:
             return value
@@ -139,7 +140,8 @@ class Sites(dict[str, Site]):
     """The sites of a story by name, in the order in which the program meets them.
 
     Attributes:
-        parents: Names of the sites that other sites depend on; None until somebody has asked for them.
+        parents: Names of the sites that other sites depend on; None until somebody has asked for
+            them.
     """
 
     parents: set[str] | None = None
@@ -215,7 +217,7 @@ def _site(name: str, node: Any) -> Site:
 
 
 def _support(name: str, fn: Any) -> constraints.Constraint:
-    """The support of one row: bounds that were expanded over the plates are brought back to one row's."""
+    """The support of one row: bounds lose the dimensions of the plates."""
     support = fn.support
     if not isinstance(support, constraints.Constraint):
         return constraints.real
@@ -233,8 +235,8 @@ def _one_row(name: str, support: constraints.Constraint, event_dim: int) -> cons
             first = bound.reshape(-1, *bound.shape[bound.dim() - event_dim :])[0]
             if not bool((bound == first).all()):
                 raise ValueError(
-                    f"site '{name}': expected the same support in every row, got {key} that differs "
-                    "between rows; draw a standardised variable and rescale it instead"
+                    f"site '{name}': expected the same support in every row, got {key} that "
+                    "differs between rows; draw a standardised variable and rescale it instead"
                 )
             own[key] = first
     if not own:

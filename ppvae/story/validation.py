@@ -1,4 +1,4 @@
-r"""Data and guides against a story: shapes, supports, which values may be missing, which sites are drawn."""
+r"""Checks of data and guides against a story: shapes, supports, missing values, sites."""
 
 __all__ = [
     "check_data",
@@ -54,9 +54,12 @@ def check_data(story: nn.Module, batch: Batch) -> Sites:
         finite = partially_observed(story, batch, sites)
         if finite:
             Configurations(finite)  # refuses too many
-        why = "other sites depend on it, and it is not finite, so a missing value can be neither skipped nor summed over"
+        why = (
+            "other sites depend on it and its values are not finitely many, so that a missing one "
+            "can be neither left out nor summed over"
+        )
         _refuse_missing(values, (set(missing) & sites.parents) - set(finite), why)
-        _try_partly_missing(story, batch, missing)
+        _check_partly_missing(story, batch, missing)
     return sites
 
 
@@ -102,8 +105,8 @@ def check_guide_sites(drawn: SampleRows, sites: Sites) -> None:
     unknown = sorted(set(drawn.values) - set(sites.latent))
     if unknown:
         raise ValueError(
-            f"expected the guide to sample only latent sites {sorted(sites.latent)}, got also {unknown}; "
-            "mark auxiliary sites with infer={'is_auxiliary': True}"
+            f"expected the guide to sample only latent sites {sorted(sites.latent)}, got also "
+            f"{unknown}; mark auxiliary sites with infer={{'is_auxiliary': True}}"
         )
     if absent:
         Configurations(absent)  # refuses what cannot be summed over
@@ -113,19 +116,20 @@ def check_guide_sites(drawn: SampleRows, sites: Sites) -> None:
         if site.is_local != drawn.is_local[name]:
             where = "inside" if site.is_local else "outside"
             raise ValueError(
-                f"site '{name}': expected the guide to sample it {where} the plate 'data', as the story does"
+                f"site '{name}': expected the guide to sample it {where} the plate 'data', as the "
+                "story does"
             )
         shape = drawn.values[name].shape[1 + site.is_local :]
         if shape != site.row_shape:
             raise ValueError(
-                f"site '{name}': expected the guide to draw {tuple(site.row_shape)} in each row, as the story does, got "
-                f"{tuple(shape)}; compare the plates and .to_event of both"
+                f"site '{name}': expected the guide to draw {tuple(site.row_shape)} in each row, "
+                f"as the story does, got {tuple(shape)}; compare the plates and .to_event of both"
             )
 
 
 def partially_observed(story: nn.Module, batch: TensorDict, sites: Sites) -> Sites:
-    """Observed finite sites that other sites depend on and that some rows miss, such as labels: rows that miss them are
-    summed over their values."""
+    """Observed finite sites that other sites depend on and that some rows miss, such as labels:
+    rows that miss them are summed over their values."""
     if not program_of(story).generates_rows:
         return Sites()
     finite = {
@@ -161,7 +165,7 @@ def site_dependencies(
     return {down: {up for up in ups if up != down} for down, ups in prior.items()}
 
 
-def _try_partly_missing(story: nn.Module, batch: TensorDict, missing: TensorDict) -> None:
+def _check_partly_missing(story: nn.Module, batch: TensorDict, missing: TensorDict) -> None:
     """Run the rows that miss some entries of a site: an event that cannot be split says so."""
     partly = torch.zeros(num_rows_of(batch), dtype=torch.bool)
     for entries in missing.values():
@@ -184,8 +188,9 @@ def _check_support(site: Site, value: Tensor, missing: Tensor | None) -> None:
         row = int(bad[0, 0])
         example = _outside(value[row].flatten(), site.support)
         raise ValueError(
-            f"site '{site.name}': expected values in its support ({describe_support(site.support)}), got {example:g} in row {row}"
-            f"{_advice(site.support)}"
+            f"site '{site.name}': expected values in its support "
+            f"({describe_support(site.support)}), got {example:g} in row "
+            f"{row}{_advice(site.support)}"
         )
 
 
