@@ -18,11 +18,11 @@ class ReweightedWakeSleep(Objective):
     and :math:`\sum_k \tilde w_k \log q(z_k|x)` for the guide.
 
     The story's step is IWAE's. The guide's aims at the posterior of the data's own rows (wake), of
-    rows that the story dreams (sleep), or of both. As K grows the guide's step gets better, not
+    rows that the story generates (sleep), or of both. As K grows the guide's step gets better, not
     noisier. The loss is minus IWAE's bound. Other arguments as for `Objective`, with `beta` 1.
 
     Arguments:
-        sleep_share: Share of the guide's step that comes from generated rows, 0 to 1; 0 is wake-wake.
+        sleep_share: Share of the guide's step that comes from generated rows, 0 to 1.
 
     Raises:
         ValueError: If `sleep_share` lies outside [0, 1], or there are global latent sites.

@@ -19,7 +19,7 @@ class WakeSleep(Objective):
     loss is minus the ELBO. Arguments as for `Objective`, with `beta` 1.
 
     Raises:
-        ValueError: If there are global latent sites: each generated row would have its own value of them.
+        ValueError: If there are global latent sites: each generated row would have its own.
 
     Source:
         G. E. Hinton, P. Dayan, B. J. Frey, R. M. Neal (1995). The wake-sleep algorithm for
