@@ -153,7 +153,7 @@ def _(gaps: Gaps) -> list[Table]:
         "log_evidence", "elbo_local", "elbo",
         "approximation_gap", "amortization_gap", "inference_gap",
     )  # fmt: skip
-    rows = [(name.replace("_", " "), str(getattr(gaps, name).mean())) for name in names]
+    rows = [(name, str(getattr(gaps, name).mean())) for name in names]
     share = float((gaps.khat > gaps.khat_threshold).float().mean())
     notes = [f"k-hat above {gaps.khat_threshold:.2f} on {share:.0%} of the rows"]
     if gaps.certificate is not None:
