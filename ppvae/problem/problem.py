@@ -131,6 +131,30 @@ class Problem:
 
     # Other rows, other guides.
 
+    def with_rows(self, data: Any) -> "Problem":
+        """The same functions of rows that come from elsewhere: their values are checked, the pair
+        is not run again.
+
+        Arguments:
+            data: Rows with the same keys, anything that `ppvae.data.as_rows` takes.
+
+        Raises:
+            ValueError: If a key, shape or value does not fit.
+        """
+        batch = to_batch(self.story, data)
+        if batch.keys() != self.batch.keys():
+            raise ValueError(
+                f"expected rows with the keys {sorted(self.batch)}, got {sorted(batch)}"
+            )
+        with torch.no_grad(), self.eval_mode(0):
+            check_data(self.story, batch, self.sites)
+            missed = tuple(partially_observed(self.story, batch, self.sites))
+        left_out = [n for n in self.enumerated if n in self.sites.latent]
+        return replace(
+            self, batch=batch, total_rows=num_rows_of(batch), first_row=0,
+            enumerated=(*left_out, *missed),
+        )  # fmt: skip
+
     def on(self, batch: TensorDict, first_row: int = 0) -> "Problem":
         """The same functions of other rows of the same kind, which are not checked."""
         return replace(self, batch=batch, first_row=first_row)

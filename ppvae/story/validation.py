@@ -27,12 +27,13 @@ from ppvae.story.sites import Site, Sites
 from ppvae.story.supports import describe_support
 
 
-def check_data(story: nn.Module, batch: Batch) -> Sites:
+def check_data(story: nn.Module, batch: Batch, sites: Sites | None = None) -> Sites:
     """Check that a batch has the story's shapes, lies in its supports, and misses only what it may.
 
     Arguments:
         story: The story.
         batch: Name -> `(B, *event)`.
+        sites: The story's sites under rows of the same kind, if already known: nothing is traced.
 
     Returns:
         The story's sites under this batch.
@@ -44,13 +45,17 @@ def check_data(story: nn.Module, batch: Batch) -> Sites:
     num_rows_of(batch)
     if not program_of(story).generates_rows:
         _refuse_missing(batch, batch, "an adopted model observes its data itself")
-        return trace_sites(story, batch)
+        return trace_sites(story, batch) if sites is None else sites
     values, covariates = split_batch(story, batch)
     _refuse_missing(covariates, covariates, "a covariate cannot be missing")
-    sites = trace_sites(story, batch)
+    if sites is None:
+        sites = trace_sites(story, batch)
+    else:
+        _check_shapes(sites, values)
     missing = check_values(sites, values)
     if missing:
-        sites.parents = parent_sites(story, covariates, ROWS_TO_TRACE)
+        if sites.parents is None:
+            sites.parents = parent_sites(story, covariates, ROWS_TO_TRACE)
         finite = partially_observed(story, batch, sites)
         if finite:
             Configurations(finite)  # refuses too many
@@ -61,6 +66,16 @@ def check_data(story: nn.Module, batch: Batch) -> Sites:
         _refuse_missing(values, (set(missing) & sites.parents) - set(finite), why)
         _check_partly_missing(story, batch, missing)
     return sites
+
+
+def _check_shapes(sites: Sites, values: TensorDict) -> None:
+    for name, value in values.items():
+        expected = sites[name].row_shape
+        if value.shape[1:] != expected:
+            raise ValueError(
+                f"site '{name}': expected rows of shape {tuple(expected)}, got "
+                f"{tuple(value.shape[1:])}; reshape the data or build the story for this shape"
+            )
 
 
 def check_values(sites: Sites, batch: TensorDict) -> TensorDict:
