@@ -32,7 +32,7 @@ from ppvae.inference.methods import FRESH
 from ppvae.inference.pieces import kept_rows, over_rows, rows_at_a_time, sibling_path
 from ppvae.problem.weights import check_pair, log_weights, refuse_global
 from ppvae.progress import Stage, stages
-from ppvae.record import Record
+from ppvae.result import Result
 from ppvae.story import TensorDict, num_rows_of, trace_sites
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ NUM_SIMULATED = 50
 
 
 @dataclass(frozen=True)
-class Gaps(Record):
+class Gaps(Result):
     """The gaps of each row, `(B,)`, in nats, with standard errors.
 
     Arguments:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ppvae.estimate import Estimate
 from ppvae.gaps import Gaps
 from ppvae.inference.khat import khat_threshold
-from ppvae.record import Record
+from ppvae.result import Result
 from ppvae.training import History
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class LeagueRow:
 
 
 @dataclass(frozen=True)
-class League(Record):
+class League(Result):
     """The comparison of guides on the same rows.
 
     Arguments:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # Each room imports only from the rooms before it, and from its own.
 ORDER = (
-    {"config", "estimate", "options", "progress", "ranks"},
+    {"config", "estimate", "options", "progress", "ranks", "result"},
     {"data"},
     {"story"},
     {"nets"},
@@ -34,22 +34,19 @@ LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 HEAVY = {"torchvision.datasets", "pandas", "pyarrow", "sklearn", "arviz", "matplotlib"}
 HEAVY |= {"torch.utils.tensorboard", "dask", "distributed"}
 # Methods that call a higher room when they are called.
-SHORTCUTS = {"plot", "to_pandas", "_repr_html_", "optimize"}
+SHORTCUTS = {"__str__", "plot", "to_pandas", "_repr_html_", "optimize"}
 DRAWING = {"matplotlib", "rich", "jinja2"}
 MAX_LINES = 300
 
 # What is still to be mended. An entry that no longer occurs fails the test: take it out.
 UPWARD: set[tuple[str, str]] = {  # (room, a higher room that it imports)
-    ("diagnostics", "viz"),
     ("inference", "diagnostics"),
-    ("inference", "viz"),
-    ("objectives", "viz"),
     ("storage", "training"),
     ("training", "diagnostics"),
 }
 HIDDEN: set[tuple[str, str]] = set()  # (room, a module that one of its functions imports)
 # Rooms beside viz that import matplotlib, rich or jinja2.
-DRAWN: set[str] = {"cli", "diagnostics", "inference", "league", "objectives"}
+DRAWN: set[str] = {"cli"}
 
 SOURCES = {
     path: ast.parse(path.read_text(encoding="utf-8"))

@@ -13,13 +13,13 @@ from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.estimate import Estimate
 from ppvae.predict import embed
 from ppvae.problem.weights import check_pair, refuse_global
-from ppvae.record import Record
+from ppvae.result import Result
 
 ACTIVE_VARIANCE = 0.01
 
 
 @dataclass(frozen=True)
-class ActiveUnits(Record):
+class ActiveUnits(Result):
     """How much the posterior mean of each latent number moves from row to row.
 
     Arguments:

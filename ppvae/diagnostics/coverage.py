@@ -20,14 +20,14 @@ from ppvae.diagnostics.uniformity import LEVEL, Ranks, rank_among
 from ppvae.estimate import Estimate
 from ppvae.problem.particles import chunks, log_guide_at, log_guide_of, refuse_all_summed
 from ppvae.problem.weights import draw
-from ppvae.record import Record
+from ppvae.result import Result
 from ppvae.story import seeded_eval
 
 CHANCE = (math.pi / 32) ** 0.5  # mean distance of a Brownian bridge from 0
 
 
 @dataclass(frozen=True)
-class Coverage(Record):
+class Coverage(Result):
     """How often credible regions of the guide hold the truth.
 
     Arguments:

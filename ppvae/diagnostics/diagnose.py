@@ -28,7 +28,7 @@ from ppvae.diagnostics.sbc import SBC, sbc
 from ppvae.diagnostics.tarp import tarp
 from ppvae.inference.kl import KLBySite, kl_by_site
 from ppvae.problem.weights import check_pair
-from ppvae.record import Record
+from ppvae.result import Result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,7 @@ ORDER: dict[Verdict, int] = {"fail": 0, "warn": 1, "pass": 2, "none": 3}
 
 
 @dataclass(frozen=True)
-class Diagnosis(Record):
+class Diagnosis(Result):
     """What each diagnostic found; a part is None where it was not measured, and `reasons` says why.
 
     Arguments:

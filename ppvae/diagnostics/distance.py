@@ -13,7 +13,7 @@ from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.reference import Reference
 from ppvae.estimate import Estimate
 from ppvae.problem.weights import draw
-from ppvae.record import Record
+from ppvae.result import Result
 from ppvae.story import Flat, seeded_eval
 
 NUM_DIRECTIONS = 100
@@ -22,7 +22,7 @@ GOOD_ACCURACY = 0.6
 
 
 @dataclass(frozen=True)
-class Distance(Record):
+class Distance(Result):
     """Distances of guide and reference on the real line, where `Flat` puts the latent sites.
 
     Arguments:

@@ -27,7 +27,7 @@ from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.estimate import Estimate
 from ppvae.problem.particles import chunks, inputs_of, missing_as, replicate
 from ppvae.problem.weights import check_pair, draw_all
-from ppvae.record import Record
+from ppvae.result import Result
 from ppvae.story import TensorDict, check_data, num_rows_of, seeded_eval, simulate
 from ppvae.story.validation import partially_observed
 
@@ -49,7 +49,7 @@ STATISTICS: dict[str, Statistic] = {
 
 
 @dataclass(frozen=True)
-class PredictiveCheck(Record):
+class PredictiveCheck(Result):
     """Statistics of the data beside those of replicated data.
 
     Arguments:

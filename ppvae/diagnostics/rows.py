@@ -12,7 +12,7 @@ from torch import Tensor
 from ppvae.diagnostics.finding import Finding, Verdict, number_names
 from ppvae.estimate import Estimate
 from ppvae.inference.khat import khat_threshold
-from ppvae.record import Record
+from ppvae.result import Result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,7 @@ UNKNOWN = float("nan")
 
 
 @dataclass(frozen=True)
-class ByRow(Record):
+class ByRow(Result):
     """What the importance weights of each row tell.
 
     Arguments:

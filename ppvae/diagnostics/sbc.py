@@ -22,7 +22,7 @@ from ppvae.diagnostics.simulated import Simulated, simulate_pairs
 from ppvae.diagnostics.uniformity import Ranks, rank_among
 from ppvae.problem.particles import chunks, log_prob_by_site
 from ppvae.problem.weights import draw_all
-from ppvae.record import Record
+from ppvae.result import Result
 from ppvae.story import Sites, TensorDict, seeded_eval
 
 Quantity = Callable[[TensorDict, TensorDict], Tensor]
@@ -32,7 +32,7 @@ SURE = 2.0  # standard errors that a direction must span before it is named
 
 
 @dataclass(frozen=True)
-class SBC(Record):
+class SBC(Result):
     """Ranks of every latent number and test quantity, and whether they are uniform.
 
     Arguments:

@@ -23,14 +23,14 @@ from ppvae.inference.methods import FRESH, METHODS, EvidenceConfig, check_method
 from ppvae.inference.pieces import kept_rows, over_rows, rows_at_a_time, sibling_path
 from ppvae.inference.quadrature import NODES, quadrature_numbers
 from ppvae.progress import stages
-from ppvae.record import Record
+from ppvae.result import Result
 from ppvae.story import Flat, TensorDict, num_rows_of, trace_sites
 
 LOWER_BOUNDS = ("iwae", "ais")
 
 
 @dataclass(frozen=True)
-class EvidenceTable(Record):
+class EvidenceTable(Result):
     """log p(x) of the same rows by several methods.
 
     Arguments:

@@ -17,7 +17,7 @@ from ppvae.diagnostics.finding import Finding
 from ppvae.estimate import Estimate
 from ppvae.problem.particles import chunks, log_prob_by_site, unknown_rows
 from ppvae.problem.weights import check_pair, draw, refuse_global
-from ppvae.record import Record
+from ppvae.result import Result
 from ppvae.story import Layout, LogJoint, Sites, TensorDict, num_rows_of, seeded_eval
 from ppvae.story.sites import is_bookkeeping
 
@@ -25,7 +25,7 @@ TOTAL = "(total)"
 
 
 @dataclass(frozen=True)
-class KLBySite(Record):
+class KLBySite(Result):
     """What each latent site costs, in nats per row; the costs add up to `total`.
 
     Arguments:

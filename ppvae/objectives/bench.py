@@ -18,7 +18,7 @@ from ppvae.objectives.gradients import (
 )
 from ppvae.problem import Problem
 from ppvae.progress import stages
-from ppvae.record import Record
+from ppvae.result import Result
 from ppvae.story import TensorDict, local_params
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class EstimatorRow:
 
 
 @dataclass(frozen=True)
-class EstimatorBench(Record):
+class EstimatorBench(Result):
     """The comparison of estimators on the same rows and parameters.
 
     Arguments:

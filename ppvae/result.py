@@ -1,15 +1,11 @@
 r"""What results have in common: they print as a table, show as one in a notebook, and draw themselves."""
 
-__all__ = ["Record"]
+__all__ = ["Result"]
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from typing import Any
 
 
-class Record:
+class Result:
     """A result that holds numbers only. `ppvae.viz`, imported when it is needed, shows them."""
 
     def __str__(self) -> str:
@@ -22,15 +18,15 @@ class Record:
 
         return to_html(self)
 
-    def plot(self, axes: "Axes | None" = None, **options: Any) -> "Figure":
+    def plot(self, axes: Any = None, **options: Any) -> Any:
         """Draw the result with `ppvae.viz.figures.draw`.
 
         Arguments:
-            axes: Where to draw; a new figure if None. A result of several panels has its own page and takes none.
+            axes: matplotlib axes to draw on; a new figure if None. A result of several panels has its own page and takes none.
             options: Of the result's figure, see `ppvae.viz.figures`.
 
         Returns:
-            The figure; save it with `figure.savefig(path)`.
+            The matplotlib figure; save it with `figure.savefig(path)`.
 
         Raises:
             TypeError: If the result has no figure.
