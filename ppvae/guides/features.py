@@ -91,7 +91,7 @@ class Features(nn.Module):
         if value.dim() == 1:
             scaled = scaled.unsqueeze(-1)
         if key not in self.masked:
-            if has_missing(scaled):
+            if has_missing(scaled, key):
                 raise ValueError(
                     f"'{key}': expected no missing values (NaN), as in the data that the guide was built for; build "
                     "the guide on data that miss some"

@@ -22,14 +22,15 @@ class KLWeights(Messenger):
         drawn: What the guide draws; sites that are drawn together cannot be weighed apart.
 
     Attributes:
-        warmup: A further factor on every weight, 1 after the warm-up.
+        warmup: A further factor on every weight, 1 after the warm-up; a tensor `()` where it is an
+            input of a captured step.
 
     Raises:
         ValueError: If a name is no latent site, a weight is negative, or sites drawn together are
             to be weighed apart.
     """
 
-    warmup = 1.0
+    warmup: float | Tensor = 1.0
 
     def __init__(
         self, sites: Sites, beta: float | Mapping[str, float], drawn: Mapping[str, GuideSite]
@@ -48,7 +49,7 @@ class KLWeights(Messenger):
     @property
     def is_idle(self) -> bool:
         """Whether every weight is 1 now."""
-        return self.warmup == 1 and self.is_plain
+        return not isinstance(self.warmup, Tensor) and self.warmup == 1 and self.is_plain
 
     def weight_of(self, name: str) -> float:
         """How often the latent site's terms count."""

@@ -13,7 +13,13 @@ from ppvae.story.conditioning import Observed, observe, scale_rows, simulate, tr
 from ppvae.story.density import LogJoint, log_joint
 from ppvae.story.enumeration import Configurations, enumerate_support
 from ppvae.story.flat import Flat
-from ppvae.story.handlers import RowLogProb, RowScale, SampleRows, has_missing
+from ppvae.story.handlers import (
+    RowLogProb,
+    RowScale,
+    SampleRows,
+    has_missing,
+    known_missing,
+)
 from ppvae.story.programs import StoryProgram, program_of
 from ppvae.story.relaxed import LinearBernoulli, LinearOneHot
 from ppvae.story.running import (
@@ -61,6 +67,7 @@ __all__ = [
     "enumerate_support",
     "eval_mode",
     "has_missing",
+    "known_missing",
     "isolated",
     "local_params",
     "log_joint",

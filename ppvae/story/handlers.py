@@ -7,10 +7,13 @@ __all__ = [
     "SampleRows",
     "check_vectorized",
     "has_missing",
+    "known_missing",
     "valid_value",
 ]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import copy
 from typing import Any, Self
 
@@ -60,7 +63,7 @@ class Condition(Messenger):
         elif name in self.values:
             check_shape(name, self.values[name], msg["fn"], msg["cond_indep_stack"])
             value = self._in_program(msg, self.values[name])
-            if has_missing(value):
+            if has_missing(value, name):
                 value, msg["fn"] = fill_and_mask(name, value, msg["fn"])
             if value.is_floating_point() and isinstance(_base(msg["fn"]), Categorical):
                 value = value.long()  # files and missing values make numbers of labels
@@ -229,7 +232,8 @@ def fill_and_mask(name: str, value: Tensor, fn: Any) -> tuple[Tensor, Any]:
     entry = missing
     if own:
         entry = missing.flatten(-own).any(-1)
-        if not bool((entry == missing.flatten(-own).all(-1)).all()):
+        is_checked = _missing_names.get() is not None
+        if not is_checked and not bool((entry == missing.flatten(-own).all(-1)).all()):
             raise ValueError(
                 f"site '{name}': expected whole events of {type(fn).__name__} to be missing, got "
                 f"some entries of its {own}-dimensional event missing; {type(fn).__name__} does "
@@ -240,10 +244,35 @@ def fill_and_mask(name: str, value: Tensor, fn: Any) -> tuple[Tensor, Any]:
     return filled, masked.to_event(depth) if depth else masked
 
 
-def has_missing(value: Tensor) -> bool:
-    """Whether an entry is NaN; a sum keeps NaN and is cheaper than a mask."""
-    suspect = value.is_floating_point() and bool(torch.isnan(value.sum()))
-    return suspect and bool(torch.isnan(value).any())  # large numbers may sum to NaN too
+_missing_names: ContextVar[frozenset[str] | None] = ContextVar("missing_names", default=None)
+
+
+@contextmanager
+def known_missing(names: Collection[str]) -> Iterator[None]:
+    """Tell which keys may miss values in the block, so that no step looks at the numbers.
+
+    A look waits for the device, and ends the capture of a step as a graph. Keys that may miss
+    values are masked whether they do or not, which changes no number.
+
+    Arguments:
+        names: Keys of the batches; all others are complete.
+    """
+    token = _missing_names.set(frozenset(names))
+    try:
+        yield
+    finally:
+        _missing_names.reset(token)
+
+
+def has_missing(value: Tensor, name: str = "") -> bool:
+    """Whether entries may be NaN: as `known_missing` says of the key `name`, else by a look."""
+    if not value.is_floating_point():
+        return False
+    known = _missing_names.get()
+    if known is not None and name:
+        return name in known
+    # A sum keeps NaN and is cheaper than a mask; large numbers may sum to NaN too.
+    return bool(torch.isnan(value.sum())) and bool(torch.isnan(value).any())
 
 
 def valid_value(support: constraints.Constraint, like: Tensor) -> Tensor:

@@ -152,7 +152,7 @@ def partially_observed(story: nn.Module, batch: TensorDict, sites: Sites) -> Sit
         for n, s in sites.observed.items()
         if s.is_discrete
         and s.is_local
-        and has_missing(batch[n])
+        and has_missing(batch[n], n)
         and enumerate_support(s) is not None
     }
     if not finite:
