@@ -5,6 +5,14 @@ hatches, line styles or markers, and labels stand where the data is. Nothing her
 any global setting; save a figure with `figure.savefig(path)`.
 """
 
+from .checks import calibration_curves, tail_dots, unit_bars
+from .estimators import estimator_dots
+from .gaps import gap_bars
+from .images import image_grid, image_plane, picture_shape, plane
+from .latent import latent_scatter
+from .rows import direction_map, khat_histogram, khat_map
+from .training import training_curves
+
 __all__ = [
     "calibration_curves",
     "direction_map",
@@ -21,15 +29,3 @@ __all__ = [
     "training_curves",
     "unit_bars",
 ]
-
-from .calibration import calibration_curves
-from .estimators import estimator_dots
-from .gaps import gap_bars
-from .images import image_grid, picture_shape
-from .khat import khat_histogram
-from .latent import latent_scatter
-from .plane import image_plane, plane
-from .predictive import tail_dots
-from .rows import direction_map, khat_map
-from .training import training_curves
-from .units import unit_bars

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from .style import BLUE, MARKERS, PALETTE, bare
+from .style import BLUE, finish, style_of
 
 
 def estimator_dots(
@@ -33,16 +33,11 @@ def estimator_dots(
         )
     figure = Figure(figsize=(9.0, 1.8 + 0.4 * len(snr)), layout="constrained")
     dots, bars = figure.subplots(1, 2, width_ratios=(3, 1), sharey=True)
-    groups = list(dict.fromkeys(group for ratios in snr.values() for group in ratios))
-    for index, group in enumerate(groups):
-        drawn = [
-            (ratios[group], place)
-            for place, ratios in enumerate(snr.values())
-            if 0 < ratios.get(group, 0) < math.inf
-        ]
-        x, y = ([point[axis] for point in drawn] for axis in (0, 1))
-        marker, color = MARKERS[index % len(MARKERS)], PALETTE[index % len(PALETTE)]
-        dots.plot(x, y, linestyle="none", marker=marker, color=color, markersize=8, label=group)
+    for index, group in enumerate(dict.fromkeys(g for ratios in snr.values() for g in ratios)):
+        ratios = [ratios.get(group, 0.0) for ratios in snr.values()]
+        drawn = [(ratio, row) for row, ratio in enumerate(ratios) if 0 < ratio < math.inf]
+        x, y = zip(*drawn, strict=True) if drawn else ((), ())
+        dots.plot(x, y, linestyle="none", markersize=8, label=group, **style_of(index))
     dots.set_xscale("log")
     dots.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     dots.xaxis.set_major_formatter("{x:g}")
@@ -50,13 +45,9 @@ def estimator_dots(
     dots.set_yticks(range(len(snr)), list(snr))
     dots.set_ylim(len(snr) - 0.5, -0.5)
     dots.grid(axis="y", alpha=0.3)
-    dots.set_xlabel("signal-to-noise ratio of the gradient (higher is better)")
     bars.barh(range(len(snr)), [milliseconds[name] for name in snr], 0.6, color=BLUE)
-    bars.set_xlabel("ms a step")
-    for axes in (dots, bars):
-        bare(axes)
-    figure.suptitle("How clearly each estimator points uphill")
-    figure.legend(
-        *dots.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False
-    )
+    finish(dots, xlabel="signal-to-noise ratio of the gradient (higher is better)")
+    finish(bars, xlabel="ms a step")
+    figure.suptitle("Signal and noise of each gradient estimator")
+    figure.legend(loc="outside lower center", ncols=6, frameon=False)
     return figure

@@ -1,4 +1,4 @@
-r"""ELBO by epoch, with the axis on the part of training that tells guides apart."""
+r"""ELBO by epoch, with the axis on the part of training where guides differ."""
 
 __all__ = ["training_curves"]
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from .style import MARKERS, PALETTE, bare
+from .style import PALETTE, finish, new_axes, style_of
 
 EARLY = 0.25  # share of each curve that need not be visible
 LABEL_HEIGHT = 0.05  # least distance between two labels, as a share of the axis
@@ -36,32 +36,32 @@ def training_curves(
     """
     if not curves:
         raise ValueError("expected at least one guide in `curves`; got none.")
-    figure = Figure(figsize=(8.0, 4.8), layout="constrained")
-    axes = figure.add_subplot()
+    axes = new_axes(8.0, 4.8)
     drawn, ends = [], []
     for index, (name, (train, validation)) in enumerate(curves.items()):
         drawn.append(_curve(axes, name, train, "-", index))
         if validation is not None:
             drawn.append(_curve(axes, name, validation, "--", index))
-        x, y = drawn[-1][:, -1]
-        ends.append((name, (float(x), float(y)), PALETTE[index % len(PALETTE)]))
+        ends.append((name, drawn[-1][:, -1], PALETTE[index % len(PALETTE)]))
     longest = max(float(points[0, -1]) for points in drawn)
     axes.set_xlim((1, longest) if longest > 1 else (0, 2))
-    num_cut = _show_plateau(axes, drawn)
+    # each curve sets its own floor, so that one bad guide among many stays in sight
+    floor = min(float(np.quantile(elbo, EARLY)) for _, elbo in drawn)
+    top = max(float(elbo.max()) for _, elbo in drawn)
+    margin = 0.06 * (top - floor) or 1.0
+    axes.set_ylim(floor - margin, top + margin)
+    num_cut = sum(int((elbo < floor - margin).sum()) for _, elbo in drawn)
     _label_ends(axes, ends)
     note = f"\n{num_cut} epochs lie below the axis and are not shown" if num_cut else ""
-    axes.set(
-        title="TrainConfig", xlabel="epoch", ylabel=f"ELBO (nats per row; higher is better){note}"
-    )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    bare(axes)
     keys = [Line2D([], [], color="black", linestyle=style) for style in ("-", "--")]
     axes.legend(keys, ["train", "validation"], loc="lower right", frameon=False)
-    return figure
+    ylabel = f"ELBO (nats per row; higher is better){note}"
+    return finish(axes, title="Training", xlabel="epoch", ylabel=ylabel)
 
 
-def _curve(axes: Axes, name: str, elbo: Sequence[float], style: str, index: int) -> np.ndarray:
+def _curve(axes: Axes, name: str, elbo: Sequence[float], line: str, index: int) -> np.ndarray:
     values = np.asarray(elbo, dtype=float)
     is_finite = np.isfinite(values)
     if not is_finite.any():
@@ -71,32 +71,17 @@ def _curve(axes: Axes, name: str, elbo: Sequence[float], style: str, index: int)
         )
     epochs = np.arange(1, len(values) + 1)
     axes.plot(
-        epochs,
-        values,
-        style,
-        color=PALETTE[index % len(PALETTE)],
-        marker=MARKERS[index % len(MARKERS)],
-        markevery=max(1, len(values) // 8),
-        markersize=5,
-        markerfacecolor="white" if style == "--" else None,
-    )
+        epochs, values, linestyle=line, markevery=max(1, len(values) // 8), markersize=5,
+        markerfacecolor="white" if line == "--" else None, **style_of(index),
+    )  # fmt: skip
     return np.stack([epochs[is_finite], values[is_finite]])
 
 
-def _show_plateau(axes: Axes, drawn: Sequence[np.ndarray]) -> int:
-    # each curve sets its own floor, so that one bad guide among many stays in sight
-    floor = min(float(np.quantile(elbo, EARLY)) for _, elbo in drawn)
-    top = max(float(elbo.max()) for _, elbo in drawn)
-    margin = 0.06 * (top - floor) or 1.0
-    axes.set_ylim(floor - margin, top + margin)
-    return sum(int((elbo < floor - margin).sum()) for _, elbo in drawn)
-
-
-def _label_ends(axes: Axes, ends: Sequence[tuple[str, tuple[float, float], str]]) -> None:
+def _label_ends(axes: Axes, ends: Sequence[tuple[str, np.ndarray, str]]) -> None:
     low, high = axes.get_ylim()
     step = LABEL_HEIGHT * (high - low)
     ends = sorted(ends, key=lambda end: end[1][1])
-    heights = [max(y, low) for _, (_, y), _ in ends]
+    heights = [max(float(y), low) for _, (_, y), _ in ends]
     # push overlapping labels up, then those that were pushed over the top down again
     for i in range(1, len(heights)):
         heights[i] = max(heights[i], heights[i - 1] + step)
@@ -105,19 +90,10 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[str, tuple[float, float], str]]
         heights[i] = min(heights[i], heights[i + 1] - step)
     for (name, end, color), height in zip(ends, heights, strict=True):
         axes.annotate(
-            name,
-            xy=end,
-            xytext=(1.05, height),
-            textcoords=axes.get_yaxis_transform(),
-            va="center",
-            fontsize=11,
-            annotation_clip=False,
+            name, xy=end, xytext=(1.05, height), textcoords=axes.get_yaxis_transform(),
+            va="center", fontsize=11, annotation_clip=False,
             arrowprops={
-                "arrowstyle": "-",
-                "color": color,
-                "linestyle": ":",
-                "relpos": (0, 0.5),
-                "shrinkA": 2,
-                "shrinkB": 0,
+                "arrowstyle": "-", "color": color, "linestyle": ":", "relpos": (0, 0.5),
+                "shrinkA": 2, "shrinkB": 0,
             },
-        )
+        )  # fmt: skip
