@@ -47,7 +47,7 @@ def draw(record: Any, axes: Axes | None = None, **options: Any) -> Figure:
     Arguments:
         record: The result.
         axes: Where to draw; a new figure if None.
-        options: `against` and `label` of `ByRow` and `Diagnosis`: what to hold k-hat against, a label (integers) or a
+        options: `compact` of `League`: without the numbers beside the bars. `against` and `label` of `ByRow` and `Diagnosis`: what to hold k-hat against, a label (integers) or a
             number of each row, `(B,)`, and its name with its unit; by default the reconstruction error.
 
     Raises:
@@ -57,12 +57,13 @@ def draw(record: Any, axes: Axes | None = None, **options: Any) -> Figure:
 
 
 @draw.register
-def _(league: League, axes: None = None) -> Figure:
+def _(league: League, axes: None = None, compact: bool = False) -> Figure:
     rows = league.rows
     return gap_bars(
         [row.name for row in rows],
         [_pair(row.approximation_gap) for row in rows],
         [_pair(row.amortization_gap) for row in rows],
+        compact=compact,
     )
 
 

@@ -1,7 +1,7 @@
 r"""What a league table shows, in sentences: who loses least, whose fault it is, what to
 distrust."""
 
-__all__ = ["cautions", "certificates", "fault", "headline", "nats"]
+__all__ = ["cautions", "certificates", "headline", "loses_most_to", "nats"]
 
 from ppvae.estimate import Estimate
 from ppvae.inference import Sandwich
@@ -23,7 +23,7 @@ def headline(league: League) -> list[str]:
     ranked = sorted(league.rows, key=lambda row: float(row.inference_gap.value))
     best = ranked[0]
     if len(ranked) == 1:
-        return [f"{best.name} loses {nats(best.inference_gap)} nats per row.", _blame(best)]
+        return [f"{best.name} loses {nats(best.inference_gap)} nats per row.", _explain(best)]
     second = ranked[1]
     lead = (league.gaps[second.name].inference_gap - league.gaps[best.name].inference_gap).mean()
     if _is_sure(lead):
@@ -37,10 +37,10 @@ def headline(league: League) -> list[str]:
             f"{best.name} and {second.name} cannot be told apart on these rows: they lose "
             f"{nats(best.inference_gap)} and {nats(second.inference_gap)} nats per row."
         )
-    return [first, *_higher_elbo(league, best), _blame(best)]
+    return [first, *_higher_elbo(league, best), _explain(best)]
 
 
-def fault(row: LeagueRow) -> str:
+def loses_most_to(row: LeagueRow) -> str:
     """What a guide loses most to: `family`, `encoder`, `both`, or `nothing seen`."""
     if not _is_sure(row.inference_gap):
         return "nothing seen"
@@ -137,7 +137,7 @@ def _higher_elbo(league: League, best: LeagueRow) -> list[str]:
     return [f"{top.name} has the higher ELBO, by {nats(lead)}: its own story came out better."]
 
 
-def _blame(row: LeagueRow) -> str:
+def _explain(row: LeagueRow) -> str:
     approximation, amortization = nats(row.approximation_gap), nats(row.amortization_gap)
     return {
         "family": f"Most of what {row.name} loses, {approximation}, is its family's: a larger "
@@ -147,7 +147,7 @@ def _blame(row: LeagueRow) -> str:
         "both": f"{row.name} loses to its family ({approximation}) and to its encoder "
         f"({amortization}) alike.",
         "nothing seen": f"What {row.name} loses is no more than the error of the measurement.",
-    }[fault(row)]
+    }[loses_most_to(row)]
 
 
 def _is_sure(difference: Estimate) -> bool:

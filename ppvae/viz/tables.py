@@ -1,12 +1,12 @@
 r"""Tables of results, as plain text, on a terminal and as HTML."""
 
-__all__ = ["Table", "show", "tables_of", "to_html", "to_text"]
+__all__ = ["Table", "differences_table", "show", "tables_of", "to_html", "to_text"]
 
 import io
 import re
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 from typing import Any
 
@@ -22,7 +22,7 @@ from ppvae.inference.evidence_table import LOWER_BOUNDS, EvidenceTable
 from ppvae.league import League
 from ppvae.objectives.bench import EstimatorBench
 from ppvae.viz.html import render
-from ppvae.viz.summary import certificates
+from ppvae.viz.summary import certificates, loses_most_to, nats
 
 FILE_WIDTH = 160  # characters of a line that goes to no terminal
 NUMBER = re.compile(r"[-−+]?(\d|inf|nan|$)")
@@ -54,7 +54,7 @@ class Table:
     def transposed(self) -> "Table":
         """The same with a column for each row."""
         heads, *rows = zip(self.heads, *self.rows, strict=True)
-        return Table(self.title, heads, rows, self.notes)
+        return replace(self, heads=heads, rows=rows)
 
 
 def show(record: Any) -> None:
@@ -91,12 +91,15 @@ def _print(record: Any, console: Console) -> None:
 
 
 def _fitted(table: Table, width: int) -> RichTable:
-    """The table for `rich`, with a column for each row where that is narrower and the lines are too long."""
-    plain = _to_rich(table)
-    is_wide = len(table.rows) < len(table.heads)
-    if is_wide and Console(width=10_000).measure(plain).maximum > width:
-        return _to_rich(table.transposed())
-    return plain
+    """The table for `rich`: with short headings, or a column for each row, if it is too wide."""
+    heads = tuple(head.replace(" ", "\n") for head in table.heads)
+    choices = [table, replace(table, heads=heads)]
+    if len(table.rows) < len(table.heads):
+        choices.append(table.transposed())
+    plain = [_to_rich(choice) for choice in choices]
+    measure = Console(width=10_000).measure
+    fitting = [one for one in plain if measure(one).maximum <= width]
+    return fitting[0] if fitting else plain[-1]
 
 
 def _to_rich(table: Table) -> RichTable:
@@ -130,14 +133,14 @@ def _(table: Table) -> list[Table]:
 def _(league: League) -> list[Table]:
     heads = (
         "guide", "ELBO", "log p̂(x)", "by", "approximation gap", "amortization gap",
-        "inference gap", "k-hat share", "seconds",
+        "inference gap", "loses most to", "k-hat share", "seconds",
     )  # fmt: skip
     rows = []
     for row in league.rows:
         gaps = (row.approximation_gap, row.amortization_gap, row.inference_gap)
         rows.append((
-            row.name, str(row.elbo), str(row.log_evidence), row.evidence_method, *map(str, gaps),
-            f"{row.khat_share:.0%}", f"{row.seconds:.1f}",
+            row.name, nats(row.elbo), nats(row.log_evidence), row.evidence_method,
+            *map(nats, gaps), loses_most_to(row), f"{row.khat_share:.0%}", f"{row.seconds:.1f}",
         ))  # fmt: skip
     notes = (
         f"± one standard error; share of rows with k-hat > {league.khat_threshold:.2f}",
@@ -147,13 +150,25 @@ def _(league: League) -> list[Table]:
     return [Table(title, heads, rows, notes)]
 
 
+def differences_table(league: League) -> Table:
+    """Each guide against the first, paired over the rows."""
+    first = league.rows[0].name
+    rows = [(name, nats(elbo), nats(gap)) for name, elbo, gap in league.differences()]
+    note = (
+        f"Guide minus {first}, paired over the rows, in nats per row, ± one standard error. Paired "
+        "differences are surer than differences of the columns above, because rows that are hard "
+        "for one guide are hard for all."
+    )
+    return Table(f"Differences from {first}", ("guide", "ELBO", "inference gap"), rows, (note,))
+
+
 @tables_of.register
 def _(gaps: Gaps) -> list[Table]:
     names = (
         "log_evidence", "elbo_local", "elbo",
         "approximation_gap", "amortization_gap", "inference_gap",
     )  # fmt: skip
-    rows = [(name, str(getattr(gaps, name).mean())) for name in names]
+    rows = [(name, nats(getattr(gaps, name).mean())) for name in names]
     share = float((gaps.khat > gaps.khat_threshold).float().mean())
     notes = [f"k-hat above {gaps.khat_threshold:.2f} on {share:.0%} of the rows"]
     if gaps.certificate is not None:

@@ -69,10 +69,8 @@ def khat_histogram(khat: Mapping[str, Tensor], threshold: float) -> Figure:
             loc="lower left", bbox_to_anchor=(0, 1), frameon=False, borderaxespad=0, handlelength=0
         )
         finish(axes, ylabel="rows")
-    grid[-1].set_xlabel(
-        rf"$\hat{{k}}$ (dimensionless; dashed: threshold {threshold:.2f}; hatched: above it)"
-    )
-    figure.suptitle("How far the importance weights of each row can be trusted")
+    grid[-1].set_xlabel(rf"$\hat{{k}}$ (dashed: threshold {threshold:.2f}; hatched: above it)")
+    figure.suptitle("k-hat of the importance weights of each row")
     return figure
 
 
