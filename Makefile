@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all lint clean
 
 demo: .venv/installed
 	$(BIN)/ppvae compare vae --data digits --guides mean_field full_rank iaf
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
+
+test-all: .venv/installed
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m ''
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -1,4 +1,8 @@
-r"""One thread a test process: the tests are many and small, and run side by side."""
+r"""One thread a test process and its children: the tests are many and small, and run side by side."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

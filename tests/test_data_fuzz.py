@@ -15,6 +15,8 @@ import torch
 
 from ppvae.data import load, mapped
 
+pytestmark = pytest.mark.slow
+
 SEED, ROUNDS = 0, 300
 VALUES = np.random.default_rng(SEED).normal(size=(12, 3)).round(3)
 

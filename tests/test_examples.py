@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pyro
+import pytest
 from load_example import load_example
 
 
+@pytest.mark.slow
 def test_aevb_by_pyro_svi_raises_the_elbo() -> None:
     try:
         found = load_example("aevb_with_pyro_svi").main(epochs=3)
@@ -15,6 +17,7 @@ def test_aevb_by_pyro_svi_raises_the_elbo() -> None:
     assert found["after"] > found["before"] + 10
 
 
+@pytest.mark.slow
 def test_reparametrisation_beats_the_score_function_by_the_baselines_share() -> None:
     bench = load_example("gradient_estimators").main(epochs=1, repeats=20)
     plain, average, path, stl = (
@@ -26,6 +29,7 @@ def test_reparametrisation_beats_the_score_function_by_the_baselines_share() -> 
     assert "steps for one" in load_example("gradient_estimators").table(bench)
 
 
+@pytest.mark.slow
 def test_the_two_forms_of_the_elbo_agree_and_miss_the_kl() -> None:
     found = load_example("two_forms_of_the_elbo").main(particles=400)
     gap = found["difference of the two"]
@@ -35,6 +39,7 @@ def test_the_two_forms_of_the_elbo_agree_and_miss_the_kl() -> None:
     assert float(found["KL(q || p(z|x)), exact"].value) > 0.05
 
 
+@pytest.mark.slow
 def test_steps_at_test_time_win_back_half_of_what_a_linear_encoder_loses(tmp_path: Path) -> None:
     example, file = load_example("semi_amortized_digits"), tmp_path / "found.json"
     found = example.main(epochs=5, test_rows=30, steps=(20,), results=file)["guides"]
@@ -43,6 +48,7 @@ def test_steps_at_test_time_win_back_half_of_what_a_linear_encoder_loses(tmp_pat
     assert len(example.table({"guides": found}).splitlines()) == 4 and "digits" in file.read_text()
 
 
+@pytest.mark.slow
 def test_an_auxiliary_variable_gives_independent_gaussians_their_correlations() -> None:
     found = load_example("auxiliary_guide").main(epochs=100)
     alone, helped = found["mean_field"]["1 particle"], found["auxiliary"]["1 particle"]
@@ -51,6 +57,7 @@ def test_an_auxiliary_variable_gives_independent_gaussians_their_correlations() 
     assert abs(float(found["auxiliary"]["50 particles"].value)) < 0.005
 
 
+@pytest.mark.slow
 def test_iwae_is_measured_for_each_number_of_particles_and_taken_up_where_it_stopped(
     tmp_path: Path,
 ) -> None:
@@ -67,6 +74,7 @@ def test_iwae_is_measured_for_each_number_of_particles_and_taken_up_where_it_sto
     assert "log_p_by_row" in written and len(example.table(both).splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_gaps_and_khat_are_measured_row_by_row_and_taken_up_where_they_stopped(
     tmp_path: Path,
 ) -> None:
@@ -93,6 +101,7 @@ def test_a_rank_correlation_stands_in_its_interval() -> None:
     assert -1 < loose["low"] < loose["value"] < loose["high"] < 1
 
 
+@pytest.mark.slow
 def test_distance_and_gap_are_held_against_each_other_family_by_family(tmp_path: Path) -> None:
     example = load_example("distance_against_gap")
     example.WARMUP = 10

@@ -27,6 +27,7 @@ def few_rows(name):
     return example_of(name).replace("labels=100", "labels=10") + ":rows=40"
 
 
+@pytest.mark.slow
 @every_story
 def test_a_story_trains_on_its_example_with_a_guide_that_suits_it(name, capsys):
     data = ["--data", few_rows(name)]
@@ -35,6 +36,7 @@ def test_a_story_trains_on_its_example_with_a_guide_that_suits_it(name, capsys):
     assert "ELBO" in out and "nan" not in out and ": it suits the story" in err
 
 
+@pytest.mark.slow
 @every_story
 def test_guides_are_compared_on_a_story_and_its_example(name, capsys, monkeypatch):
     few = partial(optimize_local, max_steps=5)
@@ -132,6 +134,7 @@ def test_a_new_story_keeps_the_contract_as_it_is(name, capsys):
     assert "mystory.py keeps the contract" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_new_story_is_trained_as_it_is():
     assert main(["new", "mystory", "--from", "funnel"]) == 0
     assert main(["fit", "mystory.py", *TINY, "--run-dir", "run"]) == 0

@@ -10,6 +10,7 @@ import torch
 from load_example import load_example
 
 
+@pytest.mark.slow
 def test_both_ways_to_read_digits_beat_chance_after_a_little_training() -> None:
     run = load_example("do_unlabelled_digits_help")
     found = run.main(rows=200, test_rows=200, epochs=(25, 1), steps=60, seeds=(0,), results=None)
@@ -19,6 +20,7 @@ def test_both_ways_to_read_digits_beat_chance_after_a_little_training() -> None:
     assert "labels alone" in run.table(found)
 
 
+@pytest.mark.slow
 def test_layers_and_priors_are_measured_and_taken_up_where_they_stopped(tmp_path: Path) -> None:
     run = load_example("do_two_layers_beat_one")
     few = {
@@ -38,6 +40,7 @@ def test_layers_and_priors_are_measured_and_taken_up_where_they_stopped(tmp_path
         run.main(**{**few, "epochs": 2})
 
 
+@pytest.mark.slow
 def test_a_deep_hierarchy_is_measured_under_each_guide(tmp_path: Path) -> None:
     run, file = load_example("do_deep_layers_stay_awake"), tmp_path / "found.json"
     found = run.main("digits", rows=200, test_rows=30, epochs=2, particles=50, results=file)
@@ -48,6 +51,7 @@ def test_a_deep_hierarchy_is_measured_under_each_guide(tmp_path: Path) -> None:
     assert run.table(found).count("±") == 2 * (len(run.GUIDES) - 1) and file.exists()
 
 
+@pytest.mark.slow
 def test_clusters_are_held_against_the_labels() -> None:
     run = load_example("do_clusters_find_the_digits")
     found = run.main(epochs=(3, 1), seeds=(0,), results=None)
@@ -55,6 +59,7 @@ def test_clusters_are_held_against_the_labels() -> None:
     assert found["rand_index"] == found["seeds"]["0"]["rand_index"]
 
 
+@pytest.mark.slow
 def test_causes_fill_holes_better_than_means() -> None:
     found = load_example("can_causes_fill_the_holes").main(
         data="digits", epochs=25, num_draws=100, results=None
@@ -63,6 +68,7 @@ def test_causes_fill_holes_better_than_means() -> None:
     assert 0.8 < found["coverage"] < 1.0
 
 
+@pytest.mark.slow
 def test_the_elbo_of_held_out_rows_rises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = load_example("does_a_face_take_shape")
     monkeypatch.setattr(run, "SHAPE", (8, 8))
@@ -73,6 +79,7 @@ def test_the_elbo_of_held_out_rows_rises(tmp_path: Path, monkeypatch: pytest.Mon
     assert {p.name for p in tmp_path.iterdir()} == {"frey_face.png", "frey_face_plane.png"}
 
 
+@pytest.mark.slow
 def test_strings_are_heard_better_row_by_row(tmp_path: Path) -> None:
     run = load_example("can_a_string_be_heard")
     found = run.main(
@@ -89,6 +96,7 @@ def test_strings_are_heard_better_row_by_row(tmp_path: Path) -> None:
     assert rate == run.RATE and len(wave) == 2 * rate and abs(wave).max() > 1000
 
 
+@pytest.mark.slow
 def test_digits_are_told_in_codes_and_new_ones_written(tmp_path: Path) -> None:
     run = load_example("can_codes_write_digits")
     found = run.main(
@@ -102,6 +110,7 @@ def test_digits_are_told_in_codes_and_new_ones_written(tmp_path: Path) -> None:
     assert (tmp_path / "codes.png").exists()
 
 
+@pytest.mark.slow
 def test_chorales_become_pieces_and_sound(tmp_path: Path) -> None:
     run = load_example("do_chords_remember")
     rolls = run.pieces([[[60, 64]] * (run.STEPS + 1)])
@@ -124,6 +133,7 @@ def test_one_head_serves_every_step_of_a_chorale_and_starts_as_that_of_single_st
     torch.testing.assert_close(torch.cat([loc, raw_scale], -1), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (Path(os.environ.get("PPVAE_DATA", "")) / "JSBChorales").is_dir(),
     reason="needs the chorales in PPVAE_DATA",

@@ -85,6 +85,7 @@ def test_pictures_in_the_layout_of_the_real_files_are_told(
     assert Path("new.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (REAL / "FashionMNIST").is_dir(), reason="needs FashionMNIST under PPVAE_DATA"
 )

@@ -8,9 +8,12 @@ import pytest
 import torch
 from load_example import load_example
 
+pytestmark = pytest.mark.slow
+
 REAL = Path(os.environ.get("PPVAE_DATA", "nowhere"))
 
 
+@pytest.mark.slow
 def test_what_stories_make_up_is_laid_out(tmp_path: Path) -> None:
     run = load_example("what_do_the_stories_make_up")
     few = {"rows": 60, "epochs": 1, "results": None, "pictures": tmp_path}
@@ -20,6 +23,7 @@ def test_what_stories_make_up_is_laid_out(tmp_path: Path) -> None:
     assert (tmp_path / "gallery.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (REAL / "FashionMNIST").is_dir(), reason="needs FashionMNIST under PPVAE_DATA"
 )
@@ -49,6 +53,7 @@ def test_pixels_alone_are_scored_by_their_counts() -> None:
     torch.testing.assert_close(log_p, expected)
 
 
+@pytest.mark.slow
 def test_letters_are_learned_in_every_way_and_taken_up_where_they_stopped(tmp_path: Path) -> None:
     run = load_example("can_letters_be_learned")
     few = {
@@ -63,6 +68,7 @@ def test_letters_are_learned_in_every_way_and_taken_up_where_they_stopped(tmp_pa
         run.main(**{**few, "epochs": 4})
 
 
+@pytest.mark.slow
 def test_a_story_is_asked_for_digits_and_read_better_than_chance(tmp_path: Path) -> None:
     run = load_example("can_a_story_be_asked_for_a_digit")
     few = {"rows": 1200, "epochs": 20, "a_class": 30, "causes": (run.PICTURED, 8)}
@@ -74,6 +80,7 @@ def test_a_story_is_asked_for_digits_and_read_better_than_chance(tmp_path: Path)
     assert (tmp_path / "asked_for_digits.png").exists() and "8" in run.table(found)
 
 
+@pytest.mark.slow
 def test_the_plane_is_pictured(tmp_path: Path) -> None:
     run = load_example("what_does_the_plane_hold")
     found = run.main("digits", rows=300, epochs=2, pictures=tmp_path)
@@ -81,6 +88,7 @@ def test_the_plane_is_pictured(tmp_path: Path) -> None:
     assert list(found) == [2, 10]
 
 
+@pytest.mark.slow
 def test_topics_come_nearer_to_the_truth() -> None:
     run = load_example("do_topics_come_back")
     found = run.known_topics(documents=1000, epochs=30, particles=50)
@@ -105,6 +113,7 @@ def test_the_total_of_a_document_is_scored_by_quadrature() -> None:
     assert float((mass * torch.arange(400.0)).sum()) == pytest.approx(mean, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (REAL / "JSBChorales").is_dir(), reason="needs the chorales in PPVAE_DATA")
 def test_phrases_of_chorales_are_blends_of_keys() -> None:
     found = load_example("do_topics_come_back").keys_of_bach(epochs=30, particles=50)
@@ -112,6 +121,7 @@ def test_phrases_of_chorales_are_blends_of_keys() -> None:
     assert found["topics"][0]["share"] > found["all_notes"]["share"]
 
 
+@pytest.mark.slow
 def test_empty_cells_are_filled_better_than_with_means() -> None:
     run = load_example("can_empty_cells_be_filled")
     run.TABLES = {"wine": run.wine}

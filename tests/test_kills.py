@@ -13,6 +13,8 @@ from coins import STEPS, train
 
 from ppvae.storage.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 MEMORY = Path("/dev/shm")  # where writing is quick
 FILES = {"fit": 3, "compare": 14}  # that are held against those of the run left alone

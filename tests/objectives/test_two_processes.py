@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from ppvae.objectives import OBJECTIVES
+
+pytestmark = pytest.mark.slow
 
 WORKER = Path(__file__).with_name("two_processes.py")
 
