@@ -1,6 +1,6 @@
 r"""Small nasty stories for the contract tests: every shape, support and plate that a guide must serve."""
 
-__all__ = ["CASES", "Case", "rows_of"]
+__all__ = ["CASES", "Case", "built", "rows_of"]
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from ppvae.guides import build
 from ppvae.story import simulate
 
 
@@ -287,3 +288,12 @@ def rows_of(case: Case, story: Small, n: int = 12, seed: int = 0) -> dict[str, T
     given = {k: torch.randn(n, generator=generator, dtype=torch.float64) for k in case.covariates}
     rows = simulate(story, n, seed=seed, **given)
     return {**{k: rows[k] for k in case.observed}, **given}
+
+
+def built(
+    kind: str, n: int = 12, family: str = "mean_field"
+) -> tuple[Small, nn.Module, dict[str, Tensor]]:
+    """A story of `CASES`, a small guide of a family for it, and rows that it generates."""
+    story = CASES[kind].story()
+    rows = rows_of(CASES[kind], story, n)
+    return story, build(family, story, rows, hidden=(8,)), rows

@@ -1,4 +1,5 @@
-r"""The ArviZ hand-off, on whichever generation is installed: names, numbers, NetCDF, and ArviZ's own tools."""
+r"""The ArviZ hand-off, on whichever generation is installed: names, numbers, NetCDF, and ArviZ's
+own tools."""
 
 import warnings
 
@@ -8,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 from exact import ScaledPosterior, linear_gaussian, rows_of
-from stories import CASES
-from stories import rows_of as rows_of_case
+from stories import CASES, built
 
 import ppvae
 from ppvae import guides
@@ -138,10 +138,7 @@ def test_plots_run(found):
 
 @pytest.mark.parametrize("kind", sorted(CASES))
 def test_every_kind_of_site_is_exported(kind, tmp_path):
-    case = CASES[kind]
-    story = case.story()
-    batch = rows_of_case(case, story, 5)
-    guide = guides.build("mean_field", story, batch, hidden=(8,))
+    story, guide, batch = built(kind, 5)
     found = to_arviz(story, guide, batch, num_samples=8, num_chains=2)
     for name, site in ppvae.story.trace_sites(story, batch).latent.items():
         lead = (2, 4, 5) if site.is_local else (2, 4)
@@ -153,10 +150,7 @@ def test_every_kind_of_site_is_exported(kind, tmp_path):
 
 
 def test_densities_of_global_sites_stand_apart():
-    case = CASES["global"]
-    story = case.story()
-    batch = rows_of_case(case, story, 5)
-    guide = guides.build("mean_field", story, batch, hidden=(8,))
+    story, guide, batch = built("global", 5)
     stats = to_arviz(story, guide, batch, num_samples=8, num_chains=2)["sample_stats"]
     assert stats["log_p"].dims == ("chain", "draw", "row")
     assert stats["log_p_global"].dims == stats["log_q_global"].dims == ("chain", "draw")
@@ -188,8 +182,5 @@ def test_bad_requests_are_refused(story, rows):
         to_arviz(story, guide, rows, groups=["other"])
     with pytest.raises(ValueError, match="expected num_chains to divide num_samples"):
         to_arviz(story, guide, rows, num_samples=10, num_chains=4)
-    made = CASES["global"].story()
-    batch = rows_of_case(CASES["global"], made, 5)
-    built = guides.build("mean_field", made, batch, hidden=(8,))
     with pytest.raises(ValueError, match="corrected draws"):
-        to_arviz(made, built, batch, num_samples=8, corrected=True)
+        to_arviz(*built("global", 5), num_samples=8, corrected=True)

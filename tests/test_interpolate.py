@@ -1,11 +1,11 @@
-r"""Walks from row to row: straight between posterior means, inside the supports, decoded on the way."""
+r"""From row to row: straight between posterior means, inside the supports, decoded on the way."""
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from labelled import Labelled, LabelledGuide
-from stories import CASES, rows_of
+from stories import CASES, built
 from test_predict import ExactGuide
 
 import ppvae
@@ -26,13 +26,13 @@ def pair():
     return story, ExactGuide(story), rows[:NUM_ROWS], rows[NUM_ROWS:]
 
 
-def walk(story, guide, one, other, **options):
+def path(story, guide, one, other, **options):
     return interpolate(story, guide, one, other, num_steps=NUM_STEPS, **options)
 
 
-def test_a_walk_is_straight_between_the_exact_posterior_means_and_decoded(pair):
+def test_a_path_is_straight_between_the_exact_posterior_means_and_decoded(pair):
     story, _, one, other = pair
-    found = walk(*pair, num_particles=4000)
+    found = path(*pair, num_particles=4000)
     assert found["z"].shape == (NUM_STEPS, NUM_ROWS, 2) and found["x"].shape == (
         NUM_STEPS,
         NUM_ROWS,
@@ -47,16 +47,16 @@ def test_a_walk_is_straight_between_the_exact_posterior_means_and_decoded(pair):
     torch.testing.assert_close(found["x"], decoded)
 
 
-def test_a_walk_ends_where_the_embedding_says_and_the_way_back_is_the_same(pair):
+def test_a_path_ends_at_the_embeddings_and_the_way_back_is_the_same(pair):
     story, guide, one, other = pair
-    there, back = walk(*pair), walk(story, guide, other, one)
+    there, back = path(*pair), path(story, guide, other, one)
     torch.testing.assert_close(there["z"][0], embed(story, guide, one)["z"].value)
     torch.testing.assert_close(there["z"][-1], embed(story, guide, other)["z"].value)
     torch.testing.assert_close(there["x"], back["x"].flip(0))
-    torch.testing.assert_close(*(walk(story, guide, one, one)["x"][i] for i in (0, 2)))
+    torch.testing.assert_close(*(path(story, guide, one, one)["x"][i] for i in (0, 2)))
 
 
-def test_a_walk_in_pieces_equals_a_walk_at_once(pair, monkeypatch):
+def test_a_path_in_pieces_equals_a_path_at_once(pair, monkeypatch):
     story, guide, one, other = pair
     long = {"num_steps": 50, "num_particles": 64}
     whole = interpolate(story, guide, one[:1], other[:1], **long)
@@ -66,7 +66,7 @@ def test_a_walk_in_pieces_equals_a_walk_at_once(pair, monkeypatch):
     assert all(torch.allclose(whole[name], pieces[name]) for name in whole)
 
 
-def test_more_rows_than_fit_in_a_chunk_are_walked_in_their_order(pair):
+def test_more_rows_than_fit_in_a_chunk_stay_in_their_order(pair):
     story, guide, *_ = pair
     x = simulate(story, 1100, seed=2)["x"]
     found = interpolate(story, guide, x, x.flip(0), num_steps=2, num_particles=3)
@@ -75,13 +75,12 @@ def test_more_rows_than_fit_in_a_chunk_are_walked_in_their_order(pair):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_stop_lies_in_the_supports_and_is_what_traverse_finds_there(name):
+def test_every_point_lies_in_the_supports_and_is_what_traverse_finds_there(name):
     case = CASES[name]
-    story = case.story()
-    rows = rows_of(case, story, 2 * NUM_ROWS)
+    story, guide, rows = built(name, 2 * NUM_ROWS)
     one = {k: v[:NUM_ROWS] for k, v in rows.items()}
     other = {k: v[NUM_ROWS:] for k, v in rows.items()} | {k: one[k] for k in case.covariates}
-    found = walk(story, build("mean_field", story, rows), one, other, num_particles=20)
+    found = path(story, guide, one, other, num_particles=20)
     sites = trace_sites(story, one)
     assert set(found) == set(sites)
     for site in sites.local_latent.values():
@@ -90,33 +89,27 @@ def test_every_stop_lies_in_the_supports_and_is_what_traverse_finds_there(name):
     for site in sites.global_latent.values():
         assert found[site.name].shape == site.row_shape
     if not sites.global_latent:
-        stops = {n: found[n][2] for n in sites.local_latent}  # the middle of each walk
-        there = ppvae.traverse(story, stops, **{k: one[k] for k in case.covariates})
+        points = {n: found[n][2] for n in sites.local_latent}  # the middle of each path
+        there = ppvae.traverse(story, points, **{k: one[k] for k in case.covariates})
         for seen in case.observed:
             torch.testing.assert_close(found[seen][2], there[seen])
 
 
 def test_a_global_site_stays_at_its_posterior_mean():
-    case = CASES["global"]
-    story = case.story()
-    rows = rows_of(case, story)
-    guide = build("mean_field", story, rows)
-    found = walk(story, guide, rows, rows)
+    story, guide, rows = built("global")
+    found = path(story, guide, rows, rows)
     torch.testing.assert_close(found["level"], embed(story, guide, rows)["level"].value)
 
 
 def test_a_mean_is_taken_where_the_numbers_are_real():
-    case = CASES["log_normal"]
-    story = case.story()
-    rows = rows_of(case, story)
-    guide = build("mean_field", story, rows)
-    size = walk(story, guide, rows, rows, num_particles=4000)["size"][0]
+    story, guide, rows = built("log_normal")
+    size = path(story, guide, rows, rows, num_particles=4000)["size"][0]
     posterior = guide.posterior(rows)
     error = (size.log() - posterior.mean[:, 0]) / (posterior.variance[:, 0] / 4000).sqrt()
     assert bool((error.abs() < 4).all())
 
 
-def test_an_adopted_pair_is_walked(pair):
+def test_an_adopted_pair_is_interpolated(pair):
     loadings = pair[0].loadings.detach().float()
     one, other = (x.float() for x in pair[2:])
 
@@ -129,7 +122,7 @@ def test_an_adopted_pair_is_walked(pair):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(x[:, :2], 1e-9).to_event(1))
 
-    found = walk(*adopt(model, guide, example=one), one, other)
+    found = path(*adopt(model, guide, example=one), one, other)
     torch.testing.assert_close(found["x"][2], (one + other)[:, :2] / 2 @ loadings.T)
 
 
@@ -139,15 +132,15 @@ def test_an_adopted_pair_is_walked(pair):
 def test_a_cluster_that_acts_through_its_cause_alone_needs_no_value():
     rows = (torch.rand(8, 64, generator=torch.Generator().manual_seed(0)) < 0.3).float()
     story = load_story("mixture_vae", {"x": rows})
-    found = walk(story, build("mean_field", story, rows), rows[:4], rows[4:])
+    found = path(story, build("mean_field", story, rows), rows[:4], rows[4:])
     assert set(found) == {"z", "x"}
 
 
-def test_a_discrete_site_that_is_decoded_cannot_be_walked():
+def test_a_discrete_site_that_is_decoded_cannot_be_interpolated():
     x = torch.tensor([0.3, 10.2])
     with pytest.raises(ValueError, match=r"site 'y': expected continuous.*given=\['y'\]"):
         interpolate(Labelled(), LabelledGuide(), x, x)
-    with pytest.raises(ValueError, match=r"continuous latent site to walk through, got only"):
+    with pytest.raises(ValueError, match=r"continuous latent site to move along, got only"):
         rows = torch.zeros(4, 64)
         story = load_story("categorical_vae", {"x": rows})
         interpolate(story, build("categorical", story, rows), rows, rows)
@@ -155,24 +148,21 @@ def test_a_discrete_site_that_is_decoded_cannot_be_walked():
 
 def test_labels_are_held_where_both_rows_of_a_pair_share_them():
     one = {"x": torch.tensor([0.3, 10.2]), "y": torch.tensor([0.0, 1.0])}
-    found = walk(Labelled(), LabelledGuide(), one, one, given=["y"])
+    found = path(Labelled(), LabelledGuide(), one, one, given=["y"])
     torch.testing.assert_close(found["x"], 10 * one["y"] + found["z"])
     for wrong in (2.0, torch.nan):
         other = {**one, "y": torch.tensor([0.0, wrong])}
         with pytest.raises(ValueError, match="'y': expected one value in both.*in pair 1"):
-            walk(Labelled(), LabelledGuide(), one, other, given=["y"])
+            path(Labelled(), LabelledGuide(), one, other, given=["y"])
 
 
 def test_pairs_under_different_covariates_are_refused():
-    case = CASES["covariate"]
-    story = case.story()
-    rows = rows_of(case, story)
-    guide = build("mean_field", story, rows)
+    story, guide, rows = built("covariate")
     with pytest.raises(ValueError, match="'dose': expected one value in both rows"):
         interpolate(story, guide, rows, {**rows, "dose": rows["dose"] + 1})
 
 
-def test_walks_that_are_none_are_refused(pair):
+def test_faulty_requests_are_refused(pair):
     story, guide, one, other = pair
     with pytest.raises(ValueError, match="at least two steps.*num_steps=1"):
         interpolate(*pair, num_steps=1)
@@ -185,12 +175,12 @@ def test_walks_that_are_none_are_refused(pair):
         interpolate(*pair, given=["z"])
 
 
-def test_holes_do_not_hinder_a_walk(pair):
+def test_missing_entries_do_not_hinder_a_path(pair):
     story, _, one, other = pair
     one = one.clone()
     one[0, 1] = torch.nan
     guide = build("mean_field", story, one)
-    found = walk(story, guide, one, other)
+    found = path(story, guide, one, other)
     decoded = reconstruct(story, guide, other, num_particles=100)["x"]
     torch.testing.assert_close(
         found["x"][-1], decoded

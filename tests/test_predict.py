@@ -6,9 +6,18 @@ import pytest
 import torch
 from labelled import Labelled, LabelledGuide
 from pyro.nn import PyroModule
+from torch import nn
 
 from models.factor_analysis import FactorAnalysis
-from ppvae.predict import embed, generate, reconstruct
+from ppvae.guides import build
+from ppvae.predict import (
+    embed,
+    generate,
+    interpolate,
+    latent_traversals,
+    reconstruct,
+    traverse,
+)
 from ppvae.story import adopt, simulate
 
 NUM_ROWS = 20
@@ -185,6 +194,35 @@ def test_an_adopted_pair_is_reconstructed_from_its_latents_alone(pair):
     found = reconstruct(*adopted, x)["x"]
     assert torch.allclose(found, x[:, :2] @ loadings.T, atol=1e-6)
     assert torch.allclose(embed(*adopted, x)["z"].value, x[:, :2])
+
+
+class Gated(PyroModule):
+    """Counts that are zero with a learned probability: the mean of the distribution is computed
+    from parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.rate = nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, n):
+        with pyro.plate("data", n):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            rate = self.rate * z.exp()
+            pyro.sample("x", dist.ZeroInflatedPoisson(rate, gate=self.gate))
+
+
+def test_no_result_carries_gradients():
+    story, x = Gated(), torch.tensor([0.0, 1.0, 4.0])
+    guide = build("mean_field", story, x, hidden=(4,))
+    z = torch.zeros(3, requires_grad=True)
+    results = (
+        generate(story, 3), generate(story, 3, mean=True), traverse(story, {"z": z}),
+        reconstruct(story, guide, x), interpolate(story, guide, x, x.flip(0)),
+        latent_traversals(story, guide, x).latents, embed(story, guide, x)["z"].to_named("z"),
+    )  # fmt: skip
+    for found in results:
+        assert not any(value.requires_grad for value in found.values())
+    torch.testing.assert_close(results[2]["x"], torch.full((3,), 0.7 * 2.0))
 
 
 def test_no_particles_is_an_error(pair):

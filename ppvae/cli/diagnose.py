@@ -100,9 +100,9 @@ def diagnose(
     show(found)
     if not distributed.is_main_process():
         return
-    if table is not None and found.rows is not None:
+    if table is not None and found.by_row is not None:
         table.parent.mkdir(parents=True, exist_ok=True)
-        found.rows.to_pandas().to_csv(table)
+        found.by_row.to_pandas().to_csv(table)
         out.print(f"rows: {table}", highlight=False, soft_wrap=True)
     if figure is not None:
         figure.parent.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from ppvae.cli.setup import Setup
     from ppvae.data import Rows
-    from ppvae.predict.paths import Stops
+    from ppvae.predict import LatentTraversals
 
 NUM_PICTURES = 12
 NUM_EMBEDDED = 300  # test rows that tell which latent numbers are in use
@@ -140,8 +140,8 @@ def impute(
     from ppvae.cli import setup as parts
     from ppvae.cli.writing import check_files, write_numbers, write_picture
     from ppvae.data import to_batch
-    from ppvae.predict import fill
-    from ppvae.predict.impute import holed_sites
+    from ppvae.predict import impute_point
+    from ppvae.predict.impute import sites_with_missing
     from ppvae.story import check_data
 
     check_files(path, table)
@@ -151,12 +151,12 @@ def impute(
     )  # fmt: skip
     taken = _taken(setup, split, rows, story, data, binarize, data_root)
     batch = to_batch(setup.story, taken)
-    holed = holed_sites(check_data(setup.story, batch), batch)
+    holed = sites_with_missing(check_data(setup.story, batch), batch)
     built = parts.trained(
         setup, weights, seed, device,
         epochs=epochs, batch_size=batch_size, lr=lr, progress=_shows_progress(no_progress),
     )  # fmt: skip
-    found = fill(setup.story, built, taken, num_draws=draws, seed=seed)
+    found = impute_point(setup.story, built, taken, num_draws=draws, seed=seed)
     write_numbers(table, found, {})
     shown = {"data": batch["x"]} if "x_lower" in found else {}
     if shown:
@@ -197,7 +197,7 @@ def traverse(
     from ppvae.cli.writing import check_files, write_numbers, write_picture
     from ppvae.data import to_batch
     from ppvae.diagnostics.finding import number_names
-    from ppvae.predict.paths import stops
+    from ppvae.predict import latent_traversals
 
     check_files(path, table)
     setup = parts.prepare(
@@ -207,11 +207,11 @@ def traverse(
     taken = setup.test.head(min(max(NUM_EMBEDDED, row + 1), len(setup.test)))
     batch = to_batch(setup.story, taken)
     choose = partial(
-        stops, setup.story,
-        row=row, given=given or [], num_steps=steps, max_numbers=numbers, seed=seed,
+        latent_traversals, setup.story,
+        row=row, given=given or [], num_steps=steps, max_dims=numbers, seed=seed,
     )  # fmt: skip
 
-    def walk(built: "nn.Module") -> tuple["Stops", dict[str, "Tensor"]]:
+    def walk(built: "nn.Module") -> tuple["LatentTraversals", dict[str, "Tensor"]]:
         found = choose(built, taken)
         return found, ppvae.traverse(setup.story, found.latents, seed=seed, **found.covariates)
 
@@ -222,7 +222,7 @@ def traverse(
     )  # fmt: skip
     found, walked = walk(built)
     names = number_names(found.shapes)
-    labels = [names[number] for number in found.numbers.tolist()]
+    labels = [names[number] for number in found.dims.tolist()]
     write_numbers(table, walked, {"walked": [label for label in labels for _ in range(steps)]})
     shown = {}
     if "x" in walked:

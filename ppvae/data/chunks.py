@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 # Numbers that one chunk of particles and rows may hold per observed entry.
 CHUNK_NUMBERS = 2**23
+MAX_CHUNK_ROWS = 1000
 
 
 def row_chunks(
@@ -32,9 +33,9 @@ def row_chunks(
     yield from row_slices(batch, step)
 
 
-def rows_per_chunk(batch: Mapping[str, Tensor]) -> int:
-    """Rows of which one particle fits in a chunk, 1000 at most."""
-    return max(1, min(1000, CHUNK_NUMBERS // numbers_per_row(batch)))
+def rows_per_chunk(batch: Mapping[str, Tensor], num_particles: int = 1) -> int:
+    """Rows of which so many particles fit in a chunk, 1000 at most."""
+    return max(1, min(MAX_CHUNK_ROWS, CHUNK_NUMBERS // (numbers_per_row(batch) * num_particles)))
 
 
 def is_unamortized(guide: nn.Module | None) -> bool:

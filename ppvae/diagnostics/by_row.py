@@ -1,20 +1,31 @@
-r"""Row by row: may the guide be trusted here, how many nats does it lose, and in which direction is it off?
+r"""Row by row: may the guide be trusted here, how many nats does it lose, and in which direction is
+it off?
 
-The importance weights of a row's particles say all of it: k-hat judges the weights themselves, log p(x) by them less
-the mean log weight is what the guide loses, and moments under them are those of the posterior, as far as k-hat allows.
+The importance weights of a row's particles say all of it: k-hat judges the weights themselves, log
+p(x) by them less the mean log weight is what the guide loses, and moments under them are those of
+the posterior, as far as k-hat allows.
 """
 
-__all__ = ["by_row"]
+__all__ = ["ByRow", "by_row"]
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ppvae.data import to_batch
-from ppvae.data.chunks import CHUNK_NUMBERS, is_unamortized, particle_step, pieces, row_slices
-from ppvae.diagnostics.rows import ByRow
+from ppvae.data.chunks import CHUNK_NUMBERS
+from ppvae.diagnostics.finding import (
+    GOOD_SHARE,
+    Finding,
+    Verdict,
+    khat_verdict,
+    number_names,
+    share_above,
+)
+from ppvae.diagnostics.requirements import Pair, as_problem
+from ppvae.diagnostics.scored_draws import ScoredDraws, cat_nested, score_draws
 from ppvae.estimate import Estimate
 from ppvae.inference.khat import (
     effective_sample_size,
@@ -22,24 +33,161 @@ from ppvae.inference.khat import (
     khat_threshold,
     smooth_log_weights,
 )
-from ppvae.problem.particles import log_prob_by_site, unknown_rows
-from ppvae.problem.weights import check_pair, draw_all, refuse_global
-from ppvae.story import Sites, TensorDict, num_rows_of, seeded_eval
+from ppvae.result import Result
+from ppvae.story import Sites
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MAX_ROWS = 1000
+NUM_NAMED = 5  # rows that the advice names
 TINY = 1e-12
 
 
-def by_row(
-    story: nn.Module, guide: nn.Module, data: Any, *, num_particles: int = 1000, seed: int = 0
-) -> ByRow:
-    r"""Judge the guide on each row by the importance weights :math:`\log w = \log p(x, z) - \log q(z \mid x)`.
-
-    Mean and scale of the posterior are taken under smoothed weights, of continuous sites: a category has neither. Where k-hat is above its threshold they understate how
-    far the guide is off, and a mode that the guide lost is missing from all of it: `reference_posterior` looks there.
+@dataclass(frozen=True)
+class ByRow(Result):
+    """What the importance weights of each row tell.
 
     Arguments:
-        story: The story.
+        khat: Pareto k-hat, `(B,)`, dimensionless.
+        ess: Effective sample size, `(B,)`, in particles.
+        log_evidence: log p(x) by importance sampling, a lower bound in mean, `(B,)`, in nats.
+        elbo: L[q], `(B,)`, in nats.
+        gap: Their difference, `(B,)`, in nats: the inference gap or less.
+        reconstruction_error: −E_q[log p(x | z)], `(B,)`, in nats.
+        mean_error: Continuous site -> `(B, *row)`: mean of the guide less that of the posterior,
+            over the guide's standard deviation. Empty where no site is continuous; shift and scale
+            are then unknown (NaN).
+        log_scale_error: Continuous site -> `(B, *row)`: log ratio of the standard deviations, guide
+            over posterior; below 0 the guide is too narrow.
+        num_particles: Particles behind each.
+    """
+
+    khat: Tensor
+    ess: Tensor
+    log_evidence: Estimate
+    elbo: Estimate
+    gap: Estimate
+    reconstruction_error: Estimate
+    mean_error: dict[str, Estimate]
+    log_scale_error: dict[str, Estimate]
+    num_particles: int
+
+    @property
+    def threshold(self) -> float:
+        """k-hat above which the weights of a row, and all that is read off them, are not to be
+        trusted."""
+        return khat_threshold(self.num_particles)
+
+    @property
+    def failing(self) -> Tensor:
+        """Numbers of the rows above the threshold, the worst first."""
+        order = self.khat.argsort(descending=True, stable=True)
+        return order[self.khat[order] > self.threshold]
+
+    @property
+    def shift(self) -> Tensor:
+        """Root mean square of `mean_error` over the latent numbers, `(B,)`, in standard
+        deviations of the guide."""
+        return self._side_by_side(self.mean_error).square().mean(-1).sqrt()
+
+    @property
+    def scale(self) -> Tensor:
+        """Standard deviation of the guide over that of the posterior, geometric mean over the
+        numbers, `(B,)`."""
+        return self._side_by_side(self.log_scale_error).mean(-1).exp()
+
+    def _side_by_side(self, errors: dict[str, Estimate]) -> Tensor:
+        """All continuous latent numbers of a row, `(B, d)`."""
+        parts = [v.value.reshape(len(v), -1) for v in errors.values()]
+        return torch.cat(parts, -1) if parts else self.elbo.value.new_empty(len(self.khat), 0)
+
+    @property
+    def verdict(self) -> Verdict:
+        """`fail` if the weights of more than 20 % of the rows are not to be trusted, `warn`
+        above 5 %."""
+        return khat_verdict(self.khat, self.threshold)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Share of rows not to be trusted, what the guide loses, its direction, and the worth of
+        a particle."""
+        worst = ", ".join(str(int(row)) for row in self.failing[:NUM_NAMED])
+        advice = (
+            f"the guide's tails are too thin on these rows, worst first: {worst}; try a larger "
+            "family, or guide.local for them"
+        )
+        share, bar = share_above(self.khat, self.threshold), f"<= {GOOD_SHARE}"
+        name = f"rows with k-hat > {self.threshold:.2f}, share"
+        ess_share = float((self.ess.double() / self.num_particles).median())
+        scale, shift = float(self.scale.median()), float(self.shift.median())
+        directions = (
+            Finding.of("guide's scale over posterior's, median row", scale, "none; 1 is best"),
+            Finding.of("guide's shift, in its sd, median row", shift, "none; 0 is best"),
+        )
+        return (
+            Finding.of(name, share, bar, self.verdict, advice),
+            Finding.of("inference gap, nats, at least", self.gap.mean(), "none; 0 is best"),
+            Finding.of("log p(x), nats, at least", self.log_evidence.mean()),
+            *(directions if self.mean_error else ()),
+            Finding.of("effective share of particles, median row", ess_share, "none; 1 is best"),
+        )
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One line a row, with the continuous number whose mean and the one whose scale is
+        furthest off."""
+        import pandas as pd
+
+        columns = {
+            "khat": self.khat,
+            "trusted": self.khat <= self.threshold,
+            "ess": self.ess,
+            "log_evidence": self.log_evidence.value,
+            "elbo": self.elbo.value,
+            "gap": self.gap.value,
+            "gap_std_error": self.gap.std_error,
+            "reconstruction_error": self.reconstruction_error.value,
+            **self._worst_numbers(),
+        }
+        frame = pd.DataFrame(
+            {k: v.cpu().numpy() if isinstance(v, Tensor) else v for k, v in columns.items()}
+        )
+        return frame.rename_axis("row")
+
+    def _worst_numbers(self) -> dict[str, Any]:
+        """Columns of the number whose mean, and the one whose scale, is furthest off."""
+        if not self.mean_error:
+            return {}
+        names = number_names({k: v.value.shape[1:] for k, v in self.mean_error.items()})
+        means = self._side_by_side(self.mean_error)
+        scales = self._side_by_side(self.log_scale_error)
+        moved, misscaled = (v.abs().argmax(-1, keepdim=True) for v in (means, scales))
+        return {
+            "most_shifted": [names[int(i)] for i in moved],
+            "mean_error": means.gather(-1, moved)[:, 0],
+            "most_misscaled": [names[int(i)] for i in misscaled],
+            "scale": scales.gather(-1, misscaled)[:, 0].exp(),
+        }
+
+
+def by_row(
+    story: Pair,
+    guide: nn.Module | None = None,
+    data: Any = None,
+    *,
+    num_particles: int = 1000,
+    seed: int = 0,
+) -> ByRow:
+    r"""Judge the guide on each row by the importance weights :math:`\log w = \log p(x, z) - \log
+    q(z \mid x)`.
+
+    Mean and scale of the posterior are taken under smoothed weights, of continuous sites: a
+    category has neither. Where k-hat is above its threshold they understate how far the guide is
+    off, and a mode that the guide lost is missing from all of it: `reference_posterior` looks
+    there.
+
+    Arguments:
+        story: The story; or a `Problem` of story, guide and rows, with nothing for the two next.
         guide: Its guide.
         data: Rows, anything that `ppvae.data.as_rows` takes; they are streamed in bounded memory.
         num_particles: Particles of each row, S.
@@ -52,72 +200,49 @@ def by_row(
         ValueError: If the story has global latent sites, or there are fewer than 25 particles.
 
     Source:
-        A. Vehtari, D. Simpson, A. Gelman, Y. Yao, J. Gabry (2024). Pareto smoothed importance sampling.
-        Y. Yao, A. Vehtari, D. Simpson, A. Gelman (2018). Yes, but did it work? Evaluating variational inference.
+        A. Vehtari, D. Simpson, A. Gelman, Y. Yao, J. Gabry (2024). Pareto smoothed importance
+        sampling.
+        Y. Yao, A. Vehtari, D. Simpson, A. Gelman (2018). Yes, but did it work? Evaluating
+        variational inference.
     """
     khat_threshold(num_particles)
-    batch = to_batch(story, data)
-    sites = check_pair(story, guide, batch)
-    refuse_global(sites, "a judgement of each row")
-    step = num_rows_of(batch)
-    if not is_unamortized(guide):
-        kept = 3 + sum(site.row_shape.numel() for site in sites.latent.values())
-        step = max(1, min(MAX_ROWS, CHUNK_NUMBERS // (kept * num_particles)))
-
-    def judge(rows: TensorDict) -> dict[str, Any]:
-        sizes = pieces(num_particles, particle_step(rows, num_rows_of(rows)))
-        return _judge(*_particles(story, guide, rows, sites, sizes))
-
-    with torch.no_grad(), seeded_eval(seed, story, guide):
-        parts = [judge(rows) for rows in row_slices(batch, step)]
-    return _joined(parts, num_particles)
+    problem = as_problem(story, guide, data, "a judgement of each row")
+    num_latent = sum(site.row_shape.numel() for site in problem.sites.latent.values())
+    kept = 2 + len(problem.sites.observed) + num_latent
+    step = max(1, min(MAX_ROWS, CHUNK_NUMBERS // (kept * num_particles)))
+    with torch.no_grad(), problem.eval_mode(seed):
+        parts = [_judge(score_draws(p, num_particles), p.sites) for p in problem.pieces(step)]
+    return ByRow(**cat_nested(parts), num_particles=num_particles)
 
 
-def _particles(
-    story: nn.Module, guide: nn.Module, rows: TensorDict, sites: Sites, sizes: list[int]
-) -> tuple[TensorDict, Tensor, Tensor]:
-    """Continuous site -> `(S, B, *row)`, log weights `(S, B)` and log p(x | z) `(S, B)`, in runs of `sizes` particles."""
-    latents, log_w, log_likelihood = [], [], []
-    for size in sizes:
-        drawn = draw_all(story, guide, rows, size, sites)
-        log_p = log_prob_by_site(story, rows, drawn.values, sites)
-        latents.append({k: drawn.values[k] for k in sites.local_continuous})
-        log_joint = torch.stack(list(log_p.values())).sum(0)
-        log_w.append(log_joint - drawn.local.to(log_joint))
-        seen = {k: log_p[k] for k in sites.observed}
-        for name in set(seen) & set(drawn.values):  # labels, say, of which some are missing
-            seen[name] = seen[name] * ~unknown_rows(rows[name])
-        log_likelihood.append(torch.stack(list(seen.values())).sum(0))
-    values = {name: torch.cat([one[name] for one in latents]) for name in latents[0]}
-    return values, torch.cat(log_w), torch.cat(log_likelihood)
-
-
-def _judge(latents: TensorDict, log_w: Tensor, log_likelihood: Tensor) -> dict[str, Any]:
-    """All that `ByRow` holds, for a chunk of rows."""
+def _judge(draws: ScoredDraws, sites: Sites) -> dict[str, Any]:
+    """All that `ByRow` holds, for a piece of the rows."""
+    log_w = draws.log_weights
     num_particles = len(log_w)
-    raw = log_w.softmax(0)
     ess = effective_sample_size(log_w)
     evidence = log_w.logsumexp(0) - math.log(num_particles)
-    weights = smooth_log_weights(log_w).softmax(0)
-    moments = {name: _moments(weights, value) for name, value in latents.items()}
+    smoothed = smooth_log_weights(log_w).softmax(0)
+    errors = {
+        name: _moment_errors(smoothed, draws.latents[name]) for name in sites.local_continuous
+    }
     return {
         "khat": khat(log_w),
         "ess": ess,
         "log_evidence": Estimate(evidence, (1 / ess - 1 / num_particles).clamp(min=0).sqrt()),
         "elbo": Estimate.of_draws(log_w),
-        "gap": Estimate(evidence - log_w.mean(0), _error_of_mean(num_particles * raw - log_w)),
-        "reconstruction_error": Estimate.of_draws(-log_likelihood),
-        "mean_error": {name: found[0] for name, found in moments.items()},
-        "log_scale_error": {name: found[1] for name, found in moments.items()},
+        "gap": Estimate(
+            evidence - log_w.mean(0),
+            Estimate.of_draws(num_particles * log_w.softmax(0) - log_w).std_error,
+        ),
+        "reconstruction_error": Estimate.of_draws(-draws.total_log_likelihood),
+        "mean_error": {name: mean for name, (mean, _) in errors.items()},
+        "log_scale_error": {name: log_scale for name, (_, log_scale) in errors.items()},
     }
 
 
-def _error_of_mean(terms: Tensor) -> Tensor:
-    return Estimate.of_draws(terms).std_error
-
-
-def _moments(weights: Tensor, values: Tensor) -> tuple[Estimate, Estimate]:
-    """Errors of the guide's mean and log scale, `(B, *row)`; their standard errors by the delta method."""
+def _moment_errors(weights: Tensor, values: Tensor) -> tuple[Estimate, Estimate]:
+    """Errors of the guide's mean and log scale, `(B, *row)`; their standard errors by the delta
+    method."""
     num_particles = len(weights)
     z = values.to(weights.dtype)
     w = weights.reshape(*weights.shape, *(1,) * (z.dim() - 2))
@@ -133,15 +258,3 @@ def _moments(weights: Tensor, values: Tensor) -> tuple[Estimate, Estimate]:
         Estimate(-theirs / spread.sqrt(), (mean_noise / spread).sqrt()),
         Estimate(0.5 * (spread / variance).log(), 0.5 * scale_noise.square().sum(0).sqrt()),
     )
-
-
-def _joined(parts: list[dict[str, Any]], num_particles: int) -> ByRow:
-    """Chunks of rows as one."""
-
-    def join(each: list[Any]) -> Any:
-        if isinstance(each[0], dict):
-            return {name: join([one[name] for one in each]) for name in each[0]}
-        return torch.cat(each) if isinstance(each[0], Tensor) else Estimate.cat(each)
-
-    fields = {field: join([part[field] for part in parts]) for field in parts[0]}
-    return ByRow(**fields, num_particles=num_particles)

@@ -1,43 +1,53 @@
-r"""All diagnostics of one story and guide: a table of verdicts, and a page of figures."""
+r"""All diagnostics of one story and guide, and their verdicts."""
 
 __all__ = ["Diagnosis", "diagnose"]
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ppvae.data import to_batch
-from ppvae.diagnostics.by_row import by_row
-from ppvae.diagnostics.collapse import ActiveUnits, active_units
+from ppvae.diagnostics.active_units import ActiveUnits, active_units
+from ppvae.diagnostics.by_row import ByRow, by_row
 from ppvae.diagnostics.coverage import Coverage, coverage
 from ppvae.diagnostics.distance import Distance, distance_to_reference
 from ppvae.diagnostics.elbo_decomposition import ELBODecomposition, mutual_information
 from ppvae.diagnostics.finding import Finding, Verdict
+from ppvae.diagnostics.kl_by_site import KLBySite, kl_by_site
 from ppvae.diagnostics.loo import LeaveOneOut, loo
-from ppvae.diagnostics.predictive import (
+from ppvae.diagnostics.predictive_checks import (
     PredictiveCheck,
     Statistic,
     posterior_predictive_check,
     prior_predictive_check,
 )
 from ppvae.diagnostics.reference import Reference, reference_posterior
-from ppvae.diagnostics.rows import ByRow
 from ppvae.diagnostics.sbc import SBC, sbc
 from ppvae.diagnostics.tarp import tarp
-from ppvae.inference.kl import KLBySite, kl_by_site
-from ppvae.problem.weights import check_pair
+from ppvae.problem import Problem
 from ppvae.result import Result
 
 if TYPE_CHECKING:
     import pandas as pd
 
-T = TypeVar("T")
-SURGERY_PARTICLES = 2
-UNKNOWN = float("nan")
 TITLE = "Diagnosis: is the guide the story's posterior?"
 ORDER: dict[Verdict, int] = {"fail": 0, "warn": 1, "pass": 2, "none": 3}
+# What each part is called where it was not measured, in the order of the table.
+PARTS = {
+    "by_row": "k-hat",
+    "reference": "reference chains",
+    "distance": "distance to the reference",
+    "loo": "leave-one-out",
+    "sbc": "SBC",
+    "coverage": "expected coverage",
+    "tarp": "TARP",
+    "active_units": "active units",
+    "elbo_decomposition": "I(x; z)",
+    "kl_by_site": "KL by site",
+    "posterior_predictive": "posterior predictive",
+    "prior_predictive": "prior predictive",
+}
 
 
 @dataclass(frozen=True)
@@ -45,50 +55,49 @@ class Diagnosis(Result):
     """What each diagnostic found; a part is None where it was not measured, and `reasons` says why.
 
     Arguments:
-        rows: k-hat, loss and direction, row by row.
+        by_row: k-hat, loss and direction, row by row.
         reference: Chains of the posterior of a few rows.
         distance: How far the guide lies from them.
+        loo: Leave-one-out density of each row, where rows depend on each other through global
+            sites.
         sbc: Ranks of each latent number.
         coverage: Coverage of the highest-density regions.
         tarp: Coverage by distances to random points.
-        units: Activity of each latent number.
-        loo: What each row is worth to the others, where they touch through global sites.
-        surgery: Information about the row, and the aggregate posterior's distance from the prior.
-        kl: Cost of each latent site, in nats.
-        posterior: Statistics of the data among replicates of the posterior.
-        prior: The same among rows that the story generates.
+        active_units: Activity of each latent number.
+        elbo_decomposition: Information about the row, and the aggregate posterior's distance from
+            the prior.
+        kl_by_site: Cost of each latent site, in nats.
+        posterior_predictive: Statistics of the data among replicates of the posterior.
+        prior_predictive: The same among rows that the story generates.
         reasons: Diagnostic -> why it was not measured.
     """
 
-    rows: ByRow | None
+    by_row: ByRow | None
     reference: Reference | None
     distance: Distance | None
+    loo: LeaveOneOut | None
     sbc: SBC | None
     coverage: Coverage | None
     tarp: Coverage | None
-    units: ActiveUnits | None
-    loo: LeaveOneOut | None
-    surgery: ELBODecomposition | None
-    kl: KLBySite | None
-    posterior: PredictiveCheck | None
-    prior: PredictiveCheck | None
+    active_units: ActiveUnits | None
+    elbo_decomposition: ELBODecomposition | None
+    kl_by_site: KLBySite | None
+    posterior_predictive: PredictiveCheck | None
+    prior_predictive: PredictiveCheck | None
     reasons: dict[str, str]
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """The table, line by line."""
-        lines: list[Finding] = []
-        for part in (
-            self.rows, self.reference, self.distance, self.loo, self.sbc, self.coverage, self.tarp, self.units,
-            self.surgery, self.kl, self.posterior, self.prior,
-        ):  # fmt: skip
-            if isinstance(part, Reference | Distance | LeaveOneOut | SBC | ActiveUnits):
-                lines.append(part.finding)
-            elif part is not None:
-                lines += part.findings
-        for name, reason in self.reasons.items():
-            lines.append(Finding(name, UNKNOWN, UNKNOWN, "not measured", "none", reason))
-        return tuple(lines)
+        measured = [part for part in (getattr(self, name) for name in PARTS) if part is not None]
+        unknown = float("nan")
+        return (
+            *(finding for part in measured for finding in part.findings),
+            *(
+                Finding(name, unknown, unknown, "not measured", "none", reason)
+                for name, reason in self.reasons.items()
+            ),
+        )
 
     @property
     def verdict(self) -> Verdict:
@@ -123,58 +132,45 @@ def diagnose(
         num_particles: Particles of each row behind k-hat.
         num_simulations: Rows simulated for each calibration diagnostic.
         num_replicates: Data sets of each predictive check.
-        reference_rows: The first so many rows are held against reference chains, seconds each; 0 for none.
+        reference_rows: The first so many rows are held against reference chains, seconds each; 0
+            for none.
         statistics: As in `posterior_predictive_check`.
         seed: Seed of everything.
 
     Returns:
-        The findings, printable as a table. A diagnostic that does not suit the story (global or discrete sites,
-        covariates) or the guide (local) is reported as not measured, with the reason. Leave-one-out is measured only
-        where rows touch through global sites; elsewhere it is log p(x).
+        The findings, printable as a table. A diagnostic that does not suit the story (global or
+        discrete sites, covariates) or the guide (local) is reported as not measured, with the
+        reason. Leave-one-out is measured only where rows touch through global sites; elsewhere it
+        is log p(x).
 
     Raises:
         ValueError: If the data or the guide do not fit the story.
     """
-    batch = to_batch(story, data)
-    sites = check_pair(story, guide, batch)
+    problem = Problem.of(story, guide, data)
+    parts: dict[str, Any] = dict.fromkeys(PARTS)
     reasons: dict[str, str] = {}
 
-    def measured(name: str, run: Callable[..., T], *given: Any, **options: Any) -> T | None:
+    def measure(part: str, run: Callable[..., Any], *given: Any, **options: Any) -> None:
         try:
-            return run(*given, **options, seed=seed)
+            parts[part] = run(*given, **options, seed=seed)
         except ValueError as reason:
-            reasons[name] = str(reason)
-            return None
+            reasons[PARTS[part]] = str(reason)
 
-    def distance(reference: Reference, seed: int) -> Distance:
-        return distance_to_reference(guide, reference, seed=seed)
-
-    pair = (story, guide, batch)
-    size = {"num_simulations": num_simulations}
-    check = {"num_replicates": num_replicates, "statistics": statistics}
-    few = range(min(reference_rows, len(next(iter(batch.values())))))
-    reference, separation = None, None
-    if few:
-        reference = measured(
-            "reference chains", reference_posterior, story, batch, rows=few, guide=guide
-        )
-    if reference is not None:
-        separation = measured("distance to the reference", distance, reference)
-    one_out = None
-    if sites.global_latent:
-        one_out = measured("leave-one-out", loo, *pair, num_particles=num_particles)
-    return Diagnosis(
-        rows=measured("k-hat", by_row, *pair, num_particles=num_particles),
-        reference=reference,
-        distance=separation,
-        loo=one_out,
-        sbc=measured("SBC", sbc, *pair, **size),
-        coverage=measured("expected coverage", coverage, *pair, **size),
-        tarp=measured("TARP", tarp, *pair, **size),
-        units=measured("active units", active_units, *pair),
-        surgery=measured("I(x; z)", mutual_information, *pair, num_particles=SURGERY_PARTICLES),
-        kl=measured("KL by site", kl_by_site, *pair),
-        posterior=measured("posterior predictive", posterior_predictive_check, *pair, **check),
-        prior=measured("prior predictive", prior_predictive_check, story, batch, **check),
-        reasons=reasons,
-    )
+    if reference_rows:
+        rows = range(min(reference_rows, problem.num_rows))
+        measure("reference", reference_posterior, problem, rows=rows)
+    if parts["reference"] is not None:
+        measure("distance", distance_to_reference, guide, parts["reference"])
+    if problem.sites.global_latent:
+        measure("loo", loo, problem, num_particles=num_particles)
+    measure("by_row", by_row, problem, num_particles=num_particles)
+    measure("sbc", sbc, problem, num_simulations=num_simulations)
+    measure("coverage", coverage, problem, num_simulations=num_simulations)
+    measure("tarp", tarp, problem, num_simulations=num_simulations)
+    measure("active_units", active_units, problem)
+    measure("elbo_decomposition", mutual_information, problem, num_particles=2)
+    measure("kl_by_site", kl_by_site, problem)
+    replicates: dict[str, Any] = {"num_replicates": num_replicates, "statistics": statistics}
+    measure("posterior_predictive", posterior_predictive_check, problem, **replicates)
+    measure("prior_predictive", prior_predictive_check, problem, **replicates)
+    return Diagnosis(**parts, reasons=reasons)

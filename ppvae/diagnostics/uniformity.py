@@ -1,19 +1,19 @@
 r"""Are ranks uniform? A test with simultaneous bands for the empirical distribution function.
 
 If the guide is the posterior, the rank of the true value among draws of the guide is uniform over
-:math:`0, \dots, L`. The number of :math:`N` ranks that are at most :math:`i` is then binomial for each :math:`i`, and the
-smallest of these pointwise tail probabilities is the statistic: its distribution under uniform ranks is simulated,
-so that the test, and the band that it draws, hold for all :math:`i` at once.
+:math:`0, \dots, L`. The number of :math:`N` ranks that are at most :math:`i` is then binomial for
+each :math:`i`, and the smallest of these pointwise tail probabilities is the statistic: its
+distribution under uniform ranks is simulated, so that the test, and the band that it draws, hold
+for all :math:`i` at once.
 """
 
-__all__ = ["Ranks", "rank_among"]
+__all__ = ["RankStatistics", "rank_among"]
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
-from scipy.stats import binom
 from torch import Tensor
 
 from ppvae.estimate import Estimate
@@ -24,7 +24,7 @@ NULL_SEED = 0
 
 
 @dataclass(frozen=True)
-class Ranks:
+class RankStatistics:
     """Ranks of several quantities, and whether they are uniform.
 
     Arguments:
@@ -44,7 +44,8 @@ class Ranks:
 
     @cached_property
     def p_values(self) -> Tensor:
-        """Of each quantity by itself, `(Q,)`: the probability of ranks as uneven as these if they were uniform."""
+        """Of each quantity by itself, `(Q,)`: the probability of ranks as uneven as these if
+        they were uniform."""
         null = _null(self.num_simulations, self.num_draws, _num_replicates(len(self.names)))
         counts = self._counts().numpy()
         found = _statistic(counts, self.num_simulations, self.num_draws)
@@ -75,12 +76,15 @@ class Ranks:
         return self._counts().double() / self.num_simulations
 
     def band(self, level: float = LEVEL) -> tuple[Tensor, Tensor]:
-        """Lower and upper bound, `(L,)`, between which the whole `ecdf` of one quantity lies with this probability.
+        """Lower and upper bound, `(L,)`, between which the whole `ecdf` of one quantity lies with
+        this probability.
 
         Source:
-            T. Säilynoja, P.-C. Bürkner, A. Vehtari (2022). Graphical test for discrete uniformity and its applications
-            in goodness-of-fit evaluation and multiple sample comparison.
+            T. Säilynoja, P.-C. Bürkner, A. Vehtari (2022). Graphical test for discrete uniformity
+            and its applications in goodness-of-fit evaluation and multiple sample comparison.
         """
+        from scipy.stats import binom
+
         null = _null(self.num_simulations, self.num_draws, MIN_REPLICATES)
         gamma = float(np.quantile(null, 1 - level))
         p, n = self.levels.numpy(), self.num_simulations
@@ -94,18 +98,21 @@ class Ranks:
 
     @property
     def shift(self) -> Estimate:
-        """Mean rank as a share, less one half, `(Q,)`; above 0 the true values lie above the draws."""
+        """Mean rank as a share, less one half, `(Q,)`; above 0 the true values lie above the
+        draws."""
         return Estimate.of_draws(self.scaled.T - 0.5)
 
     @property
     def spread(self) -> Estimate:
-        """Variance of the ranks over that of uniform ranks, `(Q,)`; above 1 the guide is too narrow."""
+        """Variance of the ranks over that of uniform ranks, `(Q,)`; above 1 the guide is too
+        narrow."""
         uniform = (1 - 1 / (self.num_draws + 1) ** 2) / 12
         return Estimate.of_draws((self.scaled.T - 0.5).square() / uniform)
 
 
 def rank_among(truth: Tensor, draws: Tensor) -> Tensor:
-    """Rank of a value among draws, ties broken at random: `(*,)` and `(S, *)` to `(*,)`, integers 0 to S."""
+    """Rank of a value among draws, ties broken at random: `(*,)` and `(S, *)` to `(*,)`,
+    integers 0 to S."""
     below, ties = (draws < truth).sum(0), (draws == truth).sum(0)
     return below + (torch.rand(ties.shape, device=ties.device) * (ties + 1)).long().minimum(ties)
 
@@ -138,6 +145,8 @@ def _statistic(counts: np.ndarray, num_simulations: int, num_draws: int) -> np.n
 @lru_cache(maxsize=2)
 def _tails(num_simulations: int, num_draws: int) -> np.ndarray:
     """Two-sided tail probability of each count at each level, `(L, N + 1)`."""
+    from scipy.stats import binom
+
     levels = np.arange(1, num_draws + 1)[:, None] / (num_draws + 1)
     counts = np.arange(num_simulations + 1)
     lower = binom.cdf(counts, num_simulations, levels)

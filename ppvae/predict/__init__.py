@@ -1,15 +1,25 @@
-r"""What a trained story and guide say: new rows, rows encoded, decoded again, completed; walks through the latent sites.
+r"""What a trained story and guide say: new rows, rows encoded and decoded, missing values, paths
+through the latent sites.
 
-Reading order: `leaves` (the story run on latent draws) and `moments` (what the guide draws in the mean), which the others
-share; `generate` and `traverse` (the story alone); `embed`, `reconstruct`, `impute` and `fill` (story and guide); `walk`, and
-`interpolate` on it.
+`generate` and `traverse` need the story alone; `embed`, `reconstruct`, `impute`, `impute_point`,
+`interpolate` and `latent_traversals` need the guide too.
 """
 
-__all__ = ["embed", "fill", "generate", "impute", "interpolate", "reconstruct", "traverse"]
+__all__ = [
+    "LatentTraversals",
+    "embed",
+    "generate",
+    "impute",
+    "impute_point",
+    "interpolate",
+    "latent_traversals",
+    "reconstruct",
+    "traverse",
+]
 
 from .embed import embed
 from .generate import generate, traverse
-from .impute import impute
+from .impute import impute, impute_point
 from .interpolate import interpolate
-from .missing import fill
 from .reconstruct import reconstruct
+from .traversals import LatentTraversals, latent_traversals

@@ -1,4 +1,4 @@
-r"""The way from one row to another, through the latent sites."""
+r"""From one row to another, through the latent sites."""
 
 __all__ = ["interpolate"]
 
@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.data.chunks import is_unamortized, row_slices, rows_per_chunk
-from ppvae.story import Sites, TensorDict, num_rows_of, seeded_eval, split_batch
+from ppvae.data.chunks import is_unamortized, particle_step, rows_per_chunk
+from ppvae.problem import Problem
+from ppvae.story import Sites, TensorDict
 from ppvae.story.validation import site_dependencies
 
-from .decode import Walk
-from .decoder import leaves, mean_or_hold, paired, particle_steps, wanted_of
+from .latent_space import LatentSpace
 
 
 def interpolate(
@@ -27,32 +27,34 @@ def interpolate(
     num_particles: int = 100,
     seed: int = 0,
 ) -> TensorDict:
-    r"""Walk from each row of `one` to the row of `other` beside it, and decode what stands on the way.
+    r"""Interpolate from each row of `one` to the row of `other` beside it, and decode each step.
 
-    The walk is straight, in equal steps, where the latent sites are real numbers :math:`u` (`biject_to` of their
-    supports), so that every point of it lies in the supports:
+    The path is straight, in equal steps, where the latent sites are real numbers :math:`u`
+    (`biject_to` of their supports), so that every point of it lies in the supports:
     :math:`u_t = (1 - w_t)\, E_q[u | x] + w_t\, E_q[u | x']`, :math:`w_t = t / (T - 1)`.
-    A discrete site that reaches the observed ones only through sites that are walked needs no value and is left out.
+    A discrete site on which no observed site depends directly needs no value and is left out.
 
     Arguments:
         story: The story.
         guide: Its guide.
-        one: Rows where the walks begin, B of them, anything that `ppvae.data.as_rows` takes.
-        other: Rows where they end, as many, with the same covariates.
-        given: Observed sites to hold at their data, such as labels that other sites depend on; those must be the same
-            in both rows of a pair.
-        num_steps: Stops of a walk, T, both ends among them.
+        one: Rows at which the paths begin, B of them, anything that `ppvae.data.as_rows` takes.
+        other: Rows at which they end, as many, with the same covariates.
+        given: Observed sites to hold at their data, such as labels that other sites depend on;
+            those must be the same in both rows of a pair.
+        num_steps: Points of a path, T, both ends among them.
         num_particles: Draws of each row, of which the ends are the means.
         seed: Seed of the draws.
 
     Returns:
-        Continuous latent site -> its values `(T, B, *row)`, and observed site that is not given -> its means there
-        `(T, B, *row)`, in the data's own unit; a global site stays at its posterior mean, in its own shape.
+        Continuous latent site -> its values `(T, B, *row)`, and observed site that is not given ->
+        its means there `(T, B, *row)`, in the data's own unit; a global site stays at its posterior
+        mean, in its own shape.
 
     Raises:
-        ValueError: If data or guide do not fit the story; the rows differ in number, in covariates or in what is held;
-            the guide has parameters of its own rows; a discrete latent site that observed ones depend on cannot be
-            walked; there are fewer than two steps; or an observed site's distribution has no mean.
+        ValueError: If data or guide do not fit the story; the rows differ in number, in covariates
+            or in what is held; the guide has parameters of its own rows; observed sites depend on a
+            discrete latent site; there are fewer than two steps; or an observed site's distribution
+            has no mean.
     """
     if num_steps < 2:
         raise ValueError(
@@ -60,79 +62,79 @@ def interpolate(
         )
     if is_unamortized(guide):
         raise ValueError(
-            "expected a guide that serves any rows, got one with parameters of its own rows; give the guide that it was "
-            "made from"
+            "expected a guide that serves any rows, got one with parameters of its own rows; give "
+            "the guide that it was made from"
         )
-    (start, sites), (end, _) = (paired(story, guide, data, num_particles) for data in (one, other))
-    wanted = wanted_of(sites, given)
-    walk = Walk.of(sites)
-    causes = _causes(story, start, sites, wanted)
-    _check_pairs(start, end, [n for n in start if n not in sites or n in causes & set(given)])
-    _refuse_discrete(sites, causes)
-    (first, shared), (last, _) = (
-        walk.centres(story, guide, batch, sites, num_particles, seed) for batch in (start, end)
-    )
+    start, end = Problem.of(story, guide, one), Problem.of(story, guide, other)
+    space = LatentSpace.of(start.sites)
+    parents = _parents_of_decoded(start, given)
+    fixed = [n for n in start.batch if n not in start.sites or n in parents & set(given)]
+    _check_pairs(start, end, fixed)
+    _refuse_discrete(start.sites, parents)
+    first, u_global = space.posterior_means(start, num_particles, seed)
+    last, _ = space.posterior_means(end, num_particles, seed)
     weight = torch.linspace(0, 1, num_steps).to(first).reshape(-1, 1, 1)
     u = torch.lerp(first, last, weight)  # (T, B, d)
-    step = rows_per_chunk(start)
-    pairs = zip(row_slices(start, step), u.split(step, 1), strict=True)
-    with torch.no_grad(), seeded_eval(seed, story):
+    step = rows_per_chunk(start.batch)
+    with torch.no_grad(), start.eval_mode(seed):
         parts = [
-            _decoded(story, r, stops, walk, shared, sites, given, wanted) for r, stops in pairs
+            _decode(piece, points, space, u_global, given)
+            for piece, points in zip(start.pieces(step), u.split(step, 1), strict=True)
         ]
-    walked = {name: torch.cat([p[name] for p in parts], 1) for name in parts[0]}
-    latents = walk.values(u[:1], shared)
-    return walked | {name: latents[name][0] for name in walk.shared.sites}
+    path = {name: torch.cat([p[name] for p in parts], 1) for name in parts[0]}
+    latents = space.unflatten(u[:1], u_global)
+    return path | {name: latents[name][0] for name in space.global_.sites}
 
 
-def _decoded(
-    story: nn.Module,
-    rows: TensorDict,
+def _decode(
+    problem: Problem,
     u: Tensor,
-    walk: Walk,
-    shared: Tensor | None,
-    sites: Sites,
+    space: LatentSpace,
+    u_global: Tensor | None,
     given: Sequence[str],
-    wanted: Sequence[str],
 ) -> TensorDict:
-    """What stands at points `u` `(T, B, d)` of the rows' walks, `(T, B, *row)`; the stops are the story's particles."""
-    pieces = []
-    for stops in u.split(particle_steps(rows, len(u))[0]):
-        latents = walk.values(stops, shared)
-        found = leaves(story, rows, latents, sites, given, wanted, mean_or_hold)
-        pieces.append({name: latents[name] for name in walk.local.sites} | found)
-    return {name: torch.cat([p[name] for p in pieces]) for name in pieces[0]}
+    """Latent sites and means of observed ones at points `u` `(T, B, d)`, `(T, B, *row)`; steps
+    are particles."""
+    parts = []
+    for points in u.split(particle_step(problem.batch, problem.num_rows)):
+        latents = space.unflatten(points, u_global)
+        means = problem.decode(latents, given, mean=True)
+        parts.append({name: latents[name] for name in space.local.sites} | means)
+    return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
 
 
-def _causes(story: nn.Module, batch: TensorDict, sites: Sites, wanted: Collection[str]) -> set[str]:
-    """Sites that what is decoded depends on directly."""
-    if hasattr(story, "run_conditioned"):
-        return set(sites)  # an adopted model does not tell
-    direct = site_dependencies(story, split_batch(story, batch)[1], 2)
-    return set[str]().union(*(direct[name] for name in wanted))
+def _parents_of_decoded(problem: Problem, given: Collection[str]) -> set[str]:
+    """Sites that the decoded ones depend on directly; all of an adopted model, which does not
+    tell."""
+    if problem.is_adopted:
+        return set(problem.sites)
+    direct = site_dependencies(problem.story, problem.covariates, 2)
+    return set[str]().union(*(direct[n] for n in problem.sites.observed if n not in given))
 
 
-def _check_pairs(start: TensorDict, end: TensorDict, same: Collection[str]) -> None:
-    """Refuse rows that do not pair, and pairs that differ in what is not walked."""
-    counts = num_rows_of(start), num_rows_of(end)
-    if counts[0] != counts[1] or set(start) != set(end):
+def _check_pairs(start: Problem, end: Problem, fixed: Collection[str]) -> None:
+    """Refuse rows that do not pair, and pairs that differ in what stays fixed."""
+    if start.num_rows != end.num_rows or set(start.batch) != set(end.batch):
         raise ValueError(
-            f"expected as many rows to end at as to begin at, with the same names, got {counts[0]} rows of {sorted(start)} "
-            f"and {counts[1]} of {sorted(end)}"
+            "expected as many rows to end at as to begin at, with the same names, got "
+            f"{start.num_rows} rows of {sorted(start.batch)} and {end.num_rows} of "
+            f"{sorted(end.batch)}"
         )
-    for name in same:
-        differ = (start[name] != end[name]).reshape(counts[0], -1).any(-1).nonzero()
-        if len(differ):
+    for name in fixed:
+        differ = start.batch[name] != end.batch[name]
+        rows = differ.reshape(start.num_rows, -1).any(-1).nonzero()
+        if len(rows):
             raise ValueError(
-                f"'{name}': expected one value in both rows of a pair, as it is not walked, got missing or different ones "
-                f"in pair {int(differ[0])}; pair rows that share it"
+                f"'{name}': expected one value in both rows of a pair, as it is held fixed, got "
+                f"missing or different ones in pair {int(rows[0])}; pair rows that share it"
             )
 
 
-def _refuse_discrete(sites: Sites, causes: Collection[str]) -> None:
+def _refuse_discrete(sites: Sites, parents: Collection[str]) -> None:
     for name, site in sites.latent.items():
-        if site.is_discrete and name in causes:
+        if site.is_discrete and name in parents:
             raise ValueError(
-                f"site '{name}': expected continuous latent sites to walk through, got a discrete one that observed sites "
-                f"depend on; put it into the data and hold it with given=['{name}'], or choose values with ppvae.traverse"
+                f"site '{name}': expected continuous latent sites to interpolate, got a discrete "
+                "one that observed sites depend on; put it into the data and hold it with "
+                f"given=['{name}'], or choose values with ppvae.traverse"
             )

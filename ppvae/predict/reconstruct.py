@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ppvae.data.chunks import row_chunks
-from ppvae.problem.weights import draw_all
-from ppvae.story import TensorDict, seeded_eval
-
-from .decoder import leaves, mean_or_hold, paired, particle_steps, wanted_of
+from ppvae.data.chunks import particle_step, pieces, rows_per_chunk
+from ppvae.problem import Problem
+from ppvae.story import TensorDict
 
 
 def reconstruct(
@@ -42,18 +40,18 @@ def reconstruct(
 
     Raises:
         ValueError: If the data or the guide do not fit the story, `given` names no observed site,
-            or an observed site's distribution has no mean.
+            an observed site's distribution has no mean, or `num_particles` is below 1.
     """
-    batch, sites = paired(story, guide, data, num_particles)
-    wanted = wanted_of(sites, given)
+    if num_particles < 1:
+        raise ValueError(f"expected at least one particle, got num_particles={num_particles}")
+    problem = Problem.of(story, guide, data)
     parts: list[TensorDict] = []
-    with torch.no_grad(), seeded_eval(seed, story, guide):
-        for rows in row_chunks(batch, guide):
+    with torch.no_grad(), problem.eval_mode(seed):
+        for piece in problem.pieces(rows_per_chunk(problem.batch)):
             total: TensorDict = {}
-            for size in particle_steps(rows, num_particles):
-                latents = draw_all(story, guide, rows, size, sites).values
-                found = leaves(story, rows, latents, sites, given, wanted, mean_or_hold)
-                for name, means in found.items():
-                    total[name] = total.get(name, torch.zeros_like(means[0])) + means.sum(0)
+            for size in pieces(num_particles, particle_step(piece.batch, piece.num_rows)):
+                means = piece.decode(piece.draw_all(size).values, given, mean=True)
+                for name, mean in means.items():
+                    total[name] = total.get(name, torch.zeros_like(mean[0])) + mean.sum(0)
             parts.append({name: t / num_particles for name, t in total.items()})
     return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}

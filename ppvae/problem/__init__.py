@@ -5,10 +5,19 @@ Reading order: `draws` (what a guide draws, and along which paths gradients come
 its rows).
 """
 
-__all__ = ["GuideSite", "KLWeights", "Problem", "Scores", "Unconstrained", "missing_as"]
+__all__ = [
+    "GuideSite",
+    "KLWeights",
+    "Problem",
+    "Scores",
+    "Unconstrained",
+    "missing_as",
+    "missing_rows",
+]
 
 from ppvae.problem.draws import GuideSite
 from ppvae.problem.kl_weights import KLWeights
-from ppvae.problem.problem import Problem, missing_as
+from ppvae.problem.missing import missing_as, missing_rows
+from ppvae.problem.problem import Problem
 from ppvae.problem.scores import Scores
 from ppvae.problem.unconstrained import Unconstrained

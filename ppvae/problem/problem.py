@@ -28,6 +28,7 @@ from ppvae.problem.draws import (
 )
 from ppvae.problem.guide_density import log_guide_at, log_guide_of
 from ppvae.problem.kl_weights import KLWeights
+from ppvae.problem.missing import missing_as
 from ppvae.problem.scores import Scores
 from ppvae.problem.unconstrained import Unconstrained
 from ppvae.story import (
@@ -184,6 +185,16 @@ class Problem:
         """How the story runs, by its kind."""
         return program_of(self.story)
 
+    @property
+    def covariates(self) -> TensorDict:
+        """What the story takes beside the number of rows, name -> `(B, *)`; none for an adopted model."""
+        return self.program.split(self.batch)[1]
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether the story is a plain Pyro model that takes its rows as arguments."""
+        return not self.program.generates_rows
+
     def check_independent_rows(self, purpose: str) -> None:
         """Refuse global latent sites, given which alone rows are independent.
 
@@ -242,6 +253,42 @@ class Problem:
             drawn.is_local["+".join(absent)] = True
         return drawn
 
+    def decode(
+        self, latents: TensorDict, given: Sequence[str] = (), *, mean: bool = False
+    ) -> TensorDict:
+        """The observed sites for given latent draws: drawn anew, or the means of their distributions.
+
+        No observed value can come back.
+
+        Arguments:
+            latents: Every latent site, name -> `(S, B, *row)`; observed sites among them have the values given here.
+            given: Observed sites to hold at their data.
+            mean: Whether means are wanted.
+
+        Returns:
+            Observed site that is not given -> `(S, B, *row)`.
+
+        Raises:
+            ValueError: If `given` names no observed site, or a distribution has no mean.
+        """
+        names = self.observed_except(given)
+        held = {name: self.batch[name] for name in given}
+        values = self.program.generate(
+            self.batch, latents, self.sites, held, means=names if mean else ()
+        )
+        return {name: values[name] for name in names}
+
+    def observed_except(self, given: Sequence[str]) -> list[str]:
+        """Observed sites but those that are held at their data.
+
+        Raises:
+            ValueError: If `given` names no observed site.
+        """
+        unknown = sorted(set(given) - set(self.sites.observed))
+        if unknown:
+            raise ValueError(f"expected `given` among {sorted(self.sites.observed)}, got {unknown}")
+        return [name for name in self.sites.observed if name not in given]
+
     def replicate(self, latents: TensorDict, given: Sequence[str] = ()) -> TensorDict:
         """Draw the observed sites anew, given latent draws: one replicate of the rows for each
         particle.
@@ -257,10 +304,8 @@ class Problem:
         Returns:
             Observed site -> `(S, B, *row)`.
         """
-        held = {name: self.batch[name] for name in given}
-        drawn = self.program.generate(self.batch, latents, self.sites, held)
-        names = [n for n in self.sites.observed if n not in given and n not in latents]
-        return {n: missing_as(drawn[n], self.batch.get(n)) for n in names}
+        drawn = self.decode(latents, given)
+        return {k: missing_as(v, self.batch.get(k)) for k, v in drawn.items() if k not in latents}
 
     # Densities.
 
@@ -328,10 +373,3 @@ class Problem:
         if self.guide is None:
             raise ValueError("expected a guide to draw from, got none; pass guide=...")
         return self.guide
-
-
-def missing_as(value: Tensor, data: Tensor | None) -> Tensor:
-    """The value, NaN where the data are; they broadcast."""
-    if data is None or not data.is_floating_point() or not bool(torch.isnan(data.sum())):
-        return value
-    return torch.where(torch.isnan(data), torch.full_like(data, torch.nan), value.to(data.dtype))

@@ -1,7 +1,9 @@
 r"""Conditioning a story on rows of data, and running it forward."""
 
-__all__ = ["Observed", "observe", "scale_rows", "simulate", "trace_sites"]
+__all__ = ["Observed", "observe", "run_forward", "scale_rows", "simulate", "trace_sites"]
 
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pyro.distributions as dist
@@ -10,7 +12,8 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ppvae.story.batch import Batch, as_batch, num_rows_of
-from ppvae.story.handlers import RowScale, check_vectorized
+from ppvae.story.distributions import distribution_mean
+from ppvae.story.handlers import Condition, RowScale, check_vectorized
 from ppvae.story.programs import program_of
 from ppvae.story.running import TensorDict, eval_mode, local_params, run, seeded
 from ppvae.story.sites import DATA_PLATE, Layout, Sites, is_bookkeeping
@@ -95,17 +98,54 @@ def simulate(
     Returns:
         Site name -> `(n, *inner plates, *event)`; a global site has its own shape.
     """
+    return run_forward(story, n, covariates, seed=seed)
+
+
+def run_forward(
+    story: nn.Module,
+    n: int,
+    covariates: TensorDict,
+    *,
+    seed: int | None,
+    values: Mapping[str, Tensor] | None = None,
+    draws: Collection[str] | None = None,
+    advice: str = "",
+) -> TensorDict:
+    """Generate `n` rows with some sites held at values, and means in place of draws.
+
+    Arguments:
+        story: The story.
+        n: Number of rows.
+        covariates: Name -> `(n, *)`, passed to the story.
+        seed: Seed of this draw; None draws from the global generator.
+        values: Site -> `(n, *row)`, held in place of a draw.
+        draws: Sites whose value is wanted; all others give the mean of their distribution. None for all.
+        advice: What to do about a distribution without a mean.
+
+    Returns:
+        Site name -> `(n, *row)`, without gradients; a global site has its own shape.
+
+    Raises:
+        ValueError: If there is no row, a value names no site, or a mean is wanted of a distribution that has none.
+    """
     if n < 1:
         raise ValueError(f"expected at least one row to simulate, got n={n}")
-    with torch.no_grad(), eval_mode(story), local_params(story), seeded(seed, story):
-        trace = poutine.trace(story).get_trace(n, **covariates)
+    condition = Condition(values, {}, 0) if values else nullcontext()
     rows: TensorDict = {}
-    nodes: dict[str, Any] = dict(trace.nodes)
-    for name, node in nodes.items():
-        if node["type"] == "sample" and not is_bookkeeping(node):
+    with torch.no_grad(), eval_mode(story), local_params(story), seeded(seed, story):
+        with poutine.trace() as traced, condition:
+            story(n, **covariates)
+        nodes: dict[str, Any] = dict(traced.trace.nodes)
+        sites = {k: v for k, v in nodes.items() if v["type"] == "sample" and not is_bookkeeping(v)}
+        unknown = sorted(set(values or {}) - set(sites))
+        if unknown:
+            raise ValueError(f"expected sites among {sorted(sites)}, got {unknown}")
+        for name, node in sites.items():
             check_vectorized(node["cond_indep_stack"])
             layout = Layout.of(node["cond_indep_stack"], node["fn"].event_dim)
-            rows[name] = layout.to_rows(node["value"])
+            is_drawn = draws is None or name in draws
+            value = node["value"] if is_drawn else distribution_mean(name, node["fn"], advice)
+            rows[name] = layout.to_rows(value).detach()
     return rows
 
 

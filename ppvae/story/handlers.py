@@ -24,6 +24,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
+from ppvae.story.distributions import base_distribution, distribution_mean
 from ppvae.story.relaxed import relax
 from ppvae.story.running import TensorDict
 from ppvae.story.sites import DATA_PLATE, Layout, is_bookkeeping
@@ -65,7 +66,7 @@ class Condition(Messenger):
             value = self._in_program(msg, self.values[name])
             if has_missing(value, name):
                 value, msg["fn"] = fill_and_mask(name, value, msg["fn"])
-            if value.is_floating_point() and isinstance(_base(msg["fn"]), Categorical):
+            if value.is_floating_point() and isinstance(base_distribution(msg["fn"]), Categorical):
                 value = value.long()  # files and missing values make numbers of labels
             value = self._beside_particles(value, msg["fn"].event_dim)
         else:
@@ -150,16 +151,22 @@ class SampleRows(RowLogProb):
 
     Arguments:
         log_probs: Whether densities are wanted.
+        means: Sites of which the mean of the distribution is kept in place of the value.
 
     Attributes:
         values: Site -> `(S, B, *inner plates, *event)`; a global site `(S, *event)`.
     """
 
     def __init__(
-        self, particle_dim: int, num_particles: int, num_rows: int, log_probs: bool = True
+        self,
+        particle_dim: int,
+        num_particles: int,
+        num_rows: int,
+        log_probs: bool = True,
+        means: Collection[str] = (),
     ) -> None:
         super().__init__(particle_dim, num_particles, num_rows)
-        self.log_probs = log_probs
+        self.log_probs, self.means = log_probs, means
         self.values: TensorDict = {}
 
     @classmethod
@@ -175,7 +182,11 @@ class SampleRows(RowLogProb):
             super()._pyro_post_sample(msg)
         if not msg["infer"].get("is_auxiliary"):
             layout = Layout.of(msg["cond_indep_stack"], msg["fn"].event_dim)
-            self.values[msg["name"]] = layout.to_rows(msg["value"], particle_dim=self.particle_dim)
+            name, value = msg["name"], msg["value"]
+            if name in self.means:
+                advice = f"hold it at its data with given=['{name}']"
+                value = distribution_mean(name, msg["fn"], advice)
+            self.values[name] = layout.to_rows(value, particle_dim=self.particle_dim)
 
 
 class RowScale(Messenger):
@@ -188,13 +199,6 @@ class RowScale(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if any(f.name == DATA_PLATE for f in msg["cond_indep_stack"]):
             msg["scale"] = msg["scale"] * self.factor
-
-
-def _base(fn: Any) -> Any:
-    """A distribution without its wrappings."""
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return fn
 
 
 def check_vectorized(stack: Any) -> None:

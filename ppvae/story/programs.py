@@ -3,7 +3,7 @@ r"""The two kinds of stories, and how each runs on rows: the only place that tel
 __all__ = ["AdoptedProgram", "GenerativeProgram", "StoryProgram", "program_of"]
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -84,7 +84,12 @@ class StoryProgram(ABC):
         return run_particles(scored, latents, sites.particle_dim, self.takes_particles)
 
     def generate(
-        self, batch: TensorDict, latents: TensorDict, sites: Sites, given: TensorDict
+        self,
+        batch: TensorDict,
+        latents: TensorDict,
+        sites: Sites,
+        given: TensorDict,
+        means: Collection[str] = (),
     ) -> TensorDict:
         """Every site for given latent draws, the observed ones drawn anew, name -> `(S, B, *row)`.
 
@@ -93,12 +98,13 @@ class StoryProgram(ABC):
             latents: As in `score`.
             sites: The story's sites.
             given: Values of observed sites to hold, name -> `(B, *row)`.
+            means: Sites of which the mean of the distribution is wanted in place of a draw.
         """
         inputs = self.inputs(batch)
 
         def generated(values: TensorDict, num_particles: int, dim: int) -> SampleRows:
             handler = SampleRows(
-                sites.particle_dim, num_particles, num_rows_of(batch), log_probs=False
+                sites.particle_dim, num_particles, num_rows_of(batch), log_probs=False, means=means
             )
             with local_params(self.story), handler, Condition(given, values, dim):
                 self.story(num_rows_of(batch), **inputs)

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ppvae.diagnostics.collapse import ACTIVE_VARIANCE, variance_over_rows
 from ppvae.estimate import Estimate
-from ppvae.inference.kl import kl_terms
+from ppvae.predict.embed import ACTIVE_VARIANCE, variance_over_rows
+from ppvae.problem import Problem
+from ppvae.problem.kl_terms import kl_terms
 from ppvae.story import Sites, TensorDict, seeded_eval
 
 NUM_PARTICLES = 10
@@ -33,7 +34,8 @@ def site_telemetry(
     if not sites.latent or sites.global_latent or len(next(iter(rows.values()))) < 2:
         return {"kl": None, "active_units": None}
     with torch.no_grad(), seeded_eval(0, story, guide):
-        latents, terms = kl_terms(story, guide, rows, sites, NUM_PARTICLES)
+        problem = Problem(story, guide, sites, rows, len(next(iter(rows.values()))))
+        latents, terms = kl_terms(problem, NUM_PARTICLES)
     kl = {
         name: float(t.flatten(2).sum(-1).mean() if t.dim() > 2 else t.mean())
         for name, t in terms.items()

@@ -11,17 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Size, Tensor
 
-from ppvae.diagnostics.collapse import ActiveUnits
+from ppvae.diagnostics.active_units import ActiveUnits
+from ppvae.diagnostics.by_row import ByRow
 from ppvae.diagnostics.coverage import Coverage
 from ppvae.diagnostics.diagnose import TITLE, Diagnosis
 from ppvae.diagnostics.distance import GOOD_ACCURACY, Distance
 from ppvae.diagnostics.finding import number_names
-from ppvae.diagnostics.predictive import EXTREME, PredictiveCheck
-from ppvae.diagnostics.rows import ByRow
+from ppvae.diagnostics.kl_by_site import KLBySite
+from ppvae.diagnostics.predictive_checks import EXTREME, PredictiveCheck
 from ppvae.diagnostics.sbc import SBC
 from ppvae.estimate import Estimate
 from ppvae.gaps import Gaps
-from ppvae.inference.kl import KLBySite
 from ppvae.league import League
 from ppvae.objectives.bench import EstimatorBench
 from ppvae.viz.plots import (
@@ -112,7 +112,7 @@ def _(found: Distance, axes: Axes | None = None) -> Figure:
 
 @draw.register
 def _(found: SBC, axes: Axes | None = None) -> Figure:
-    ranks = found.ranks
+    ranks = found.sbc_ranks
     curves = dict(zip(ranks.names, ranks.ecdf, strict=True))
     return calibration_curves(
         ranks.levels, curves, ranks.band(), title="SBC: ranks of the truth", level_label="rank",
@@ -167,7 +167,7 @@ def _(
 ) -> Figure:
     """One page: which rows fail, how much and where to; calibration; what is in use, and the story itself."""
     panels: list[Panel] = []
-    if (rows := found.rows) is not None:
+    if (rows := found.by_row) is not None:
         panels = [
             lambda axes: draw(rows, axes, against=against, label=label),
             lambda axes: khat_map(
@@ -178,9 +178,18 @@ def _(
         if rows.mean_error:
             failing = rows.khat > rows.threshold
             panels.append(lambda axes: direction_map(rows.scale, rows.shift, failing, axes=axes))
-    parts = (found.distance, found.sbc, found.coverage, found.tarp, found.units, found.kl)
+    parts = (
+        found.distance,
+        found.sbc,
+        found.coverage,
+        found.tarp,
+        found.active_units,
+        found.kl_by_site,
+    )
     panels += [part.plot for part in parts if part is not None]
-    checks = [check for check in (found.posterior, found.prior) if check is not None]
+    checks = [
+        check for check in (found.posterior_predictive, found.prior_predictive) if check is not None
+    ]
     dots = {f"{c.kind}, {name}": worst for c in checks for name, worst in c.worst.items()}
     if dots:
         panels.append(lambda axes: tail_dots(dots, EXTREME, axes=axes))

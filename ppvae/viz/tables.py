@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from ppvae.diagnostics.by_row import NUM_NAMED, ByRow
 from ppvae.diagnostics.diagnose import TITLE, Diagnosis
 from ppvae.diagnostics.finding import Finding, with_error
-from ppvae.diagnostics.rows import NUM_NAMED, ByRow
 from ppvae.gaps import Gaps
 from ppvae.inference.evidence_table import LOWER_BOUNDS, EvidenceTable
 from ppvae.league import League
@@ -231,7 +231,7 @@ def _(found: Diagnosis) -> list[Table]:
     summary = ", ".join(f"{counts[v]} {v}" for v in ("fail", "warn", "pass") if counts[v])
     note = f"{summary}; lines without a verdict inform; ± one standard error"
     table = _findings_table(TITLE, found.findings, (note,))
-    return [table, *([] if found.rows is None else tables_of(found.rows))]
+    return [table, *([] if found.by_row is None else tables_of(found.by_row))]
 
 
 def _findings_table(

@@ -1,4 +1,5 @@
-r"""A label, a number and a measurement: a story with a discrete and a continuous cause, all in closed form."""
+r"""A label, a number and a measurement: a story with a discrete and a continuous cause, all in
+closed form."""
 
 __all__ = ["LabelGuide", "MixturePosterior", "MixturePrior", "labelled_rows"]
 
@@ -14,7 +15,8 @@ NOISE = 0.8
 
 
 class MixturePrior(PyroModule):
-    """y ~ Categorical(3), z ~ N(center[y], 1), x ~ N(z, 0.8): the posterior of z is a mixture of three."""
+    """y ~ Categorical(3), z ~ N(center[y], 1), x ~ N(z, 0.8): the posterior of z is a mixture of
+    three."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +51,8 @@ class MixturePrior(PyroModule):
 
 
 class MixturePosterior(nn.Module):
-    """The exact p(z | x) with its scales times `factor`, moved by `shift`; the label is left out."""
+    """The exact p(z | x) with its scales times `factor`, moved by `shift`; the label is left
+    out."""
 
     def __init__(self, story, factor=1.0, shift=0.0):
         super().__init__()

@@ -1,4 +1,5 @@
-r"""A plain Pyro pair, adopted, is served by every diagnostic: right, narrow, and one that knows no particles."""
+r"""A plain Pyro pair, adopted, is served by every diagnostic: right, narrow, and one that knows
+no particles."""
 
 import pyro
 import pyro.distributions as dist
@@ -54,14 +55,14 @@ def test_the_right_pair_passes_every_line(rows):
     failing = [f.name for f in found.findings if f.verdict not in ("pass", "none")]
     # sixty rows are by chance a little unlike the story; the guide has no part in that
     assert all(name.startswith("prior predictive") for name in failing)
-    assert float(found.rows.gap.value.abs().max()) < 1e-9
+    assert float(found.by_row.gap.value.abs().max()) < 1e-9
 
 
 def test_a_narrow_pair_fails_the_lines_that_can_see_it(rows):
     story, guide = adopted(rows, factor=0.4)
     found = diagnose(story, guide, rows, **SIZE)
-    assert found.rows.verdict == found.sbc.verdict == found.coverage.verdict == "fail"
-    assert found.posterior.verdict == "pass"  # pooled statistics do not see the scale
+    assert found.by_row.verdict == found.sbc.verdict == found.coverage.verdict == "fail"
+    assert found.posterior_predictive.verdict == "pass"  # pooled statistics do not see the scale
 
 
 def test_a_pair_that_knows_no_particles_is_measured_one_particle_at_a_time(rows):

@@ -1,15 +1,15 @@
-r"""SBC, coverage and TARP: the right guide passes, each wrong one is caught by those that can see it."""
+r"""SBC, coverage and TARP: the right guide passes, each wrong one is caught by those that can
+see it."""
 
 import pytest
 import torch
 from diagnostics.wrong import FromPrior, PriorGuide, wrong_guides
 from exact import ScaledPosterior, linear_gaussian, rows_of
-from stories import CASES
-from stories import rows_of as rows_of_case
+from stories import CASES, built
 
 from ppvae import guides as families
 from ppvae.diagnostics import coverage, sbc, tarp
-from ppvae.diagnostics.uniformity import Ranks, rank_among
+from ppvae.diagnostics.uniformity import RankStatistics, rank_among
 
 N = 800
 LEAST_P = 0.001  # many p-values are looked at: one in twenty is below 0.05 by right
@@ -26,7 +26,7 @@ def story():
 
 
 def ranks_of(draws, num_draws=19, names=("q",)):
-    return Ranks(names, draws.reshape(len(names), -1), num_draws)
+    return RankStatistics(names, draws.reshape(len(names), -1), num_draws)
 
 
 # --- the test of uniformity -------------------------------------------------
@@ -35,7 +35,7 @@ def ranks_of(draws, num_draws=19, names=("q",)):
 def test_p_values_of_uniform_ranks_are_uniform():
     generator = torch.Generator().manual_seed(0)
     draws = torch.randint(0, 20, (400, 500), generator=generator)
-    p = Ranks(tuple(map(str, range(400))), draws, 19).p_values
+    p = RankStatistics(tuple(map(str, range(400))), draws, 19).p_values
     for level in (0.05, 0.2, 0.5):
         share, error = float((p < level).double().mean()), (level * (1 - level) / 400) ** 0.5
         assert abs(share - level) < 4 * error
@@ -44,7 +44,7 @@ def test_p_values_of_uniform_ranks_are_uniform():
 def test_the_band_holds_the_whole_curve_of_uniform_ranks_in_95_percent():
     generator = torch.Generator().manual_seed(1)
     draws = torch.randint(0, 20, (1000, 500), generator=generator)
-    ranks = Ranks(tuple(map(str, range(1000))), draws, 19)
+    ranks = RankStatistics(tuple(map(str, range(1000))), draws, 19)
     low, high = ranks.band()
     inside = ((ranks.ecdf >= low) & (ranks.ecdf <= high)).all(1).double().mean()
     assert abs(float(inside) - 0.95) < 4 * (0.95 * 0.05 / 1000) ** 0.5 + 0.01  # ranks are discrete
@@ -68,12 +68,12 @@ def test_ties_are_broken_evenly():
 @pytest.mark.parametrize("name", NAMES)
 def test_sbc_passes_the_right_guide_and_catches_the_wrong_ones(story, name):
     found = sbc(story, wrong_guides(story)[name], num_simulations=N)
-    assert found.verdict == ("pass" if name == "right" else "fail"), str(found.finding)
+    assert found.verdict == ("pass" if name == "right" else "fail"), str(found.findings[0])
 
 
 def test_sbc_tells_the_direction(story):
     words = {
-        name: sbc(story, guide, num_simulations=N).finding.advice
+        name: sbc(story, guide, num_simulations=N).findings[0].advice
         for name, guide in wrong_guides(story).items()
     }
     assert "too wide" in words["wide"] and "too narrow" in words["narrow"]
@@ -90,7 +90,7 @@ def test_sbc_of_single_numbers_misses_the_prior_and_lost_correlations(story):
 def test_coverage_catches_what_its_regions_can_show(story, name):
     found = coverage(story, wrong_guides(story)[name], num_simulations=N)
     missed = name in ("right", "prior")  # the prior covers itself
-    assert found.verdict == ("pass" if missed else "fail"), str(found.finding)
+    assert found.verdict == ("pass" if missed else "fail"), str(found.findings[0])
 
 
 def test_coverage_has_the_sign_of_the_fault(story):
@@ -120,7 +120,7 @@ def test_coverage_of_a_wide_gaussian_is_that_of_the_chi_square_law(story):
 @pytest.mark.parametrize("name", NAMES)
 def test_tarp_with_references_from_the_row_catches_every_fault(story, name):
     found = tarp(story, wrong_guides(story)[name], num_simulations=2000)
-    assert found.verdict == ("pass" if name == "right" else "fail"), str(found.finding)
+    assert found.verdict == ("pass" if name == "right" else "fail"), str(found.findings[0])
 
 
 def test_tarp_with_random_references_misses_the_prior(story):
@@ -144,10 +144,7 @@ def test_ranks_of_the_prior_among_prior_draws_are_uniform_for_every_support(kind
 
 @pytest.mark.parametrize("kind", ["covariate", "simplex", "inner_explicit", "several_observed"])
 def test_calibration_runs_on_library_guides_with_covariates_plates_and_supports(kind):
-    case = CASES[kind]
-    story = case.story()
-    batch = rows_of_case(case, story, 30)
-    guide = families.build("mean_field", story, batch, hidden=(8,))
+    story, guide, batch = built(kind, 30)
     for run in (sbc, coverage, tarp):
         found = run(story, guide, batch, num_simulations=40, num_draws=9)
         assert 0 < found.p_value <= 1
@@ -163,17 +160,17 @@ def test_missing_entries_of_the_data_are_missing_in_simulated_rows(story):
         test_quantities={"q": lambda z, x: seen.append(x["x"]) or z["z"].sum(-1)},
     )  # fmt: skip
     assert all(bool(x[:, 2].isnan().all()) and not bool(x[:, 0].isnan().any()) for x in seen)
-    assert found.ranks.names[-1] == "q"
+    assert found.sbc_ranks.names[-1] == "q"
 
 
 def test_a_seed_fixes_the_ranks_and_chunks_do_not_leave_rows_out(story, monkeypatch):
     guide = ScaledPosterior(story)
-    first = sbc(story, guide, num_simulations=50, num_draws=9, seed=3).ranks.ranks
+    first = sbc(story, guide, num_simulations=50, num_draws=9, seed=3).sbc_ranks.ranks
     assert torch.equal(
-        first, sbc(story, guide, num_simulations=50, num_draws=9, seed=3).ranks.ranks
+        first, sbc(story, guide, num_simulations=50, num_draws=9, seed=3).sbc_ranks.ranks
     )
-    monkeypatch.setattr("ppvae.problem.particles.MAX_CHUNK_ROWS", 7)
-    ranks = sbc(story, guide, num_simulations=N, num_draws=9).ranks
+    monkeypatch.setattr("ppvae.data.chunks.MAX_CHUNK_ROWS", 7)
+    ranks = sbc(story, guide, num_simulations=N, num_draws=9).sbc_ranks
     assert ranks.p_value > 0.05 and int(ranks.ranks.max()) == 9
 
 

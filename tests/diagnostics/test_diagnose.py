@@ -1,4 +1,5 @@
-r"""The whole diagnosis: verdicts of right and wrong guides, the table, the figure page, the command."""
+r"""The whole diagnosis: verdicts of right and wrong guides, the table, the figure page, the
+command."""
 
 import math
 from dataclasses import replace
@@ -10,10 +11,8 @@ from diagnostics.wrong import PriorGuide
 from exact import ScaledPosterior, linear_gaussian, rows_of
 from matplotlib.figure import Figure
 from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
-from stories import CASES
-from stories import rows_of as rows_of_case
+from stories import built
 
-from ppvae import guides as families
 from ppvae.cli import main
 from ppvae.diagnostics import Finding, diagnose, distance_to_reference, reference_posterior
 
@@ -41,7 +40,7 @@ def verdicts(found):
 
 def test_the_right_guide_passes_everything(right):
     assert right.verdict == "pass" and not right.reasons
-    assert float(right.rows.ess.min()) == pytest.approx(500)
+    assert float(right.by_row.ess.min()) == pytest.approx(500)
 
 
 def test_every_number_that_is_sampled_has_an_error_and_every_failure_an_advice(story, rows):
@@ -83,13 +82,10 @@ def test_the_page_has_a_panel_for_each_part(right):
 
 @pytest.mark.parametrize("kind", ["global", "covariate"])
 def test_what_cannot_be_measured_is_told_with_its_reason(kind):
-    case = CASES[kind]
-    story = case.story()
-    batch = rows_of_case(case, story, 30)
-    guide = families.build("mean_field", story, batch, hidden=(8,))
+    story, guide, batch = built(kind, 30)
     small = {"num_particles": 50, "num_simulations": 20, "num_replicates": 5}
     found = diagnose(story, guide, batch, **small)
-    assert "I(x; z)" in found.reasons and found.posterior is not None
+    assert "I(x; z)" in found.reasons and found.posterior_predictive is not None
     assert (found.sbc is None) == (kind == "global") == (found.loo is not None)
     assert ("leave-one-out" in str(found)) == (kind == "global")
     line = next(f for f in found.findings if f.name == "I(x; z)")
@@ -99,10 +95,7 @@ def test_what_cannot_be_measured_is_told_with_its_reason(kind):
 
 @pytest.mark.parametrize("family", ["structured", "mixture", "nsf", "sylvester", "semi_amortized"])
 def test_every_line_is_measured_whatever_the_family(family):
-    case = CASES["hierarchical"]
-    story = case.story()
-    batch = rows_of_case(case, story, 6)
-    guide = families.build(family, story, batch, hidden=(8,))
+    story, guide, batch = built("hierarchical", 6, family=family)
     small = {"num_particles": 30, "num_simulations": 10, "num_replicates": 3}
     assert not diagnose(story, guide, batch, **small).reasons
 

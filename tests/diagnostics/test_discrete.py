@@ -1,4 +1,5 @@
-r"""Diagnostics of stories with finite discrete sites: left out by the guide, missing in some rows, or drawn."""
+r"""Diagnostics of stories with finite discrete sites: left out by the guide, missing in some
+rows, or drawn."""
 
 import math
 
@@ -22,9 +23,7 @@ from ppvae.diagnostics import (
     sbc,
     tarp,
 )
-from ppvae.problem.particles import log_guide_at
-from ppvae.problem.weights import draw
-from ppvae.story import local_params, trace_sites
+from ppvae.problem import Problem
 
 N = {"num_simulations": 600}
 WRONG = {"wide": (1.6, 0.0), "narrow": (0.5, 0.0), "shifted": (1.0, 0.5)}
@@ -86,7 +85,7 @@ def test_calibration_catches_wrong_guides(story, rows, fault):
 
 def test_sbc_ranks_the_label_beside_the_number(story, data):
     found = sbc(story, MixturePosterior(story), data, num_simulations=20, num_draws=9)
-    assert set(found.ranks.names) == {"y", "z", "log_likelihood"}
+    assert set(found.sbc_ranks.names) == {"y", "z", "log_likelihood"}
 
 
 def test_the_cost_of_label_and_number_adds_up_to_the_exact_kl(story, rows):
@@ -119,9 +118,7 @@ def test_a_label_that_is_shown_costs_nothing(story, labelled):
 def test_the_information_is_held_against_the_prior_with_the_label_summed_out(story, data):
     found = mutual_information(story, MixturePosterior(story), {"x": data["x"]}, num_particles=20)
     torch.manual_seed(0)
-    with local_params(story):
-        sites = trace_sites(story, {"x": data["x"]})
-        drawn = draw(MixturePosterior(story), {"x": data["x"]}, 400, sites)
+    drawn = Problem.of(story, MixturePosterior(story), {"x": data["x"]}).draw(400)
     cost = (drawn.local - story.log_prior(drawn.values["z"])).mean(0)
     error = 4 * float(found.kl.std_error) / len(cost) ** 0.5 + 0.05
     assert abs(float(found.kl.value) - float(cost.mean())) < error
@@ -130,7 +127,7 @@ def test_the_information_is_held_against_the_prior_with_the_label_summed_out(sto
 
 def test_labels_that_some_rows_show_are_summed_out_of_the_aggregate_prior(story, labelled):
     found = mutual_information(story, MixturePosterior(story), labelled, num_particles=20)
-    drawn = draw(MixturePosterior(story), labelled, 400, trace_sites(story, labelled))
+    drawn = Problem.of(story, MixturePosterior(story), labelled).draw(400)
     cost = (drawn.local - story.log_prior(drawn.values["z"])).mean()
     assert abs(float(found.kl.value) - float(cost)) < 4 * float(found.kl.std_error)
 
@@ -204,11 +201,11 @@ def test_enumerated_is_right_in_all_that_can_be_asked_of_it(mixture, points):
     guide = ppvae.guides.build("enumerated", mixture, points)
     size = {"num_particles": 50, "num_simulations": 300, "num_replicates": 20}
     found = diagnose(mixture, guide, points, reference_rows=1, **size)
-    assert float(found.rows.gap.value.abs().max()) < 1e-12
+    assert float(found.by_row.gap.value.abs().max()) < 1e-12
     assert found.sbc.p_value > LEAST_P and found.tarp.p_value > LEAST_P
     assert set(found.reasons) == {"reference chains", "expected coverage", "I(x; z)"}
     assert all("['k']" in reason for reason in found.reasons.values())
-    assert "most_shifted" not in found.rows.to_pandas() and "most shifted" not in str(found.rows)
+    assert "most_shifted" not in found.by_row.to_pandas() and "most shifted" not in str(found.by_row)
     found.plot().canvas.draw()
 
 
@@ -238,11 +235,10 @@ def test_a_guide_that_draws_the_site_is_judged_by_its_density(mixture, points):
 @pytest.mark.parametrize("continuous", [False, True])
 def test_the_density_of_a_guide_with_discrete_sites_holds_all_its_sites(family, continuous):
     story, batch, guide = made(family, Codes(continuous), n=5)
-    sites = trace_sites(story, batch)
-    with torch.no_grad(), local_params(story, guide):
-        guide.eval()
-        drawn = draw(guide, batch, 7, sites)
-        again = log_guide_at(guide, batch, drawn.values, sites)
+    problem = Problem.of(story, guide, batch)
+    with torch.no_grad(), problem.eval_mode(0):
+        drawn = problem.draw(7)
+        again = problem.log_guide(drawn.values)
     torch.testing.assert_close(again, drawn.local)
 
 

@@ -52,7 +52,8 @@ def test_khat_and_smoothing_agree_with_arviz_row_by_row(num_particles):
 @pytest.mark.skipif(OLD, reason="this generation of ArviZ has psislw")
 @pytest.mark.parametrize("num_particles", [100, 400, 3600])
 def test_khat_and_smoothing_agree_with_the_newer_arviz(num_particles):
-    # which takes log likelihoods, rounds the length of the tail down, and wants tails that do not underflow
+    # which takes log likelihoods, rounds the length of the tail down, and wants tails that do not
+    # underflow
     heavy = heavy_log_weights(num_particles)[:, :18]
     log_weights = torch.cat([heavy, gaussian_log_weights(1.5, 2, num_particles, (5,))], dim=1)
     smoothed, shapes = smooth_log_weights(log_weights), khat(log_weights)

@@ -22,7 +22,8 @@ B, LEVEL, LOCAL, NOISE = 12, 2.0, 0.6, 1.0
 
 
 class Level(PyroModule):
-    """level ~ N(0, 2), z ~ N(level, 0.6), x ~ N(z, 1): a row is predicted through the level that the others tell."""
+    """level ~ N(0, 2), z ~ N(level, 0.6), x ~ N(z, 1): a row is predicted through the level that
+    the others tell."""
 
     def __init__(self):
         super().__init__()
@@ -52,7 +53,8 @@ def exact_loo(x):
 
 
 class LevelGuide(nn.Module):
-    """The exact posterior of the level, its scale times `factor`, and of each z, given its row and the level."""
+    """The exact posterior of the level, its scale times `factor`, and of each z, given its row
+    and the level."""
 
     def __init__(self, factor=1.0):
         super().__init__()
@@ -124,7 +126,7 @@ def test_a_posterior_far_from_the_prior_is_not_to_be_trusted_and_the_finding_say
     story = linear_gaussian(data_dim=8, latent_dim=3)
     rows = {"x": rows_of(story, 30)["x"].detach()}
     found = loo(story, ScaledPosterior(story), rows)
-    assert found.verdict == "fail" and "log_evidence" in found.finding.advice
+    assert found.verdict == "fail" and "log_evidence" in found.findings[0].advice
 
 
 def test_arviz_compares_stories_and_draws_khat_by_the_record(level):

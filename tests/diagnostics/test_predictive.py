@@ -4,8 +4,7 @@ import pytest
 import torch
 from diagnostics.wrong import PriorGuide
 from exact import ScaledPosterior, linear_gaussian, rows_of
-from stories import CASES
-from stories import rows_of as rows_of_case
+from stories import CASES, built
 
 from ppvae import guides as families
 from ppvae.diagnostics import (
@@ -110,11 +109,8 @@ def test_entries_missing_in_the_data_are_missing_in_the_replicates(story, rows):
 
 @pytest.mark.parametrize("kind", ["covariate", "several_observed", "inner_explicit", "global"])
 def test_checks_run_with_covariates_counts_plates_and_global_sites(kind):
-    case = CASES[kind]
-    story = case.story()
-    batch = rows_of_case(case, story, 20)
-    guide = families.build("mean_field", story, batch, hidden=(8,))
-    sites = set(case.observed)
+    story, guide, batch = built(kind, 20)
+    sites = set(CASES[kind].observed)
     for found in (
         prior_predictive_check(story, batch, num_replicates=5),
         posterior_predictive_check(story, guide, batch, num_replicates=5),
@@ -123,8 +119,7 @@ def test_checks_run_with_covariates_counts_plates_and_global_sites(kind):
 
 
 def test_memory_chunks_do_not_change_what_is_checked(story, rows, monkeypatch):
-    monkeypatch.setattr("ppvae.diagnostics.predictive.CHUNK_NUMBERS", 1)
-    monkeypatch.setattr("ppvae.problem.particles.MAX_CHUNK_ROWS", 100)
+    monkeypatch.setattr("ppvae.data.chunks.CHUNK_NUMBERS", 256 * 100)
     found = posterior_predictive_check(story, ScaledPosterior(story), rows, num_replicates=50)
     assert found.replicated["x: mean"].shape == (50,) and found.verdict == "pass"
 

@@ -1,7 +1,8 @@
-r"""Which diagnostic catches which fault of a guide, and which it cannot see: the table of `docs/reading_diagnostics.md`.
+r"""Which diagnostic catches which fault of a guide, and which it cannot see: the table of
+`docs/reading_diagnostics.md`.
 
-On the linear-Gaussian story, whose posterior is known, with guides that are wrong in one way; and on a story of two modes
-with a guide that lost one.
+On the linear-Gaussian story, whose posterior is known, with guides that are wrong in one way; and
+on a story of two modes with a guide that lost one.
 """
 
 from collections.abc import Callable
@@ -154,4 +155,4 @@ def test_the_direction_row_by_row_is_that_of_the_fault(gaussian):
 def test_the_lost_mode_is_missing_from_the_simulated_rows_ranks():
     story, guide, _ = case("lost mode", None)
     found = sbc(story, guide, {"x": ppvae.simulate(story, 50, seed=0)["x"]}, num_simulations=500)
-    assert found.verdict == "fail" and "too" in found.finding.advice
+    assert found.verdict == "fail" and "too" in found.findings[0].advice

@@ -1,21 +1,19 @@
 r"""Posterior collapse: which latent numbers say anything about the row?"""
 
-__all__ = ["ActiveUnits", "active_units", "variance_over_rows"]
+__all__ = ["ActiveUnits", "active_units"]
 
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ppvae.data import to_batch
 from ppvae.diagnostics.finding import Finding, Verdict
+from ppvae.diagnostics.requirements import Pair, as_problem
 from ppvae.estimate import Estimate
-from ppvae.predict import embed
-from ppvae.problem.weights import check_pair, refuse_global
+from ppvae.predict.embed import ACTIVE_VARIANCE, posterior_means, variance_over_rows
 from ppvae.result import Result
 
-ACTIVE_VARIANCE = 0.01
+COLLAPSE_REMEDY = "use kl_warmup in fit, or a weaker decoder"
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,8 @@ class ActiveUnits(Result):
     """How much the posterior mean of each latent number moves from row to row.
 
     Arguments:
-        variance: Site -> `(*row)`, variance over rows of the posterior mean, in the site's unit squared.
+        variance: Site -> `(*row)`, variance over rows of the posterior mean, in the site's unit
+            squared.
         threshold: Variance above which a number is active, same unit.
     """
 
@@ -53,29 +52,22 @@ class ActiveUnits(Result):
         return "pass" if self.num_active == self.num_units else "warn"
 
     @property
-    def finding(self) -> Finding:
+    def findings(self) -> tuple[Finding]:
         """Share of the latent numbers that are active."""
         idle = self.num_units - self.num_active
-        advice = {
-            "pass": "",
-            "warn": f"{idle} of {self.num_units} latent numbers say nothing: use fewer, or kl_warmup in fit",
-            "fail": "the posterior has collapsed onto the prior: use kl_warmup in fit, or a weaker decoder",
-        }
-        share = self.num_active / self.num_units
-        return Finding(
-            "active units, share",
-            share,
-            float("nan"),
-            "all of them",
-            self.verdict,
-            advice[self.verdict],
+        advice = (
+            f"{idle} of {self.num_units} latent numbers say nothing: use fewer, or kl_warmup in fit"
         )
+        if self.verdict == "fail":
+            advice = f"the posterior has collapsed onto the prior: {COLLAPSE_REMEDY}"
+        share = self.num_active / self.num_units
+        return (Finding.of("active units, share", share, "all of them", self.verdict, advice),)
 
 
 def active_units(
-    story: nn.Module,
-    guide: nn.Module,
-    data: Any,
+    story: Pair,
+    guide: nn.Module | None = None,
+    data: Any = None,
     *,
     threshold: float = ACTIVE_VARIANCE,
     num_particles: int = 100,
@@ -83,11 +75,12 @@ def active_units(
 ) -> ActiveUnits:
     """Variance over rows of the posterior mean of each latent number.
 
-    A number is active if its variance exceeds the threshold, which suits standard normal priors; give another for
-    sites of another scale. What the noise of the particles adds to the variance is taken off.
+    A number is active if its variance exceeds the threshold, which suits standard normal priors;
+    give another for sites of another scale. What the noise of the particles adds to the variance is
+    taken off.
 
     Arguments:
-        story: The story.
+        story: The story; or a `Problem` of story, guide and rows, with nothing for the two next.
         guide: Its guide.
         data: At least two rows, anything that `ppvae.data.as_rows` takes.
         threshold: In the unit of the site, squared.
@@ -103,20 +96,11 @@ def active_units(
     Source:
         Y. Burda, R. Grosse, R. Salakhutdinov (2016). Importance weighted autoencoders.
     """
-    batch = to_batch(story, data)
-    refuse_global(check_pair(story, guide, batch), "active units")
-    num_rows = len(next(iter(batch.values())))
-    if num_rows < 2 or num_particles < 2:
+    problem = as_problem(story, guide, data, "active units")
+    if problem.num_rows < 2 or num_particles < 2:
         raise ValueError(
-            f"expected at least two rows and two particles, got {num_rows} and {num_particles}"
+            f"expected at least two rows and two particles, got {problem.num_rows} and "
+            f"{num_particles}"
         )
-    means = embed(story, guide, batch, num_particles=num_particles, seed=seed)
+    means = posterior_means(problem, num_particles, seed=seed)
     return ActiveUnits({name: variance_over_rows(m) for name, m in means.items()}, threshold)
-
-
-def variance_over_rows(means: Estimate) -> Estimate:
-    """Variance over rows of posterior means `(B, *row)` -> `(*row)`, its standard error from the rows' fourth moment."""
-    deviation = (means.value - means.value.mean(0)).square()
-    correction = len(deviation) / (len(deviation) - 1)
-    squares = Estimate.of_draws(correction * deviation - means.std_error.square())
-    return Estimate(squares.value.clamp(min=0), torch.nan_to_num(squares.std_error))

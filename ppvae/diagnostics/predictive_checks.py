@@ -1,9 +1,11 @@
-r"""Predictive checks: do rows that the story generates look like the data, in the statistics that matter?
+r"""Predictive checks: do rows that the story generates look like the data, in the statistics that
+matter?
 
-A check compares :math:`T(x)` of the data with :math:`T(x^{rep})` of replicated data sets of the same size.
-Replicates of the posterior are drawn given the guide's latent draws of each row, so that they follow the rows:
-the check is mild, and a story that fails it misses something plain. Replicates of the prior come from the story
-alone, so that this check sees whether the story as a whole generates data like these.
+A check compares :math:`T(x)` of the data with :math:`T(x^{rep})` of replicated data sets of the
+same size. Replicates of the posterior are drawn given the guide's latent draws of each row, so that
+they follow the rows: the check is mild, and a story that fails it misses something plain.
+Replicates of the prior come from the story alone, so that this check sees whether the story as a
+whole generates data like these.
 """
 
 __all__ = [
@@ -21,15 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.data import to_batch
-from ppvae.data.chunks import CHUNK_NUMBERS, numbers_per_row
+from ppvae.data.chunks import particle_step, pieces, rows_per_chunk
 from ppvae.diagnostics.finding import Finding, Verdict
+from ppvae.diagnostics.requirements import Pair, as_problem
 from ppvae.estimate import Estimate
-from ppvae.problem.particles import chunks, inputs_of, missing_as, replicate
-from ppvae.problem.weights import check_pair, draw_all
+from ppvae.problem import missing_as
 from ppvae.result import Result
-from ppvae.story import TensorDict, check_data, num_rows_of, seeded_eval, simulate
-from ppvae.story.validation import partially_observed
+from ppvae.story import TensorDict, partially_observed, simulate
 
 Statistic = Callable[[Tensor], Tensor]
 EXTREME = 0.025
@@ -64,7 +64,8 @@ class PredictiveCheck(Result):
 
     @property
     def tail_probability(self) -> dict[str, Estimate]:
-        """P(T(rep) >= T(data)), ties counted half, with its binomial error; near 0 or 1 the data are unlike."""
+        """P(T(rep) >= T(data)), ties counted half, with its binomial error; near 0 or 1 the data
+        are unlike."""
         found = {}
         for name, value in self.observed.items():
             rep = self.replicated[name]
@@ -76,9 +77,10 @@ class PredictiveCheck(Result):
 
     @property
     def verdicts(self) -> dict[str, Verdict]:
-        """`warn` where the data lie among the most extreme 2.5 % of replicates on either side, corrected for the numbers
-        that the statistic has; `fail` where they still do when corrected for all statistics, of which one in twenty is
-        extreme by chance. `none` where every replicate equals the data, as the maximum of black and white pixels does.
+        """`warn` where the data lie among the most extreme 2.5 % of replicates on either side,
+        corrected for the numbers that the statistic has; `fail` where they still do when corrected
+        for all statistics, of which one in twenty is extreme by chance. `none` where every
+        replicate equals the data, as the maximum of black and white pixels does.
         """
         return {name: self._verdict(name, p.value) for name, p in self.tail_probability.items()}
 
@@ -99,7 +101,8 @@ class PredictiveCheck(Result):
 
     @property
     def worst(self) -> dict[str, tuple[float, float]]:
-        """Of each statistic the tail probability furthest from one half, with its standard error."""
+        """Of each statistic the tail probability furthest from one half, with its standard
+        error."""
         found = {}
         for name, p in self.tail_probability.items():
             at = int((p.value - 0.5).abs().argmax())
@@ -112,26 +115,24 @@ class PredictiveCheck(Result):
         lines = []
         for name, (value, error) in self.worst.items():
             side = "more" if value < 0.5 else "less"
-            first = (
-                "mend the guide if calibration failed, else " if self.kind == "posterior" else ""
-            )
-            advice = f"the data have {side} of it than rows of the story: {first}try another likelihood or prior"
+            remedy = "try another likelihood or prior"
+            if self.kind == "posterior":
+                remedy = f"mend the guide if calibration failed, else {remedy}"
+            advice = f"the data have {side} of it than rows of the story: {remedy}"
             verdict = self.verdicts[name]
             bar = f"{EXTREME} to {1 - EXTREME}"
+            bar = "none; always as in the data" if verdict == "none" else bar
+            estimate = Estimate(torch.tensor(value), torch.tensor(error))
             lines.append(
-                Finding(
-                    f"{self.kind} predictive, {name}", value, error,
-                    "none; always as in the data" if verdict == "none" else bar,
-                    verdict, advice if verdict in ("fail", "warn") else "",
-                )
-            )  # fmt: skip
+                Finding.of(f"{self.kind} predictive, {name}", estimate, bar, verdict, advice)
+            )
         return tuple(lines)
 
 
 def posterior_predictive_check(
-    story: nn.Module,
-    guide: nn.Module,
-    data: Any,
+    story: Pair,
+    guide: nn.Module | None = None,
+    data: Any = None,
     *,
     statistics: Mapping[str, Statistic] | None = None,
     num_replicates: int = 200,
@@ -139,15 +140,16 @@ def posterior_predictive_check(
 ) -> PredictiveCheck:
     """Compare the data with replicates drawn from the guide's latent draws.
 
-    A finite site that some rows miss and that others depend on, such as a label, is held at its data where it is shown
-    and drawn from its posterior elsewhere; it is not itself checked.
+    A finite site that some rows miss and that others depend on, such as a label, is held at its
+    data where it is shown and drawn from its posterior elsewhere; it is not itself checked.
 
     Arguments:
-        story: The story.
+        story: The story; or a `Problem` of story, guide and rows, with nothing for the two next.
         guide: Its guide.
         data: Rows, anything that `ppvae.data.as_rows` takes.
-        statistics: Name -> function from an observed site's rows `(B, *row)`, NaN where missing, to a tensor of any
-            fixed shape; run on every observed site. None: mean, standard deviation, maximum and share of zeros.
+        statistics: Name -> function from an observed site's rows `(B, *row)`, NaN where missing, to
+            a tensor of any fixed shape; run on every observed site. None: mean, standard deviation,
+            maximum and share of zeros.
         num_replicates: S data sets of the size of the data; one is held in memory at a time.
         seed: Seed of the draws.
 
@@ -158,63 +160,60 @@ def posterior_predictive_check(
         ValueError: If there is no replicate, or a statistic returns NaN or no tensor.
 
     Source:
-        A. Gelman, X.-L. Meng, H. Stern (1996). Posterior predictive assessment of model fitness via realized
-        discrepancies.
+        A. Gelman, X.-L. Meng, H. Stern (1996). Posterior predictive assessment of model fitness via
+        realized discrepancies.
     """
-    batch = to_batch(story, data)
-    sites = check_pair(story, guide, batch)
-    held = partially_observed(
-        story, batch, sites
-    )  # labels, say: drawn where they are missing, else known
-    names = _names(batch, [name for name in sites.observed if name not in held])
+    problem = as_problem(story, guide, data)
+    # Labels, say: drawn where they are missing, else held at the data.
+    held = partially_observed(problem.story, problem.batch, problem.sites)
+    names = _names(problem.batch, [n for n in problem.sites.observed if n not in held])
 
     def replicates() -> Iterator[TensorDict]:
-        size = max(1, CHUNK_NUMBERS // (numbers_per_row(batch) * num_rows_of(batch)))
-        for start in range(0, num_replicates, size):
-            count = min(size, num_replicates - start)
-            parts = []
-            for _, rows in chunks(batch, guide, count):
-                latents = draw_all(story, guide, rows, count, sites).values
-                parts.append(replicate(story, rows, latents, sites))
-            whole = {k: torch.cat([p[k] for p in parts], 1) for k in names}
-            yield from ({k: v[s] for k, v in whole.items()} for s in range(count))
+        for size in pieces(num_replicates, particle_step(problem.batch, problem.num_rows)):
+            parts = [
+                piece.replicate(piece.draw_all(size).values)
+                for piece in problem.pieces(rows_per_chunk(problem.batch, size))
+            ]
+            rows = {name: torch.cat([p[name] for p in parts], 1) for name in names}
+            yield from ({name: value[s] for name, value in rows.items()} for s in range(size))
 
-    with torch.no_grad(), seeded_eval(seed, story, guide):
-        return _check({k: batch[k] for k in names}, statistics, replicates(), "posterior")
+    with torch.no_grad(), problem.eval_mode(seed):
+        return _check({k: problem.batch[k] for k in names}, statistics, replicates(), "posterior")
 
 
 def prior_predictive_check(
-    story: nn.Module,
-    data: Any,
+    story: Pair,
+    data: Any = None,
     *,
     statistics: Mapping[str, Statistic] | None = None,
     num_replicates: int = 200,
     seed: int = 0,
 ) -> PredictiveCheck:
-    """Compare the data with data sets that the story generates; arguments as in `posterior_predictive_check`.
+    """Compare the data with data sets that the story generates; arguments as in
+    `posterior_predictive_check`.
 
-    Of a story whose parameters were trained on the data this is a check of the trained story, not of a prior that
-    was chosen before the data were seen.
+    Of a story whose parameters were trained on the data this is a check of the trained story, not
+    of a prior that was chosen before the data were seen.
     """
-    batch = to_batch(story, data)
-    names = _names(batch, check_data(story, batch).observed)
-    inputs: dict[str, Any] = inputs_of(story, batch)
+    problem = as_problem(story, None, data)
+    names = _names(problem.batch, problem.sites.observed)
+    inputs: dict[str, Any] = problem.program.inputs(problem.batch)
 
     def replicates() -> Iterator[TensorDict]:
         for _ in range(num_replicates):
-            drawn = simulate(story, num_rows_of(batch), **inputs)
-            yield {k: missing_as(drawn[k], batch.get(k)) for k in names}
+            drawn = simulate(problem.story, problem.num_rows, **inputs)
+            yield {name: missing_as(drawn[name], problem.batch.get(name)) for name in names}
 
-    with torch.no_grad(), seeded_eval(seed, story):
-        return _check({k: batch[k] for k in names}, statistics, replicates(), "prior")
+    with torch.no_grad(), problem.eval_mode(seed):
+        return _check({k: problem.batch[k] for k in names}, statistics, replicates(), "prior")
 
 
 def _names(batch: TensorDict, observed: Collection[str]) -> list[str]:
     names = [name for name in observed if name in batch]
     if not names:
         raise ValueError(
-            f"expected data under the names of observed sites {sorted(observed)}, got {sorted(batch)}; give data and "
-            "sites the same names"
+            f"expected data under the names of observed sites {sorted(observed)}, got "
+            f"{sorted(batch)}; give data and sites the same names"
         )
     return names
 
@@ -243,8 +242,8 @@ def _measure(statistics: Mapping[str, Statistic], data: TensorDict) -> TensorDic
             result = torch.as_tensor(statistic(value))
             if bool(torch.isnan(result.double()).any()):
                 raise ValueError(
-                    f"statistic '{name}' of site '{site}': expected numbers, got NaN; entries that are missing in the "
-                    "data are NaN in the replicates too"
+                    f"statistic '{name}' of site '{site}': expected numbers, got NaN; entries that "
+                    "are missing in the data are NaN in the replicates too"
                 )
             found[f"{site}: {name}"] = result
     return found
