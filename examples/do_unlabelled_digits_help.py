@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import ppvae
 from ppvae.data import Request, Rows, load_request
-from ppvae.data.collect import concatenated
+from ppvae.data.columns import concatenate
 from ppvae.nets import default_encoder
 from ppvae.stories import load_story
 from ppvae.story import seeded, seeded_eval
@@ -35,7 +35,7 @@ def with_story(train: Rows, test: Tensor, epochs: tuple[int, int], seed: int) ->
         guide = ppvae.guides.build("mean_field", story, train, hidden=HIDDEN)
     ppvae.fit(story, guide, labelled, epochs=epochs[0], batch_size=20, lr=LR, seed=seed)
     times = max(1, round(LABELLED_SHARE * len(train) / len(labelled)))
-    mixed = concatenated([dict(train.tensors), *[dict(labelled.tensors)] * times])
+    mixed = concatenate([dict(train.tensors), *[dict(labelled.tensors)] * times])
     ppvae.fit(story, guide, mixed, epochs=epochs[1], lr=LR, seed=seed)
     return chances(story, guide, test, seed)
 
@@ -78,7 +78,7 @@ def main(
     """Train and test both; returns the shares of test pictures that are read rightly, seed by seed."""
     train = load_request(Request(data, rows=rows, labels=LABELS), "train")
     parts = [load_request(Request(data, labels="all"), split) for split in ("test", "valid")]
-    test = {k: v[:test_rows] for k, v in concatenated(dict(p.tensors) for p in parts).items()}
+    test = {k: v[:test_rows] for k, v in concatenate(dict(p.tensors) for p in parts).items()}
     x, y = test["x"], test["y"].long()
     found: dict[str, Any] = {
         "data": data, "rows": len(train), "labels": LABELS, "test_rows": len(y), "epochs": epochs,

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.data import SIMULATED, Request, Rows, Stream, load_request, parse_request
-from ppvae.data.request import changed
-from ppvae.data.splits import cut
+from ppvae.data.request import apply_request
+from ppvae.data.splits import split_indices
 from ppvae.story import seeded, simulate
 from ppvae.story.validation import parent_sites
 
@@ -169,13 +169,13 @@ def simulated(spec: str, request: Request, options: Mapping[str, Any]) -> tuple[
         ) from error
     seen = {k: v for k, v in drawn.items() if k in leaves and v.shape[:1] == (n,)}
     seen = {k: v if v.is_floating_point() else v.float() for k, v in seen.items()}
-    index = cut(n, ("train", "valid", "test"), HELD_OUT, shuffled=False)
+    index = split_indices(n, ("train", "valid", "test"), HELD_OUT, shuffled=False)
     parts = {
         split: Rows({k: v[torch.from_numpy(i)] for k, v in seen.items()}, name="simulated rows")
         for split, i in index.items()
     }
     request = replace(request, rows=None)
-    train, val, test = (changed(part, request, split) for split, part in parts.items())
+    train, val, test = (apply_request(request, part, split) for split, part in parts.items())
     return train, val, test
 
 

@@ -39,7 +39,7 @@ def same_batches(one: Any, two: Any, size: int, **options: Any) -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.float64, np.float32, np.float16, ">i2", bool])
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_batches_from_disk_are_those_from_memory_bit_for_bit(tmp_path, dtype, shuffle):
-    values = grey(dtype)
+    values = np.asarray(grey(dtype), order="F" if dtype is bool else "C")
     array = on_disk(tmp_path / "a.npy", values)
     memory = load(tmp_path / "a.npy", split="all")
     for stream in (open_rows(array), mapped(tmp_path / "a.npy", split="all")):
@@ -76,26 +76,19 @@ def test_dynamic_bits_are_drawn_as_in_memory(tmp_path):
     memory = load(tmp_path / "a.npy", binarize="dynamic")
     stream = mapped(tmp_path / "a.npy", binarize="dynamic")
     same_batches(memory, stream, 10, shuffle=True)
-    assert stream.first.dynamic == {"x"}
+    assert stream.preview.dynamic == {"x"}
     with pytest.raises(ValueError, match="expected binarize dynamic or none .* got 'static'"):
         mapped(tmp_path / "a.npy", binarize="static")
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
-def test_training_from_disk_equals_training_from_memory_bit_for_bit(tmp_path, dtype):
-    np.save(tmp_path / "a.npy", grey(dtype))
-    took = [
-        trained(*(take(tmp_path / "a.npy", split=s) for s in ("train", "valid")), average=0.9)
-        for take in (load, mapped)
-    ]
-    assert_same(*took)
-
-
-def test_dynamic_validation_from_disk_equals_that_from_memory(tmp_path):
-    np.save(tmp_path / "a.npy", grey(n=300) / 10)
+@pytest.mark.parametrize("kind", [np.uint8, np.float64, "dynamic"])
+def test_training_from_disk_equals_training_from_memory_bit_for_bit(tmp_path, kind):
+    options = {"binarize": "dynamic"} if kind == "dynamic" else {}
+    np.save(tmp_path / "a.npy", grey(n=300) / 10 if options else grey(kind))
     took = [
         trained(
-            *(take(tmp_path / "a.npy", split=s, binarize="dynamic") for s in ("train", "valid"))
+            *(take(tmp_path / "a.npy", split=s, **options) for s in ("train", "valid")),
+            average=0.0 if options else 0.9,
         )
         for take in (load, mapped)
     ]
@@ -123,12 +116,11 @@ def test_a_value_far_behind_that_the_story_cannot_have_is_found_when_it_comes(tm
 def test_what_is_looked_at_before_training_is_bounded(tmp_path, monkeypatch):
     array = on_disk(tmp_path / "a.npy", grey(np.uint8, n=5000))
     assert len(preview(array)) == 2000 and len(preview(array[:1500])) == 1500
-    monkeypatch.setattr("ppvae.data.stream.NUMBERS_TO_LOOK_AT", 30)
+    monkeypatch.setattr("ppvae.data.stream.PREVIEW_NUMBERS", 30)
     assert len(preview(array)) == 10
 
 
 def test_files_that_cannot_be_read_as_needed_are_refused(tmp_path):
-    np.save(tmp_path / "f.npy", np.asfortranarray(grey()))
     np.save(tmp_path / "o.npy", np.array([{}], dtype=object))
     np.save(tmp_path / "s.npy", np.array(["a"] * 20))
     np.save(tmp_path / "n.npy", np.float64(3))
@@ -138,23 +130,22 @@ def test_files_that_cannot_be_read_as_needed_are_refused(tmp_path):
     (tmp_path / "cut.npy").write_bytes(whole[:-1])
     np.savez(tmp_path / "z.npz", x=grey())
     for path, message in (
-        ("f.npy", "one after the other in .*, got an array in Fortran's order"),
-        ("o.npy", "pickled objects, which are never loaded"),
+        ("o.npy", "without pickled objects, in .*o.npy, got: .*Python objects"),
         ("s.npy", "real numbers at 'x', got dtype <U1"),
-        ("n.npy", r"rows of shape \(N, \*event\) at 'x', got an array of shape \(\)"),
-        ("cut.npy", r"the 1128 bytes that .* declares as shape \(47, 3\), got 1127"),
-        ("z.npz", "a .npy file to read as it is needed, got .*z.npz"),
-        ("none.npy", "expected a file, got .*none.npy"),
+        ("n.npy", r"arrays \(N, \*event\) with N ≥ 1 .* got N = {'x': 0}"),
+        ("cut.npy", "one array of numbers .* in .*cut.npy, got: mmap length is greater"),
+        ("z.npz", "one array of numbers as np.save writes it, .* in .*z.npz, got: "),
+        ("none.npy", "in .*none.npy, got: .*No such file"),
+        ({"x": "x.npy", "y": "y.npy"}, "N ≥ 1 the same at every name, got N = {'x': 47, 'y': 9}"),
     ):
+        paths = path if isinstance(path, dict) else {"x": path}
         with pytest.raises(ValueError, match=message):
-            mapped(tmp_path / path)
-    with pytest.raises(ValueError, match="same number of rows at every name, got"):
-        mapped({"x": tmp_path / "x.npy", "y": tmp_path / "y.npy"})
+            mapped({key: tmp_path / one for key, one in paths.items()})
     with pytest.raises(ValueError, match="batch size of at least 1"):
         next(mapped(tmp_path / "x.npy").batches(0))
     stream = mapped(tmp_path / "x.npy", split="all")
     (tmp_path / "x.npy").write_bytes(whole[:-100])
-    with pytest.raises(ValueError, match="got its end: it was cut short since"):
+    with pytest.raises(ValueError, match="x.npy, got: mmap length is greater than file size"):
         list(stream.batches(10))
 
 
@@ -181,7 +172,7 @@ def test_training_goes_through_a_file_four_times_larger_than_an_imposed_limit(tm
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
-    assert found["limits"] == ["VmSize", "VmData"] and found["file"] == 4 * found["limit"]
+    assert found["file"] == 4 * found["limit"]
     assert "expected an array that fits in memory" in found["whole"]
     assert found["anonymous"] < found["limit"] / 2 and found["peak"] < found["limit"]
 

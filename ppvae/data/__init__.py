@@ -1,11 +1,11 @@
 r"""Data sets, arrays and files, as rows in memory or as streams of rows.
 
-Reading order: `rows` (the record that everything else takes, with its `checks`), `collect` (arrays,
-dicts, torch data sets → rows), `splits` (which rows are train, valid, test), `arrays` and `idx`
-(file formats read without trusting them), `files` (a user's own file), `images` (the readers of the
-named sets), `binarize` (grey values to bits), `sources` (the table of names and `load`),
-`request` (a data set and what is to be hidden of it, in one line). For data larger than memory:
-`stream` (the interface), `mapped` and `loaded` (files and loaders), `opening` (which of all these).
+Reading order: `rows` (what everything else takes), `columns` and `convert` (arrays, frames, dicts,
+torch data sets → rows), `splits` (which rows are train, valid, test), `reading` and `files` (files
+read without trusting them), `images` (readers of the named sets), `binarize` (grey values → bits),
+`named` (the table of names, and `load`), `request` (a data set and what is hidden of it, in one
+line). For data larger than memory: `stream` (the interface), `mapped` and `loader`. For models:
+`batch` (rows on a story's device), `chunks` (pieces that fit in memory).
 """
 
 __all__ = [
@@ -27,10 +27,9 @@ __all__ = [
 ]
 
 from .batch import iter_chunks, reference_tensor, to_batch
-from .collect import as_rows
+from .convert import as_rows, open_rows, preview
 from .mapped import mapped
-from .open import open_rows, preview
+from .named import DATASETS, load
 from .request import SIMULATED, Request, load_request, parse_request
 from .rows import Rows
-from .sources import DATASETS, load
 from .stream import Stream

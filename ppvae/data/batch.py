@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .chunks import row_chunks, rows_per_chunk
-from .collect import as_rows
-from .open import open_rows
+from .convert import as_rows, open_rows
 from .rows import Rows
 from .stream import Stream
 
@@ -45,7 +44,7 @@ def to_batch(story: nn.Module, data: Any, num_rows: int | None = None) -> dict[s
 
 
 def iter_chunks(story: nn.Module, rows: Rows | Stream) -> Iterator[dict[str, Tensor]]:
-    """What `to_batch` gives, in chunks that one particle fits in; of a stream, one at a time is in memory."""
+    """What `to_batch` gives, in chunks for one particle; of a stream one is in memory at a time."""
     if isinstance(rows, Rows):
         yield from row_chunks(to_batch(story, rows))
         return

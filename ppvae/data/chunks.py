@@ -25,7 +25,8 @@ def row_chunks(
 ) -> Iterator[dict[str, Tensor]]:
     """Cut a batch into pieces that one particle of fits in a chunk.
 
-    A guide that holds parameters for each row (`local`) can only be called on its own rows and is not cut.
+    A guide that holds parameters for each row (`local`) can only be called on its own rows: its
+    batch is not cut.
     """
     step = len(next(iter(batch.values())))
     if not is_unamortized(guide):
@@ -39,7 +40,7 @@ def rows_per_chunk(batch: Mapping[str, Tensor], num_particles: int = 1) -> int:
 
 
 def is_unamortized(guide: nn.Module | None) -> bool:
-    """Whether a guide holds parameters for each row: it can only be called on all of its own rows."""
+    """Whether a guide holds parameters for each row: it can only be called on all its own rows."""
     return bool(getattr(guide, "is_unamortized", False))
 
 

@@ -1,14 +1,12 @@
 r"""A user's own file → rows of the split that was asked for. Nothing here unpickles."""
 
-__all__ = ["READERS", "read_file"]
+__all__ = ["READERS", "read_file", "read_npz"]
 
 import csv
 import math
-import pickle
-import struct
 import zipfile
-from array import array
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .arrays import check_room, read_npy, read_npz
-from .collect import as_rows
-from .splits import PARTS, cut
-
-# A file without splits of its own is shuffled and cut into 80 / 10 / 10 per cent.
-HELD_OUT = {"valid": 0.1, "test": 0.1}
-
-# pyarrow's errors are of these kinds.
-TABLE_FAULTS = (LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
-
-# What the restricted unpickler raises on damaged bytes as well as on refused content.
-PT_FAULTS = (
-    pickle.UnpicklingError,
-    AttributeError,
-    AssertionError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    OverflowError,
-    RecursionError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zipfile.BadZipFile,
-)
+from .columns import is_number, table_values
+from .convert import as_rows
+from .mapped import open_npy
+from .reading import check_unpacked_size, reading
+from .rows import Rows
+from .splits import FILE_HELD_OUT, PARTS, split_indices
 
 
 def read_file(path: Path, split: str) -> list[tuple[str, dict[str, Tensor]]]:
@@ -70,199 +47,144 @@ def read_file(path: Path, split: str) -> list[tuple[str, dict[str, Tensor]]]:
         )
     if not path.is_file():
         raise ValueError(f"expected a file, got {path}, which does not exist")
-    suffix = path.suffix.lower()
-    if suffix not in READERS:
+    if path.suffix.lower() not in READERS:
         raise ValueError(f"expected a file ending in {', '.join(READERS)}, got {path}")
     if path.stat().st_size == 0:
         raise ValueError(f"expected rows of data in {path}, which is empty")
-    columns = READERS[suffix](path)
-    keyed = {key: _split_of(key) for key in columns}
-    if not any(keyed.values()):
-        return _cut_parts(columns, split, path)
-    if not all(keyed.values()):
-        plain = [key for key, named in keyed.items() if named is None]
+    columns = READERS[path.suffix.lower()](path)
+    keys = {key: _split_key(key) for key in columns}
+    unsplit = [key for key, (_, part) in keys.items() if not part]
+    if len(unsplit) == len(keys):
+        rows = _rows(columns, path)
+        if split == "all":
+            return [("all", dict(rows.tensors))]
+        index = split_indices(len(rows), PARTS["all"], FILE_HELD_OUT, shuffled=True)
+        chosen = [(part, rows.subset(torch.from_numpy(index[part]))) for part in PARTS[split]]
+        return [(part, dict(rows.tensors)) for part, rows in chosen]
+    if unsplit:
         raise ValueError(
             f"expected a split (train, valid, test) in every key of {path} or in none, got "
-            f"{plain} without"
+            f"{unsplit} without"
         )
-    return [(part, _keyed_part(columns, part, path)) for part in _present(columns, split, path)]
-
-
-def _split_of(key: str) -> tuple[str, str] | None:
-    r"""'x_train' → ('x', 'train'), 'train' → ('x', 'train'), 'x' → None."""
-    name, _, part = key.rpartition("_")
-    return (name or "x", part) if part in PARTS["all"] else None
-
-
-def _present(columns: Mapping[str, Any], split: str, path: Path) -> list[str]:
-    present = {named[1] for named in map(_split_of, columns) if named}
-    if split == "all":
-        return [part for part in PARTS["all"] if part in present]
-    missing = [part for part in PARTS[split] if part not in present]
-    if missing:
+    present = {part for _, part in keys.values()}
+    wanted = [part for part in PARTS[split] if part in present or split != "all"]
+    if not present.issuperset(wanted):
         raise ValueError(
-            f"expected keys of the split '{missing[0]}' in {path}, got only {list(columns)}"
+            f"expected keys of the split '{min(set(wanted) - present)}' in {path}, got only "
+            f"{list(columns)}"
         )
-    return list(PARTS[split])
+    parts = {p: {keys[k][0]: columns[k] for k in keys if keys[k][1] == p} for p in wanted}
+    return [(part, dict(_rows(parts[part], path).tensors)) for part in wanted]
 
 
-def _keyed_part(columns: Mapping[str, Any], part: str, path: Path) -> dict[str, Tensor]:
-    named = {key: _split_of(key) for key in columns}
-    chosen = {found[0]: columns[key] for key, found in named.items() if found and found[1] == part}
-    return dict(as_rows(chosen, name=path.stem).tensors)
+def _split_key(key: str) -> tuple[str, str]:
+    r"""'x_train' → ('x', 'train'), 'train' → ('x', 'train'), 'x' → ('x', '')."""
+    name, _, part = key.rpartition("_")
+    return (name or "x", part) if part in PARTS["all"] else (key, "")
 
 
-def _cut_parts(
-    columns: Mapping[str, Any], split: str, path: Path
-) -> list[tuple[str, dict[str, Tensor]]]:
-    rows = as_rows(columns, name=path.stem)
-    if split == "all":
-        return [("all", dict(rows.tensors))]
-    index = cut(len(rows), PARTS["all"], HELD_OUT, shuffled=True)
-    return [
-        (part, dict(rows.subset(torch.from_numpy(index[part])).tensors)) for part in PARTS[split]
-    ]
+def _rows(columns: Mapping[str, Any], path: Path) -> Rows:
+    try:
+        return as_rows(columns, name=path.stem)
+    except ValueError as error:
+        raise ValueError(f"{error} (in {path})") from error
 
 
 def _read_npy(path: Path) -> dict[str, Any]:
-    return {"x": read_npy(path)}
+    array = open_npy(path)
+    with reading("an array", path):
+        return {"x": np.array(array)}
 
 
-def _read_csv(path: Path) -> dict[str, Any]:
-    r"""Numeric columns under a header, stacked as x (N, columns); empty or 'nan' is missing."""
-    cells = array("d")  # eight bytes a cell, where a list of floats takes thirty-two
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            lines = csv.reader(stream)
-            header = next(lines, [])
-            _check_header(header, path)
-            for row in lines:
-                if len(row) != len(header):
-                    raise ValueError(
-                        f"expected {len(header)} cells as in the header, got {len(row)} "
-                        f"in line {lines.line_num} of {path}"
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    r"""The arrays in one `.npz` file by key; ValueError when damaged or holding other things.
+
+    Nothing is unpacked before its own header and the archive's agree on its size.
+    """
+    with reading("a zip archive of arrays of numbers, without pickled objects,", path):
+        with zipfile.ZipFile(path) as archive:
+            check_unpacked_size(sum(member.file_size for member in archive.infolist()), path)
+            for member in archive.infolist():
+                with archive.open(member) as stream:
+                    version = np.lib.format.read_magic(stream)
+                    header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+                    shape, _, dtype = header(stream)
+                    size = stream.tell() + math.prod(shape) * dtype.itemsize
+                if dtype.hasobject or size != member.file_size:
+                    found = (
+                        "objects" if dtype.hasobject else f"not the shape {shape} that it declares"
                     )
-                for column, cell in zip(header, row, strict=True):
-                    cells.append(_number(cell, lines.line_num, column, path))
-    except (csv.Error, UnicodeDecodeError) as fault:
-        raise ValueError(f"expected a CSV file in UTF-8 at {path}, got: {fault}") from fault
-    values = torch.from_numpy(np.array(cells)).to(torch.get_default_dtype())
-    return {"x": values.reshape(-1, len(header))}
+                    raise ValueError(f"{found} in {member.filename}")
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
 
 
-def _check_header(header: list[str], path: Path) -> None:
-    if not header:
-        raise ValueError(
-            f"expected a first line with the names of the columns in {path}, got a blank one"
-        )
-    if not all(_is_number(cell) for cell in header):
-        return
-    raise ValueError(
-        f"expected a first line with the names of the columns in {path}, got numbers: "
-        "add a header, or the first row would be lost"
-    )
+def _read_csv(path: Path, separator: str) -> dict[str, Any]:
+    r"""Numeric columns under a header, stacked as x (N, columns); empty or 'nan' is missing."""
+    with reading("a table of text in UTF-8", path):
+        import pandas
 
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _number(cell: str, line: int, column: str, path: Path) -> float:
-    try:
-        value = float(cell) if cell.strip() else math.nan
-    except ValueError:
-        value = math.inf
-    if math.isinf(value):
-        raise ValueError(
-            f"expected a finite number, or an empty cell where missing, got {cell!r} "
-            f"in line {line}, column '{column}' of {path}"
-        )
-    return value
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            lines = csv.reader(stream, delimiter=separator)
+            header = next(lines)
+            for row in lines:
+                if len(row) != len(header):  # pandas would fill or drop cells
+                    raise ValueError(
+                        f"{len(header)} cells in the header, {len(row)} in line {lines.line_num}"
+                    )
+        if all(map(is_number, header)):
+            raise ValueError("a first line without the names of the columns: add a header")
+        frame = pandas.read_csv(path, sep=separator, encoding="utf-8-sig", low_memory=False)
+    return _table(frame, path, first_line=2)
 
 
 def _read_parquet(path: Path) -> dict[str, Any]:
-    try:
-        import pandas
+    with reading("a table in Parquet's format", path):
+        from pyarrow import parquet
 
-        _check_table(path)
-        frame = pandas.read_parquet(path)
-    except ImportError as fault:
-        raise ValueError(
-            f"expected pandas and pyarrow to read {path}, got: {fault}. Install them, or save the "
-            "table as .csv or .npz"
-        ) from fault
-    except TABLE_FAULTS as fault:
-        raise ValueError(f"expected a table in Parquet's format at {path}, got: {fault}") from fault
-    for column, dtype in frame.dtypes.items():
-        if getattr(dtype, "kind", "O") not in "fiub":
-            raise ValueError(
-                f"expected numeric columns in {path}, got {dtype} in column '{column}'"
-            )
-    values = torch.from_numpy(frame.to_numpy(dtype=np.float64, na_value=np.nan, copy=True))
+        stored = parquet.read_metadata(path)
+        # Columns that repeat a number are small in a file, however many rows they have.
+        check_unpacked_size(8 * stored.num_rows * stored.num_columns, path)
+        frame = parquet.read_table(path).to_pandas()
+    return _table(frame, path)
+
+
+def _table(frame: Any, path: Path, first_line: int | None = None) -> dict[str, Any]:
+    values = torch.from_numpy(table_values(frame, str(path), first_line).copy())
     return {"x": values.to(torch.get_default_dtype())}
 
 
-def _check_table(path: Path) -> None:
-    r"""Columns that repeat a number are small in a file, however many rows they have."""
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        return  # pandas has another engine, or says that it has none
-    told = parquet.read_metadata(path)
-    check_room(8 * told.num_rows * told.num_columns, path)
-
-
 def _read_pt(path: Path) -> dict[str, Any]:
-    try:
-        _check_packing(path)
+    with reading("a tensor or a dict of tensors by name, and nothing else,", path):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > path.stat().st_size:  # torch stores tensors as they are
+                raise ValueError(f"an archive that unpacks to {unpacked} bytes, more than its size")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except PT_FAULTS as fault:
-        raise ValueError(
-            f"expected a tensor or a dict of tensors in {path}, got a file that holds something "
-            f"else or is damaged: {next(iter(str(fault).splitlines()), type(fault).__name__)}"
-        ) from fault
-    columns = content if isinstance(content, dict) else {"x": content}
-    for key, value in columns.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(
-                f"expected a tensor or a dict of tensors by name in {path}, got "
-                f"{type(value).__name__} at {key!r}"
-            )
-        _check_stored(key, value, path)
-    return columns
-
-
-def _check_packing(path: Path) -> None:
-    r"""torch stores tensors as they are: what would unpack to more than the file was not written by it."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-        if sum(info.file_size for info in members) > path.stat().st_size:
-            raise ValueError("an archive that unpacks to more than its size")
-
-
-def _check_stored(key: str, value: Tensor, path: Path) -> None:
-    r"""A tensor may be a view that repeats a few stored numbers for ever."""
-    if value.layout is not torch.strided or value.device.type != "cpu":
-        raise ValueError(
-            f"expected dense tensors on the CPU in {path}, got {value.layout} on {value.device} at {key!r}"
-        )
-    stored = value.untyped_storage().nbytes() // value.element_size()
-    if value.numel() > stored:
-        raise ValueError(
-            f"expected the {value.numel()} numbers of shape {tuple(value.shape)} at {key!r} in {path}, got {stored} stored "
-            "ones: save a clone() of an expanded tensor"
-        )
+        columns = content if isinstance(content, dict) else {"x": content}
+        for key, value in columns.items():
+            if not isinstance(key, str) or not isinstance(value, Tensor):
+                raise ValueError(f"{type(value).__name__} at {key!r}")
+            if value.layout is not torch.strided or value.device.type != "cpu":
+                raise ValueError(
+                    f"{value.layout} on {value.device} at {key!r}, not dense on the CPU"
+                )
+            # A tensor may be a view that repeats a few stored numbers for ever.
+            stored = value.untyped_storage().nbytes() // value.element_size()
+            if value.numel() > stored:
+                raise ValueError(
+                    f"{value.numel()} numbers at {key!r}, of which {stored} are stored: save a "
+                    "clone() of an expanded tensor"
+                )
+        return columns
 
 
 READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".npy": _read_npy,
     ".npz": read_npz,
-    ".csv": _read_csv,
+    ".csv": partial(_read_csv, separator=","),
+    ".tsv": partial(_read_csv, separator="\t"),
     ".parquet": _read_parquet,
     ".pt": _read_pt,
 }

@@ -13,18 +13,22 @@ __all__ = [
     "read_digits",
     "read_folder",
     "read_frey_face",
+    "read_idx",
     "read_mnist_like",
     "read_omniglot",
 ]
 
-from collections.abc import Callable
+import gzip
+import math
+import struct
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arrays import read_npz
-from .idx import find_idx, read_idx
+from .files import read_npz
+from .reading import check_unpacked_size, reading
 
 PIL_BOX = 4  # Pillow's number for the area average
 # Left, top, right, bottom of the central 148 × 148 pixels of 178 × 218.
@@ -39,26 +43,58 @@ class Images(NamedTuple):
 
 
 def read_digits(root: Path, pool: str) -> Images:
-    r"""The 1797 digits of 8 × 8 pixels inside scikit-learn, values 0 to 16; needs no root."""
-    from sklearn.datasets import load_digits
+    r"""The 1797 digits of 8 × 8 pixels, values 0 to 16, that come with this package; needs no root.
 
-    digits = load_digits()
-    return Images(digits.images.astype(np.uint8)[:, None], digits.target)
+    Source:
+        Alpaydin and Kaynak, 1998, "Optical Recognition of Handwritten Digits", UCI Machine Learning
+        Repository, its test set (CC BY 4.0); the same rows as scikit-learn's `load_digits`.
+    """
+    arrays = read_npz(Path(__file__).with_name("digits.npz"))
+    return Images(arrays["images"][:, None], arrays["labels"])
 
 
 def read_mnist_like(folder: str, root: Path, pool: str) -> Images:
     r"""MNIST, FashionMNIST or KMNIST in `root/folder/raw`; fetched by torchvision when missing."""
-    raw, stem = root / folder / "raw", {"train": "train", "test": "t10k"}[pool]
-    stems = (f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte")
-    if not all(find_idx(raw, name) for name in stems):
-        _fetched(folder, root, lambda sets: getattr(sets, folder)(str(root), download=True))
-    pixels, labels = (read_idx(_present(raw, name)) for name in stems)
+    stem = root / folder / "raw" / {"train": "train", "test": "t10k"}[pool]
+    paths = [Path(f"{stem}-{what}-ubyte") for what in ("images-idx3", "labels-idx1")]
+    found = [path if path.is_file() else path.with_name(f"{path.name}.gz") for path in paths]
+    if not all(path.is_file() for path in found):
+        _torchvision_set(folder, root)
+        found = paths
+    pixels, labels = map(read_idx, found)
     if pixels.ndim != 3 or labels.shape != pixels.shape[:1]:
         raise ValueError(
-            f"expected images (N, H, W) and labels (N,) in {raw}, got {pixels.shape} and "
+            f"expected images (N, H, W) and labels (N,) in {stem.parent}, got {pixels.shape} and "
             f"{labels.shape}"
         )
     return Images(pixels[:, None], labels)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    r"""Reads an IDX file of unsigned bytes, plain or `.gz`, without trusting its declared shape.
+
+    torchvision would first unpack it beside itself, into a folder that can be written to.
+
+    Returns:
+        Array of uint8 in the declared shape.
+
+    Raises:
+        ValueError: another format or element type, damaged compression, or another number of bytes
+            than declared.
+
+    Source:
+        LeCun, Cortes and Burges, "The MNIST database of handwritten digits", section on file
+        formats.
+    """
+    with reading("an IDX file of bytes", path):
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            zero, kind, num_dims = struct.unpack(">HBB", stream.read(4))
+            if zero or kind != 8 or not num_dims:
+                raise ValueError("no magic number 00 00 08 at its start")
+            shape = struct.unpack(f">{num_dims}I", stream.read(4 * num_dims))
+            check_unpacked_size(math.prod(shape), path)
+            content = stream.read(math.prod(shape) + 1)
+        return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def read_omniglot(root: Path, pool: str) -> Images:
@@ -69,11 +105,16 @@ def read_omniglot(root: Path, pool: str) -> Images:
     one was used.
     """
     path = root / "OMNIGLOT" / "omniglot28_lake.npz"
-    if not path.is_file():
-        return _omniglot_by_torchvision(root, pool)
-    arrays = _members(path, "images", "split", "char_id")
-    rows = arrays["split"] == {"train": 0, "test": 1}[pool]
-    return Images(arrays["images"][rows][:, None], arrays["char_id"][rows] - 1)
+    if path.is_file():
+        pixels, split, labels = _arrays(path, "images", "split", "char_id")
+        rows = split == {"train": 0, "test": 1}[pool]
+        return Images(pixels[rows][:, None], labels[rows] - 1)
+    found = _torchvision_set("Omniglot", root, background=pool == "train")
+    small = (image.convert("L").resize((28, 28), resample=PIL_BOX) for image, _ in found)
+    # The published files draw ink as 0 on white.
+    pixels = np.stack([255 - np.asarray(image) for image in small])[:, None]
+    labels = np.array([label for _, label in found])
+    return Images(pixels, labels if pool == "train" else labels + 964)  # 964 characters in train
 
 
 def read_binarized_mnist(root: Path, pool: str) -> Images:
@@ -82,29 +123,25 @@ def read_binarized_mnist(root: Path, pool: str) -> Images:
     Source:
         Larochelle and Murray, 2011, "The neural autoregressive distribution estimator".
     """
-    path = root / "BinarizedMNIST" / "binarized_mnist_packed.npz"
-    packed = _members(path, pool)[pool]
+    (packed,) = _arrays(root / "BinarizedMNIST" / "binarized_mnist_packed.npz", pool)
     return Images(np.unpackbits(packed, axis=1).reshape(-1, 1, 28, 28))
 
 
 def read_frey_face(root: Path, pool: str) -> Images:
     r"""1965 frames of 28 × 20 pixels: `root/FreyFace/freyfaces.npz`, unlabelled."""
-    frames = _members(root / "FreyFace" / "freyfaces.npz", "images")["images"]
+    (frames,) = _arrays(root / "FreyFace" / "freyfaces.npz", "images")
     return Images(frames.reshape(-1, 1, 28, 20))
 
 
 def read_cifar10(root: Path, pool: str) -> Images:
     r"""32 × 32 photographs by torchvision, which checks the md5 of the files first."""
-    train = pool == "train"
-    found = _fetched(
-        "CIFAR10", root, lambda sets: sets.CIFAR10(str(root), train=train, download=True)
-    )
+    found = _torchvision_set("CIFAR10", root, train=pool == "train")
     return Images(np.ascontiguousarray(found.data.transpose(0, 3, 1, 2)), np.array(found.targets))
 
 
 def read_celeba(root: Path, pool: str) -> Images:
     r"""Faces by torchvision: the central 148 × 148 pixels, reduced to 64 × 64."""
-    found = _fetched("CelebA", root, lambda sets: sets.CelebA(str(root), split=pool, download=True))
+    found = _torchvision_set("CelebA", root, split=pool)
     pixels = np.empty((len(found), 3, 64, 64), np.uint8)
     for row in range(len(found)):
         face = found[row][0].crop(CELEBA_FACE).resize((64, 64), resample=PIL_BOX)
@@ -115,22 +152,20 @@ def read_celeba(root: Path, pool: str) -> Images:
 def read_folder(root: Path, pool: str) -> Images:
     r"""Every image under a folder, as RGB of one size; its subfolders may serve as classes."""
     if not root.is_dir():
-        raise ValueError(
-            f"expected 'image_folder:PATH' with a folder of images, got {root}, which is none"
-        )
-    folder = _torchvision("folder")
+        raise ValueError(f"expected 'image_folder:PATH' with a folder of images, got {root}")
+    folder = _torchvision_module("folder")
     paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in folder.IMG_EXTENSIONS)
     if not paths:
-        raise ValueError(
-            f"expected at least one image in {root}, got a folder that is empty of them"
-        )
-    shape = _decoded(paths[0], folder.default_loader).shape
-    pixels = np.empty((len(paths), *shape), np.uint8)
+        raise ValueError(f"expected at least one image in {root}, got none")
+    pixels = np.empty(0, np.uint8)
     for row, path in enumerate(paths):
-        image = _decoded(path, folder.default_loader)
-        if image.shape != shape:
+        with reading("an image", path):
+            image = np.asarray(folder.default_loader(str(path))).transpose(2, 0, 1)
+        if row == 0:
+            pixels = np.empty((len(paths), *image.shape), np.uint8)
+        if image.shape != pixels.shape[1:]:
             raise ValueError(
-                f"expected images of one size (C, H, W) = {shape} as in {paths[0]}, "
+                f"expected images of one size (C, H, W) = {pixels.shape[1:]} as in {paths[0]}, "
                 f"got {image.shape} in {path}: resize them first"
             )
         pixels[row] = image
@@ -139,27 +174,7 @@ def read_folder(root: Path, pool: str) -> Images:
     return Images(pixels, labels)
 
 
-def _decoded(path: Path, loader: Callable[[str], Any]) -> np.ndarray:
-    try:
-        return np.asarray(loader(str(path))).transpose(2, 0, 1)
-    except (OSError, SyntaxError, ValueError) as fault:
-        raise ValueError(f"expected an image at {path}, got: {fault}") from fault
-
-
-def _omniglot_by_torchvision(root: Path, pool: str) -> Images:
-    train = pool == "train"
-    found = _fetched(
-        "Omniglot", root, lambda sets: sets.Omniglot(str(root), background=train, download=True)
-    )
-    pixels, labels = np.empty((len(found), 1, 28, 28), np.uint8), np.empty(len(found), np.int64)
-    for row in range(len(found)):
-        image, labels[row] = found[row]
-        # The published files draw ink as 0 on white.
-        pixels[row, 0] = 255 - np.asarray(image.convert("L").resize((28, 28), resample=PIL_BOX))
-    return Images(pixels, labels if train else labels + 964)  # 964 characters in the background set
-
-
-def _members(path: Path, *keys: str) -> dict[str, np.ndarray]:
+def _arrays(path: Path, *keys: str) -> list[np.ndarray]:
     if not path.is_file():
         raise ValueError(
             f"expected the file {path}, which does not exist: put it there, or give another root"
@@ -168,35 +183,26 @@ def _members(path: Path, *keys: str) -> dict[str, np.ndarray]:
     missing = [key for key in keys if key not in arrays]
     if missing:
         raise ValueError(f"expected the key '{missing[0]}' in {path}, got {list(arrays)}")
-    return arrays
+    return [arrays[key] for key in keys]
 
 
-def _present(raw: Path, stem: str) -> Path:
-    path = find_idx(raw, stem)
-    if path is None:
-        raise ValueError(f"expected {stem} or {stem}.gz in {raw}, got neither")
-    return path
-
-
-def _fetched(name: str, root: Path, make: Callable[[Any], Any]) -> Any:
-    sets = _torchvision()
+def _torchvision_set(name: str, root: Path, **options: Any) -> Any:
+    sets = _torchvision_module()
     try:
-        return make(sets)
-    except (RuntimeError, OSError, ImportError) as fault:
+        return getattr(sets, name)(str(root), download=True, **options)
+    except (RuntimeError, OSError, ImportError) as error:
         raise ValueError(
-            f"expected {name} in {root} or to be downloaded into it, got: {fault}. "
+            f"expected {name} in {root} or to be downloaded into it, got: {error}. "
             "Put its files there, or give another root"
-        ) from fault
+        ) from error
 
 
-def _torchvision(module: str = "") -> Any:
+def _torchvision_module(name: str = "") -> Any:
     try:
-        import torchvision.datasets
-    except (ImportError, RuntimeError, OSError) as fault:
+        return import_module(f"torchvision.datasets.{name}".rstrip("."))
+    except (ImportError, RuntimeError, OSError) as error:
         # The usual reason: a torchvision built for CUDA beside a torch built for the CPU.
         raise ValueError(
             "expected torchvision for this data set, but it does not import beside torch: "
-            f"{fault}. "
-            "Install the torchvision that was built for this torch"
-        ) from fault
-    return getattr(torchvision.datasets, module) if module else torchvision.datasets
+            f"{error}. Install the torchvision that was built for this torch"
+        ) from error

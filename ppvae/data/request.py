@@ -1,6 +1,6 @@
-r"""A data set as it is asked for in one line: `digits:labels=100`, `mnist:rows=5000:missing=0.5`."""
+r"""A data set asked for in one line: `digits:labels=100`, `mnist:rows=5000:missing=0.5`."""
 
-__all__ = ["SIMULATED", "Request", "load_request", "parse_request"]
+__all__ = ["SIMULATED", "Request", "apply_request", "load_request", "parse_request"]
 
 import os
 from dataclasses import dataclass
@@ -11,13 +11,23 @@ from torch import Tensor
 
 from .binarize import Binarize
 from .mapped import mapped
+from .named import load
 from .rows import Rows
-from .sources import load
 from .stream import Stream
 
 # Rows that a story itself generates; `ppvae.stories` makes them.
 SIMULATED = "simulated"
 SEED = 0  # of what is hidden: the same request means the same rows
+
+BOOLS = {"true": True, "false": False}
+PARSERS: dict[str, Any] = {
+    "rows": int,
+    "labels": lambda text: text if text == "all" else int(text),
+    "missing": float,
+    "images": BOOLS.__getitem__,
+    "mapped": BOOLS.__getitem__,
+    "binarize": str,
+}
 
 
 @dataclass(frozen=True)
@@ -26,13 +36,15 @@ class Request:
 
     Arguments:
         name: A name in `DATASETS`, the path of a file, or `simulated`.
-        rows: Only the first so many training rows, and a quarter as many of each other split; None for all.
-        labels: Whether rows carry their class `y`: None, `all`, or a number of training rows, evenly over the
-            classes; the labels of all other rows are missing (NaN).
+        rows: Only the first so many training rows, and a quarter as many of each other split; None
+            for all.
+        labels: Whether rows carry their class `y`: None, `all`, or a number of training rows,
+            evenly over the classes; the labels of all other rows are missing (NaN).
         missing: Share of the entries of `x` that are hidden at random (NaN).
         images: Whether images stay `(C, H, W)`.
         binarize: As in `load`.
-        mapped: Whether a `.npy` file is read as it is needed, see `mapped`; the first so many `rows` fit in memory.
+        mapped: Whether a `.npy` file is read as it is needed, see `mapped`; the first so many
+            `rows` fit in memory.
     """
 
     name: str
@@ -58,21 +70,21 @@ class Request:
 
 
 def parse_request(text: str) -> Request:
-    """`NAME:OPTION=VALUE:...` as a request; a name may hold colons of its own.
+    r"""`NAME:OPTION=VALUE:...` as a request; a name may hold colons of its own.
 
     Raises:
         ValueError: If a value is not one that the option takes.
     """
     options: dict[str, Any] = {}
     while True:
-        rest, colon, last = text.rpartition(":")
+        rest, _, last = text.rpartition(":")
         option, equals, value = last.partition("=")
-        if not (colon and equals and option in _READ):
+        if not (rest and equals and option in PARSERS):
             return Request(text, **options)
         try:
-            options[option] = _READ[option](value)
-        except ValueError as fault:
-            raise ValueError(f"expected a value that '{option}' takes, got '{value}'") from fault
+            options[option] = PARSERS[option](value)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"expected a value that '{option}' takes, got '{value}'") from error
         text = rest
 
 
@@ -96,65 +108,47 @@ def load_request(
     """
     if request.mapped:
         how: Any = binarize or request.binarize or "none"
-        opened = mapped(request.name, split=split, binarize=how)
-        if request.rows is None:
-            return opened
-        return changed(opened.head(num_wanted(request.rows, split, len(opened))), request, split)
-    found = load(
-        request.name, split=split, binarize=binarize or request.binarize, root=root,
-        flat=not request.images, labels=request.labels is not None,
-    )  # fmt: skip
-    return changed(found, request, split)
+        stream = mapped(request.name, split=split, binarize=how)
+        return stream if request.rows is None else apply_request(request, stream, split)
+    rows = load(
+        request.name,
+        split=split,
+        binarize=binarize or request.binarize,
+        root=root,
+        flat=not request.images,
+        labels=request.labels is not None,
+    )
+    return apply_request(request, rows, split)
 
 
-def changed(rows: Rows, request: Request, split: str) -> Rows:
+def apply_request(request: Request, rows: Rows | Stream, split: str) -> Rows:
     """Rows cut, and with labels and entries hidden, as a request says."""
+    wanted = len(rows)
     if request.rows is not None:
-        rows = rows.head(num_wanted(request.rows, split, len(rows)))
+        wanted = min(request.rows if split == "train" else max(1, request.rows // 4), len(rows))
+    rows = rows.head(wanted)
     tensors = dict(rows.tensors)
     if isinstance(request.labels, int):
-        tensors["y"] = few_labels(tensors["y"], request.labels if split == "train" else 0)
+        tensors["y"] = _hide_labels(tensors["y"], request.labels if split == "train" else 0)
     if request.missing:
-        tensors["x"] = with_missing(tensors["x"], request.missing, SEED)
+        tensors["x"] = _hide_entries(tensors["x"], request.missing)
     return Rows(tensors, dynamic=rows.dynamic, name=rows.name)
 
 
-def num_wanted(rows: int, split: str, held: int) -> int:
-    """Rows of a split that `rows` training rows mean, of so many that it has."""
-    return min(rows if split == "train" else max(1, rows // 4), held)
-
-
-def few_labels(labels: Tensor, count: int) -> Tensor:
+def _hide_labels(labels: Tensor, count: int) -> Tensor:
     """The first `count` labels `(N,)`, evenly over the classes; the others are missing."""
     classes = labels.unique().tolist()
     kept = torch.full_like(labels, torch.nan)
     for number, one in enumerate(classes):
         share = count // len(classes) + (number < count % len(classes))
-        index = (labels == one).nonzero().flatten()[:share]
-        kept[index] = one
+        kept[(labels == one).nonzero().flatten()[:share]] = one
     return kept
 
 
-def with_missing(values: Tensor, share: float, seed: int) -> Tensor:
+def _hide_entries(values: Tensor, share: float) -> Tensor:
     """Each entry hidden with probability `share`, `(N, *event)`; every row keeps at least one."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(SEED)
     hidden = torch.rand(values.shape, generator=generator) < share
     flat = hidden.flatten(1)
     flat[flat.all(1), 0] = False
     return values.masked_fill(flat.reshape(values.shape), torch.nan)
-
-
-def _flag(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ValueError(text)
-    return text == "true"
-
-
-_READ: dict[str, Any] = {
-    "rows": int,
-    "labels": lambda text: text if text == "all" else int(text),
-    "missing": float,
-    "images": _flag,
-    "mapped": _flag,
-    "binarize": str,
-}

@@ -1,6 +1,6 @@
 r"""`Rows`: named tensors in memory that share their first dimension, and batches of them."""
 
-__all__ = ["Rows", "permutation"]
+__all__ = ["Rows", "check_batch_size", "check_floating", "permutation"]
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -8,15 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .checks import (
-    check_batch_size,
-    check_floating,
-    check_probabilities,
-    check_tensors,
-    row_numbers,
-)
-
 HALVES = (torch.float16, torch.bfloat16)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,12 +36,11 @@ class Rows:
     name: str = "data"
 
     def __post_init__(self) -> None:
-        tensors = dict(self.tensors)
-        check_tensors(tensors, self.name)
-        object.__setattr__(self, "tensors", tensors)
+        object.__setattr__(self, "tensors", dict(self.tensors))
         object.__setattr__(self, "dynamic", frozenset(self.dynamic))
+        _check_tensors(self.tensors, self.name)
         for name in self.dynamic:
-            check_probabilities(tensors, name, self.name)
+            _check_probabilities(self.tensors, name, self.name)
 
     def __len__(self) -> int:
         return next(iter(self.tensors.values())).shape[0]
@@ -66,10 +58,6 @@ class Rows:
         r"""The names of the tensors, in the order they were given."""
         return tuple(self.tensors)
 
-    def keys(self) -> tuple[str, ...]:
-        r"""The same as `names`, under the word a dict uses."""
-        return self.names
-
     @property
     def device(self) -> torch.device:
         r"""The device that holds all the tensors."""
@@ -78,7 +66,7 @@ class Rows:
     def batch(
         self, index: Tensor | slice | None = None, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        r"""Takes rows, with the dynamic names redrawn: a story sees bits, not probabilities.
+        r"""Takes rows, with the dynamic names redrawn: a story gets bits, not probabilities.
 
         Arguments:
             index: row numbers `(B,)` (integers ≥ 0), a mask `(N,)` of bools, a slice, or None for
@@ -92,41 +80,29 @@ class Rows:
         Raises:
             ValueError: an index of another kind, out of range, or that takes no row.
         """
-        return self._redrawn(self._taken(self._checked(index)), generator)
+        return self._redraw(self._take(self._check_index(index)), generator)
 
     def batches(
-        self,
-        batch_size: int,
-        *,
-        generator: torch.Generator | None = None,
-        shuffle: bool = False,
-        drop_last: bool = False,
+        self, batch_size: int, *, generator: torch.Generator | None = None, shuffle: bool = False
     ) -> Iterator[dict[str, Tensor]]:
         r"""Goes once over the rows in batches; `shuffle` draws one permutation for the pass.
 
         Arguments:
-            batch_size: rows per batch, at least 1.
+            batch_size: rows per batch, at least 1; the last batch may have fewer.
             generator: source of the permutation and of the redrawn bits.
             shuffle: whether the rows come in random order.
-            drop_last: whether a last batch of fewer than `batch_size` rows is left out.
 
         Returns:
             An iterator over batches, name → tensor `(B, *event)`.
 
         Raises:
-            ValueError: a batch size below 1, or `drop_last` with fewer rows than one batch.
+            ValueError: a batch size below 1.
         """
         check_batch_size(batch_size)
-        count = len(self)
-        if drop_last and batch_size > count:
-            raise ValueError(
-                f"expected batches of at most {count} rows with drop_last, got "
-                f"batch_size={batch_size}: "
-                f"every row of '{self.name}' would be dropped"
-            )
-        stop = count - count % batch_size if drop_last else count
-        order = permutation(count, generator, self.device) if shuffle else None
-        return self._pass(batch_size, stop, order, generator)
+        order = permutation(len(self), generator, self.device) if shuffle else None
+        pieces = (slice(i, i + batch_size) for i in range(0, len(self), batch_size))
+        indices = pieces if order is None else (order[piece] for piece in pieces)
+        return (self._redraw(self._take(index), generator) for index in indices)
 
     def head(self, n: int) -> "Rows":
         r"""The first `n` rows, 1 ≤ n ≤ N; another `n` is a ValueError, as nothing is clipped."""
@@ -136,7 +112,7 @@ class Rows:
 
     def subset(self, index: Tensor | slice) -> "Rows":
         r"""The rows that `batch(index)` would take, still dynamic where they were."""
-        return replace(self, tensors=self._taken(self._checked(index)))
+        return replace(self, tensors=self._take(self._check_index(index)))
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -150,7 +126,7 @@ class Rows:
         r"""Draws the dynamic names once, so that every later batch holds the same bits.
 
         The bits come from a CPU generator in row order: equal on every device, but not the bits of
-        a subset that was frozen by itself.
+        a subset that was binarized by itself.
 
         Arguments:
             seed: of the draw.
@@ -159,22 +135,14 @@ class Rows:
             Rows without dynamic names.
         """
         generator = torch.Generator().manual_seed(seed)
-        return Rows(self._redrawn(dict(self.tensors), generator), name=self.name)
+        return Rows(self._redraw(dict(self.tensors), generator), name=self.name)
 
-    def _pass(
-        self, size: int, stop: int, order: Tensor | None, generator: torch.Generator | None
-    ) -> Iterator[dict[str, Tensor]]:
-        for start in range(0, stop, size):
-            piece = slice(start, min(start + size, stop))
-            taken = self._taken(piece if order is None else order[piece])
-            yield self._redrawn(taken, generator)
-
-    def _taken(self, index: Tensor | slice) -> dict[str, Tensor]:
+    def _take(self, index: Tensor | slice) -> dict[str, Tensor]:
         if isinstance(index, slice):
             return {name: tensor[index] for name, tensor in self.tensors.items()}
         return {name: tensor.index_select(0, index) for name, tensor in self.tensors.items()}
 
-    def _redrawn(
+    def _redraw(
         self, batch: dict[str, Tensor], generator: torch.Generator | None
     ) -> dict[str, Tensor]:
         # In the order of the tensors, so that a seed fixes the bits of every name.
@@ -183,22 +151,44 @@ class Rows:
             for name, tensor in batch.items()
         }
 
-    def _checked(self, index: Tensor | slice | None) -> Tensor | slice:
-        count = len(self)
+    def _check_index(self, index: Tensor | slice | None) -> Tensor | slice:
+        r"""Checked here, because on a GPU an index out of range ends the process."""
+        count, found = len(self), repr(index)
         if index is None:
             return slice(None)
-        if isinstance(index, slice):
-            if (index.step or 1) < 1 or not range(*index.indices(count)):
-                raise ValueError(
-                    f"expected a slice that takes at least one of {count} rows of '{self.name}' "
-                    f"in rising order, got {index}"
-                )
+        if isinstance(index, slice) and (index.step or 1) > 0 and range(*index.indices(count)):
             return index
-        if not isinstance(index, Tensor):
-            raise ValueError(
-                f"expected a tensor of row numbers, a slice or None, got {type(index).__name__}"
-            )
-        return row_numbers(index, count, self.name).to(self.device)
+        if isinstance(index, Tensor):
+            found = f"{index.dtype} of shape {tuple(index.shape)}"
+            if index.dtype == torch.bool and index.shape == (count,):
+                index = index.nonzero().squeeze(1)
+            if index.dtype in INTEGERS and index.dim() == 1 and index.numel():
+                low, high = int(index.min()), int(index.max())
+                if low >= 0 and high < count:
+                    return index.long().to(self.device)
+                found = f"{low} to {high}"
+        raise ValueError(
+            f"expected row numbers (B,) from 0 to {count - 1} of '{self.name}', a mask ({count},) "
+            f"or a slice in rising order, any of which takes at least one row, got {found}"
+        )
+
+
+def check_batch_size(batch_size: int) -> None:
+    r"""Raises ValueError unless it is a whole number of at least 1."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"expected a batch size of at least 1 row, got {batch_size!r}")
+
+
+def check_floating(dtype: torch.dtype | None) -> None:
+    r"""Raises ValueError unless rows can have this type; None keeps theirs."""
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"expected a floating dtype for the rows, got {dtype}")
+
+
+def permutation(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    r"""Row numbers in random order, `(count,)`, drawn where the generator lives."""
+    where = device if generator is None else generator.device
+    return torch.randperm(count, generator=generator, device=where).to(device)
 
 
 def _bernoulli(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -211,7 +201,41 @@ def _bernoulli(probabilities: Tensor, generator: torch.Generator | None) -> Tens
     return torch.where(probabilities.isnan(), probabilities, bits)
 
 
-def permutation(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    r"""Row numbers in random order, `(count,)`, drawn where the generator lives."""
-    where = device if generator is None else generator.device
-    return torch.randperm(count, generator=generator, device=where).to(device)
+def _check_tensors(tensors: Mapping[str, Tensor], rows: str) -> None:
+    r"""Raises ValueError unless names, types, numbers of rows and devices agree."""
+    if not tensors:
+        raise ValueError(f"expected at least one named tensor in '{rows}', got none")
+    first, lead = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"expected names that are non-empty strings in '{rows}', got {name!r}")
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ValueError(f"expected a floating tensor at '{name}', got {kind}: use as_rows")
+        if tensor.dim() == 0 or tensor.shape[0] == 0:
+            raise ValueError(
+                f"expected at least one row, of shape (N, *event), at '{name}', got a tensor of "
+                f"shape {tuple(tensor.shape)}"
+            )
+        if tensor.shape[0] != lead.shape[0]:
+            raise ValueError(
+                f"expected the same number of rows at every name, got {lead.shape[0]} at '{first}' "
+                f"and {tensor.shape[0]} at '{name}'"
+            )
+        if tensor.device != lead.device:
+            raise ValueError(
+                f"expected all tensors on one device, got '{first}' on {lead.device} "
+                f"and '{name}' on {tensor.device}"
+            )
+
+
+def _check_probabilities(tensors: Mapping[str, Tensor], name: str, rows: str) -> None:
+    r"""Raises ValueError unless the dynamic `name` is there and its values lie within [0, 1]."""
+    if name not in tensors:
+        raise ValueError(f"expected dynamic names among {list(tensors)} of '{rows}', got {name!r}")
+    # Written so that NaN, which compares false with everything, passes.
+    if bool((tensors[name] < 0).any()) or bool((tensors[name] > 1).any()):
+        raise ValueError(
+            f"expected probabilities within [0, 1] at the dynamic name '{name}' of '{rows}', "
+            "got values outside: rescale them"
+        )

@@ -1,6 +1,6 @@
 r"""Which rows are train, valid and test: fixed, named, and the same on every machine."""
 
-__all__ = ["PARTS", "check_split", "cut"]
+__all__ = ["FILE_HELD_OUT", "PARTS", "check_split", "split_indices"]
 
 from collections.abc import Mapping, Sequence
 
@@ -13,10 +13,10 @@ PARTS: dict[str, tuple[str, ...]] = {
     "train+valid": ("train", "valid"),
     "all": ("train", "valid", "test"),
 }
-
-SPLIT_SEED = (
-    0  # of every shuffle before a split; no argument changes it, so a split's name says all
-)
+# A file without splits of its own is shuffled and cut into 80 / 10 / 10 per cent.
+FILE_HELD_OUT = {"valid": 0.1, "test": 0.1}
+# Seed of every shuffle before a split. No argument changes it, so that a split's name says all.
+SPLIT_SEED = 0
 
 
 def check_split(split: str) -> None:
@@ -25,7 +25,7 @@ def check_split(split: str) -> None:
         raise ValueError(f"expected a split among {', '.join(PARTS)}, got {split!r}")
 
 
-def cut(
+def split_indices(
     rows: int, parts: Sequence[str], held_out: Mapping[str, float], *, shuffled: bool
 ) -> dict[str, np.ndarray]:
     r"""Cuts the rows of a pool into parts in order; the first takes what the others leave.
@@ -35,7 +35,7 @@ def cut(
         parts: names of the parts in the pool, in order.
         held_out: for every part but the first, its number of rows (≥ 1) or its share of them (< 1).
         shuffled: whether the rows are permuted first. NumPy's legacy generator does it, because its
-            stream is frozen for good while those of newer generators may change.
+            numbers never change, while those of newer generators may.
 
     Returns:
         part → row numbers `(n,)`.

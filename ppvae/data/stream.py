@@ -1,61 +1,60 @@
-r"""`Stream`: rows that are read as they are needed, never all in memory. What training takes in the place of `Rows`."""
+r"""`Stream`: rows that are read as they are needed, never all in memory."""
 
 __all__ = ["Stream"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .checks import check_batch_size, check_floating
-from .rows import Rows
+from .rows import Rows, check_batch_size, check_floating
 
-# What is looked at where rows in memory would all be: so many rows, of so many numbers in all.
-ROWS_TO_LOOK_AT = 2000
-NUMBERS_TO_LOOK_AT = 2**23
+CPU = torch.device("cpu")
+# A preview holds at most so many rows, and so many numbers in all.
+PREVIEW_ROWS = 2000
+PREVIEW_NUMBERS = 2**23
 
 
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Stream(ABC):
-    r"""Rows that are read as they are needed.
+    r"""Rows that are read as they are needed; training takes them as it takes `Rows`.
 
-    A leaf says how many there are and how they come; it is a frozen dataclass with the fields below.
+    A subclass says how many there are and how they are read.
 
-    Attributes:
+    Arguments:
         name: what to call the data in tables and error messages.
         device: where batches are brought to.
         dtype: the floating type that batches are converted to; None keeps the data's own.
     """
 
-    name: str
-    device: torch.device
-    dtype: torch.dtype | None
+    name: str = "data"
+    device: torch.device = CPU
+    dtype: torch.dtype | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def pieces(self, size: int, generator: torch.Generator | None, shuffle: bool) -> Iterator[Rows]:
-        r"""Goes once over the rows, `size` at a time, as they are stored: on the CPU, in their own types."""
+    def read(self, size: int, generator: torch.Generator | None, shuffle: bool) -> Iterator[Rows]:
+        r"""Goes once over the rows, `size` at a time, on the CPU and in their own types."""
 
     def __repr__(self) -> str:
-        described = repr(self.first.head(1)).partition("; ")[2]
-        return f"{type(self).__name__}({self.name}: {len(self)} rows, read as needed; {described}"
+        columns = repr(self.preview.head(1)).partition("; ")[2]
+        return f"{type(self).__name__}({self.name}: {len(self)} rows, read as needed; {columns}"
 
     @property
     def names(self) -> tuple[str, ...]:
         r"""The names of the tensors of a batch, in order."""
-        return self.first.names
+        return self.preview.names
 
     @cached_property
-    def first(self) -> Rows:
-        r"""The first rows, at most 2,000 of them and 8 million numbers: what is looked at where all rows cannot be."""
+    def preview(self) -> Rows:
+        r"""The first rows in memory, at most 2,000 of them and 8 million numbers."""
         width = sum(t.numel() for t in self.head(1).tensors.values())
-        room = max(1, NUMBERS_TO_LOOK_AT // max(1, width))
-        return self.head(min(ROWS_TO_LOOK_AT, len(self), room))
+        return self.head(min(PREVIEW_ROWS, len(self), max(1, PREVIEW_NUMBERS // max(1, width))))
 
     def batches(
         self, batch_size: int, *, generator: torch.Generator | None = None, shuffle: bool = False
@@ -71,18 +70,19 @@ class Stream(ABC):
             An iterator over batches, name → tensor `(B, *event)`.
 
         Raises:
-            ValueError: a batch size below 1; while it goes on, data that are no finite numbers, or that were changed since.
+            ValueError: a batch size below 1; later, values that are infinite or no numbers, or data
+                that changed meanwhile.
         """
         check_batch_size(batch_size)
-        for piece in self.pieces(batch_size, generator, shuffle):
-            yield piece.to(self.device, self.dtype).batch(None, generator)
+        for rows in self.read(batch_size, generator, shuffle):
+            yield rows.to(self.device, self.dtype).batch(None, generator)
 
     def head(self, n: int) -> Rows:
         r"""The first `n` rows, in memory, 1 ≤ n ≤ N."""
         if not 1 <= n <= len(self):
             raise ValueError(f"expected 1 to {len(self)} rows of '{self.name}', got n={n}")
         generator = torch.Generator().manual_seed(0)
-        return next(iter(self.pieces(n, generator, False))).to(self.device, self.dtype)
+        return next(iter(self.read(n, generator, False))).to(self.device, self.dtype)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -90,6 +90,4 @@ class Stream(ABC):
         r"""The same rows, brought to another device or floating type when they are read."""
         check_floating(dtype)
         where = self.device if device is None else torch.device(device)
-        leaf: Any = self
-        moved: Stream = replace(leaf, device=where, dtype=self.dtype if dtype is None else dtype)
-        return moved
+        return replace(self, device=where, dtype=self.dtype if dtype is None else dtype)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from . import images
-from .binarize import BINARIZE, Binarize, binarized_rows
+from .binarize import BINARIZE, Binarize, binarize_parts
 from .files import READERS, read_file
 from .rows import Rows
-from .splits import PARTS, check_split, cut
+from .splits import PARTS, check_split, split_indices
 
 TRAIN_TEST = ("train", "train", "test")  # files for train and test; valid is held out of train
 ONE_POOL = ("all", "all", "all")
@@ -29,7 +29,7 @@ class Source:
     r"""A named image set: how to read it, how to cut it, and its usual form.
 
     Arguments:
-        line: one-line description.
+        description: in one line.
         read: (root, pool) → images of that pool.
         pools: the pools that hold train, valid and test, in this order.
         held_out: for a part that shares its pool, its number of rows (≥ 1) or its share (< 1).
@@ -39,7 +39,7 @@ class Source:
         labelled: whether rows have a class.
     """
 
-    line: str
+    description: str
     read: Callable[[Path, str], images.Images]
     pools: tuple[str, str, str] = TRAIN_TEST
     held_out: Mapping[str, float] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Source:
 
 SOURCES: dict[str, Source] = {
     "digits": Source(
-        "1797 handwritten digits, 8x8, inside scikit-learn (1297 / 250 / 250)",
+        "1797 handwritten digits, 8x8, inside this package (1297 / 250 / 250)",
         images.read_digits, ONE_POOL, {"valid": 250, "test": 250}, shuffled=True, divisor=16.0,
     ),
     "mnist": Source(
@@ -96,7 +96,7 @@ SOURCES: dict[str, Source] = {
 
 FILES = "|".join(f"PATH{suffix}" for suffix in READERS)
 
-DATASETS: dict[str, str] = {name: source.line for name, source in SOURCES.items()}
+DATASETS: dict[str, str] = {name: source.description for name, source in SOURCES.items()}
 DATASETS[FILES] = "a file of numbers (its own splits, or 80 / 10 / 10 per cent)"
 
 
@@ -121,10 +121,10 @@ def load(
     | image_folder:PATH | (N, 3·H·W) | k/255 | none |
     | binarized_mnist | (N, 784) | 0 or 1 | none |
     | frey_face | (N, 560) | (k + ½)/256 | none |
-    | .npy .npz .csv .parquet .pt | the file's own | the file's own | none |
+    | .npy .npz .csv .tsv .parquet .pt | the file's own | the file's own | none |
 
     Pixels run over channels, then rows, then columns, so `x.reshape(N, C, H, W)` undoes `flat`. A
-    table file (.csv, .parquet) gives `x` (N, columns); keys of .npz and .pt files are the names.
+    table file (.csv, .tsv, .parquet) gives `x` (N, columns); keys of .npz and .pt files are names.
 
     Arguments:
         name_or_path: a name in `DATASETS`, `image_folder:PATH`, or the path of a file.
@@ -157,70 +157,59 @@ def load(
     text = os.fspath(name_or_path)
     kind, _, folder = text.partition(":")
     if kind == "image_folder" and folder:
-        source, place = SOURCES["image_folder:PATH"], Path(folder).expanduser()
-        name = place.resolve().name
+        source, root = SOURCES["image_folder:PATH"], folder
+        name = Path(folder).expanduser().resolve().name
     elif text in SOURCES:
-        source, place, name = SOURCES[text], _root(root), text
+        source, name = SOURCES[text], text
+        root = root or os.environ.get("PPVAE_DATA") or "~/.cache/ppvae"
     else:
-        return _load_file(name_or_path, split, binarize or "none", seed, labels)
+        path = _file_path(text)
+        parts = read_file(path, split)
+        if labels and "y" not in parts[0][1]:
+            raise ValueError(
+                f"expected the key 'y' for labels=True in {path}, got {list(parts[0][1])}"
+            )
+        return binarize_parts(parts, binarize or "none", seed, path.stem)
     if labels and not source.labelled:
-        raise ValueError(
-            f"expected a data set with classes, got {text}, which has none: use labels=False"
-        )
-    parts = _image_parts(source, place, split, flat, labels, text)
-    return binarized_rows(parts, binarize or source.binarize, seed, name)
+        raise ValueError(f"expected a data set with classes, got {text}: use labels=False")
+    parts = _split_images(source, Path(root).expanduser(), split, flat, labels)
+    return binarize_parts(parts, binarize or source.binarize, seed, name)
 
 
-def _load_file(
-    name_or_path: str | os.PathLike[str], split: str, binarize: Binarize, seed: int, labels: bool
-) -> Rows:
-    path = Path(name_or_path).expanduser()
-    looks_like_path = path.suffix or len(path.parts) > 1 or path.exists()
-    if isinstance(name_or_path, str) and not looks_like_path:
-        near = difflib.get_close_matches(name_or_path, SOURCES, n=1)
+def _file_path(text: str) -> Path:
+    r"""The path of a file; ValueError where it looks like a mistyped name."""
+    path = Path(text).expanduser()
+    if not (path.suffix or len(path.parts) > 1 or path.exists()):
+        near = difflib.get_close_matches(text, SOURCES, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(
-            f"expected a data set among {', '.join(DATASETS)}, got {name_or_path!r}.{hint}"
-        )
-    parts = read_file(path, split)
-    if labels and "y" not in parts[0][1]:
-        raise ValueError(f"expected the key 'y' for labels=True in {path}, got {list(parts[0][1])}")
-    return binarized_rows(parts, binarize, seed, path.stem)
+        raise ValueError(f"expected a data set among {', '.join(DATASETS)}, got {text!r}.{hint}")
+    return path
 
 
-def _root(root: str | os.PathLike[str] | None) -> Path:
-    chosen = root or os.environ.get("PPVAE_DATA") or Path("~/.cache/ppvae")
-    return Path(chosen).expanduser()
-
-
-def _image_parts(
-    source: Source, root: Path, split: str, flat: bool, labels: bool, text: str
+def _split_images(
+    source: Source, root: Path, split: str, flat: bool, labels: bool
 ) -> list[tuple[str, dict[str, Tensor]]]:
     r"""The parts of a split, each pool read once."""
     pool_of = dict(zip(PARTS["all"], source.pools, strict=True))
-    wanted = PARTS[split]
+    dtype = torch.get_default_dtype()
     parts: list[tuple[str, dict[str, Tensor]]] = []
-    for pool in dict.fromkeys(pool_of[part] for part in wanted):
+    for pool in dict.fromkeys(pool_of[part] for part in PARTS[split]):
         found = source.read(root, pool)
         if labels and found.labels is None:
             raise ValueError(
-                f"expected a data set with classes, got {text}, which has none: use labels=False"
+                f"expected a subfolder for each class in {root}, got none: use labels=False"
             )
-        shared = [part for part in pool_of if pool_of[part] == pool]
-        index = cut(len(found.pixels), shared, source.held_out, shuffled=source.shuffled)
-        for part in shared:
-            if part in wanted:
-                parts.append((part, _image_columns(found, index[part], source, flat, labels)))
+        in_pool = [part for part in pool_of if pool_of[part] == pool]
+        index = split_indices(len(found.pixels), in_pool, source.held_out, shuffled=source.shuffled)
+        for part in in_pool:
+            if part not in PARTS[split]:
+                continue
+            pixels = torch.from_numpy(found.pixels[index[part]]).to(dtype)  # (n, C, H, W)
+            pixels = pixels.add_(source.offset).div_(source.divisor)
+            columns = {"x": pixels.flatten(1) if flat else pixels}
+            if labels and found.labels is not None:
+                columns["y"] = torch.from_numpy(found.labels[index[part]].astype(np.int64)).to(
+                    dtype
+                )
+            parts.append((part, columns))
     return parts
-
-
-def _image_columns(
-    found: images.Images, index: np.ndarray, source: Source, flat: bool, labels: bool
-) -> dict[str, Tensor]:
-    dtype = torch.get_default_dtype()
-    pixels = torch.from_numpy(found.pixels[index]).to(dtype)  # (n, C, H, W)
-    pixels = pixels.add_(source.offset).div_(source.divisor)
-    columns = {"x": pixels.flatten(1) if flat else pixels}
-    if labels and found.labels is not None:
-        columns["y"] = torch.from_numpy(found.labels[index].astype(np.int64)).to(dtype)
-    return columns
