@@ -1,4 +1,4 @@
-r"""What results have in common: they print as a table, show as one in a notebook, and draw themselves."""
+r"""What results have in common: they print, show in a notebook and draw themselves."""
 
 __all__ = ["Result"]
 
@@ -22,7 +22,8 @@ class Result:
         """Draw the result with `ppvae.viz.figures.draw`.
 
         Arguments:
-            axes: matplotlib axes to draw on; a new figure if None. A result of several panels has its own page and takes none.
+            axes: matplotlib axes to draw on; a new figure if None. Results of several panels take
+                none.
             options: Of the result's figure, see `ppvae.viz.figures`.
 
         Returns:

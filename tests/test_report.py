@@ -186,7 +186,7 @@ def test_a_better_story_is_told_from_a_better_guide():
 
 @pytest.mark.parametrize(
     ("approximation", "amortization", "expected"),
-    [(2.0, 0.1, "family"), (0.1, 2.0, "encoder"), (1.0, 1.0, "both"), (0.0, 0.0, "nothing seen")],
+    [(2.0, 0.1, "family"), (0.1, 2.0, "encoder"), (1.0, 1.0, "both"), (0.0, 0.0, "neither")],
 )
 def test_the_fault_lies_where_the_larger_gap_is(approximation, amortization, expected):
     league, _ = made_league(one=made_gaps(approximation, amortization))

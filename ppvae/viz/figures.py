@@ -41,19 +41,20 @@ Panel = Callable[[Axes], object]
 
 
 @singledispatch
-def draw(record: Any, axes: Axes | None = None, **options: Any) -> Figure:
+def draw(result: Any, axes: Axes | None = None, **options: Any) -> Figure:
     """Draw a result.
 
     Arguments:
-        record: The result.
+        result: The result.
         axes: Where to draw; a new figure if None.
-        options: `compact` of `League`: without the numbers beside the bars. `against` and `label` of `ByRow` and `Diagnosis`: what to hold k-hat against, a label (integers) or a
-            number of each row, `(B,)`, and its name with its unit; by default the reconstruction error.
+        options: `against` and `label` of `ByRow` and `Diagnosis`: what to hold k-hat against, a
+            label (integers) or a number of each row, `(B,)`, and its name with its unit; by default
+            the reconstruction error. `compact` of `League`: without the numbers beside the bars.
 
     Raises:
         TypeError: If this kind of result has no figure.
     """
-    raise TypeError(f"expected a result that has a figure, got {type(record).__name__}")
+    raise TypeError(f"expected a result that has a figure, got {type(result).__name__}")
 
 
 @draw.register
@@ -165,7 +166,7 @@ def _(check: PredictiveCheck, axes: Axes | None = None) -> Figure:
 def _(
     found: Diagnosis, axes: None = None, against: Tensor | None = None, label: str | None = None
 ) -> Figure:
-    """One page: which rows fail, how much and where to; calibration; what is in use, and the story itself."""
+    """One page: which rows fail and how; calibration; what is in use; the story itself."""
     panels: list[Panel] = []
     if (rows := found.by_row) is not None:
         panels = [

@@ -1,4 +1,4 @@
-r"""The report of a comparison: one HTML page for readers who do not run it, and its figures beside it."""
+r"""The report of a comparison: one HTML page, and its figures beside it."""
 
 __all__ = ["report"]
 

@@ -1,21 +1,18 @@
-r"""What a league table shows, in sentences: who loses least, whose fault it is, what to
-distrust."""
+r"""What a league table shows, in sentences: who loses least, why, and what to distrust."""
 
 __all__ = ["cautions", "certificates", "headline", "loses_most_to", "nats"]
 
 from ppvae.estimate import Estimate
 from ppvae.inference import Sandwich
 from ppvae.league import League, LeagueRow
+from ppvae.viz.plots.style import format_nats
 
 SURE = 2.0  # standard errors that a difference must span before a sentence claims it
 
 
 def nats(estimate: Estimate) -> str:
-    """An estimate with its standard error: two decimals, or as many as the error needs, at most
-    four."""
-    value, error = float(estimate.value), float(estimate.std_error)
-    digits = next((d for d in (2, 3) if not 0 < error < 0.95 * 10.0**-d), 4)
-    return f"{_signed(value, digits)} ± {error:.{digits}f}"
+    """A number with its standard error, with as many decimals as the error needs."""
+    return format_nats(float(estimate.value), float(estimate.std_error))
 
 
 def headline(league: League) -> list[str]:
@@ -41,9 +38,9 @@ def headline(league: League) -> list[str]:
 
 
 def loses_most_to(row: LeagueRow) -> str:
-    """What a guide loses most to: `family`, `encoder`, `both`, or `nothing seen`."""
+    """What a guide loses most to: `family`, `encoder`, `both`, or `neither` for sure."""
     if not _is_sure(row.inference_gap):
-        return "nothing seen"
+        return "neither"
     difference = row.approximation_gap - row.amortization_gap
     if not _is_sure(difference):
         return "both"
@@ -52,7 +49,11 @@ def loses_most_to(row: LeagueRow) -> str:
 
 def cautions(league: League) -> list[str]:
     """What a reader must know before trusting the table."""
-    found = [_about_evidence(league), *_about_annealing(league), *_about_khat(league)]
+    annealing = [
+        f"{text[:1].upper()}{text[1:]}. These rows are the story's own; real ones can be harder."
+        for text in certificates(league)
+    ]
+    found = [_about_evidence(league), *annealing, _about_khat(league)]
     for row in league.rows:
         if not league.gaps[row.name].local_converged:
             found.append(
@@ -95,18 +96,18 @@ def _certificate(certificate: Sandwich) -> str:
     )
 
 
-def _about_khat(league: League) -> list[str]:
+def _about_khat(league: League) -> str:
     shares = [f"{row.name} {row.khat_share:.0%}" for row in league.rows if row.khat_share > 0]
-    blind = (
-        "k-hat sees tails that are too thin; a guide that lost a whole mode of the posterior can "
-        "look perfect to it."
+    text = f"k-hat is below {league.khat_threshold:.2f} on all rows."
+    if shares:
+        text = (
+            f"k-hat is above {league.khat_threshold:.2f} on a share of the rows "
+            f"({', '.join(shares)}): importance weights are not to be trusted there."
+        )
+    return (
+        f"{text} k-hat sees tails that are too thin; a guide that lost a whole mode of the "
+        "posterior can look perfect to it."
     )
-    if not shares:
-        return [f"k-hat is below {league.khat_threshold:.2f} on all rows. {blind}"]
-    return [
-        f"k-hat is above {league.khat_threshold:.2f} on a share of the rows "
-        f"({', '.join(shares)}): importance weights are not to be trusted there. {blind}"
-    ]
 
 
 def _about_evidence(league: League) -> str:
@@ -117,13 +118,6 @@ def _about_evidence(league: League) -> str:
         f"log p̂(x) is a lower bound ({', '.join(methods)}): the true approximation and inference "
         "gaps are larger by whatever it misses."
     )
-
-
-def _about_annealing(league: League) -> list[str]:
-    return [
-        f"{text[:1].upper()}{text[1:]}. These rows are the story's own; real ones can be harder."
-        for text in certificates(league)
-    ]
 
 
 def _higher_elbo(league: League, best: LeagueRow) -> list[str]:
@@ -146,15 +140,9 @@ def _explain(row: LeagueRow) -> str:
         "family fitted to each row by itself would win it back.",
         "both": f"{row.name} loses to its family ({approximation}) and to its encoder "
         f"({amortization}) alike.",
-        "nothing seen": f"What {row.name} loses is no more than the error of the measurement.",
+        "neither": f"What {row.name} loses is no more than the error of the measurement.",
     }[loses_most_to(row)]
 
 
 def _is_sure(difference: Estimate) -> bool:
     return abs(float(difference.value)) > SURE * float(difference.std_error)
-
-
-def _signed(value: float, digits: int) -> str:
-    # a true minus sign is as wide as a digit
-    text = f"{value:.{digits}f}"
-    return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", "−")

@@ -25,7 +25,7 @@ from ppvae.viz.html import render
 from ppvae.viz.summary import certificates, loses_most_to, nats
 
 FILE_WIDTH = 160  # characters of a line that goes to no terminal
-NUMBER = re.compile(r"[-−+]?(\d|inf|nan|$)")
+NUMBER = re.compile(r"[-−+]?(\d|inf\b|nan\b|$)")
 STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red"}
 
 
@@ -48,8 +48,8 @@ class Table:
     @property
     def is_numeric(self) -> list[bool]:
         """Which columns hold numbers; the first column never does."""
-        columns = list(zip(*self.rows, strict=True))
-        return [i > 0 and all(map(NUMBER.match, cells)) for i, cells in enumerate(columns)]
+        columns = range(len(self.heads))
+        return [i > 0 and all(NUMBER.match(row[i]) for row in self.rows) for i in columns]
 
     def transposed(self) -> "Table":
         """The same with a column for each row."""
@@ -57,49 +57,42 @@ class Table:
         return replace(self, heads=heads, rows=rows)
 
 
-def show(record: Any) -> None:
-    """Print a result on standard output, in colour on a terminal."""
-    _print(record, Console(width=_width()))
+def show(result: Any) -> None:
+    """Print a result, or a table, on standard output; in colour on a terminal."""
+    _print(result, Console(width=_width()))
 
 
-def to_text(record: Any, width: int | None = None) -> str:
+def to_text(result: Any, width: int | None = None) -> str:
     """The tables of a result in plain characters.
 
     Arguments:
-        record: The result.
+        result: The result.
         width: Characters of a line; None for those of the terminal, or 160 elsewhere.
     """
     file = io.StringIO()
-    _print(record, Console(file=file, width=width or _width(), color_system=None))
+    _print(result, Console(file=file, width=width or _width(), color_system=None))
     return file.getvalue().rstrip("\n")
 
 
-def to_html(record: Any) -> str:
+def to_html(result: Any) -> str:
     """The tables of a result as HTML, for a notebook."""
-    return render("tables.html", tables=tables_of(record))
+    return render("tables.html", tables=tables_of(result))
 
 
 def _width() -> int | None:
     return None if sys.stdout.isatty() else FILE_WIDTH
 
 
-def _print(record: Any, console: Console) -> None:
-    for table in tables_of(record):
-        console.print(_fitted(table, console.width))
+def _print(result: Any, console: Console) -> None:
+    measure = Console(width=10_000).measure
+    for table in tables_of(result):
+        heads = tuple(head.replace(" ", "\n") for head in table.heads)
+        last = table.transposed() if len(table.rows) < len(heads) else table
+        choices = [_to_rich(one) for one in (table, replace(table, heads=heads), last)]
+        fitting = [one for one in choices if measure(one).maximum <= console.width]
+        console.print(fitting[0] if fitting else choices[-1])
         for note in table.notes:
             console.print(Text(note), style="dim")
-
-
-def _fitted(table: Table, width: int) -> RichTable:
-    """The table for `rich`: with short headings, or a column for each row, if it is too wide."""
-    heads = tuple(head.replace(" ", "\n") for head in table.heads)
-    choices = [table, replace(table, heads=heads)]
-    if len(table.rows) < len(table.heads):
-        choices.append(table.transposed())
-    plain = [_to_rich(choice) for choice in choices]
-    measure = Console(width=10_000).measure
-    fitting = [one for one in plain if measure(one).maximum <= width]
-    return fitting[0] if fitting else plain[-1]
 
 
 def _to_rich(table: Table) -> RichTable:
@@ -112,16 +105,16 @@ def _to_rich(table: Table) -> RichTable:
 
 
 @singledispatch
-def tables_of(record: Any) -> list[Table]:
-    """The tables that show a result.
+def tables_of(result: Any) -> list[Table]:
+    """The tables that show a result; those without one of their own show their findings.
 
     Raises:
         TypeError: If the result has none.
     """
-    findings = getattr(record, "findings", None) or (getattr(record, "finding", None),)
+    findings = getattr(result, "findings", None) or (getattr(result, "finding", None),)
     if findings == (None,):
-        raise TypeError(f"expected a result that has a table, got {type(record).__name__}")
-    return [_findings_table(type(record).__name__, findings)]
+        raise TypeError(f"expected a result that has a table, got {type(result).__name__}")
+    return [_findings_table(type(result).__name__, findings)]
 
 
 @tables_of.register
@@ -210,19 +203,17 @@ def _(bench: EstimatorBench) -> list[Table]:
         )
         for row in bench.rows
     ]
-    title = f"Gradients on {bench.num_rows} rows, {bench.num_particles} particles"
-    return [
-        Table(
-            f"{title}, {bench.num_repeats} repeats",
-            ("objective", "parameters", "target", "bias", "by noise", "variance", "SNR", "ms"),
-            rows,
-            (
-                "bias: |mean − reference| / |reference|, beside what noise alone would show",
-                "target: the bound that the reference is the gradient of; others miss it by design",
-                "SNR: |mean|, without what noise alone gives, / standard deviation",
-            ),
-        )
-    ]
+    title = (
+        f"Gradients on {bench.num_rows} rows, {bench.num_particles} particles, "
+        f"{bench.num_repeats} repeats"
+    )
+    heads = ("objective", "parameters", "target", "bias", "by noise", "variance", "SNR", "ms")
+    notes = (
+        "bias: |mean − reference| / |reference|, beside what noise alone would show",
+        "target: the bound that the reference is the gradient of; others miss it by design",
+        "SNR: |mean|, without what noise alone gives, / standard deviation",
+    )
+    return [Table(title, heads, rows, notes)]
 
 
 @tables_of.register

@@ -1,4 +1,4 @@
-r"""Checks at a glance: calibration, tail probabilities of predictive checks, latent numbers in use."""
+r"""Checks at a glance: calibration, predictive checks, latent numbers in use."""
 
 __all__ = ["calibration_curves", "tail_dots", "unit_bars"]
 
@@ -27,7 +27,7 @@ def calibration_curves(
     level_label: str = "level",
     axes: Axes | None = None,
 ) -> Figure:
-    r"""Distance of each distribution function from the diagonal; a curve that leaves the band is no chance.
+    r"""Distance of each curve from the diagonal; one that leaves the band is no chance.
 
     Arguments:
         levels: Shares at which the curves are given, with shape :math:`(L,)`, 0 to 1.

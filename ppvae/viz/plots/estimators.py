@@ -28,8 +28,8 @@ def estimator_dots(
     """
     if not snr or set(snr) != set(milliseconds):
         raise ValueError(
-            f"expected a ratio and a time for each of at least one estimator; got {sorted(snr)} and "
-            f"{sorted(milliseconds)}."
+            "expected a ratio and a time for each of at least one estimator; got "
+            f"{sorted(snr)} and {sorted(milliseconds)}."
         )
     figure = Figure(figsize=(9.0, 1.8 + 0.4 * len(snr)), layout="constrained")
     dots, bars = figure.subplots(1, 2, width_ratios=(3, 1), sharey=True)

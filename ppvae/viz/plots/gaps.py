@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import BLUE, ORANGE, finish
+from .style import BLUE, ORANGE, finish, format_nats
 
 
 def gap_bars(
@@ -66,9 +66,9 @@ def gap_bars(
     finish(axes, xlabel="gap (nats per row; lower is better; whiskers: one standard error)")
     for place in table:
         place.set_axis_off()
-        _column(place, 0.36, "approximation", [_number(*pair) for pair in approximation])
-        _column(place, 0.71, "amortization", [_number(*pair) for pair in amortization])
-        _column(place, 1.0, "inference", [f"{v:.2f}" for v in total])
+        _column(place, 0.36, "approximation", [format_nats(*pair) for pair in approximation])
+        _column(place, 0.71, "amortization", [format_nats(*pair) for pair in amortization])
+        _column(place, 1.0, "inference", [f"{v:.2f}".replace("-", "−") for v in total])
     figure.suptitle("Where each guide loses its nats")
     handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
     handles[label] = handles.pop(label)  # the sum stands last
@@ -79,18 +79,12 @@ def gap_bars(
     return figure
 
 
-def _number(value: float, std_error: float) -> str:
-    digits = 3 if 0 < std_error < 0.0095 else 2  # never "± 0.00" where an error is known
-    return f"{value:.{digits}f} ± {std_error:.{digits}f}"
-
-
 def _column(axes: Axes, x: float, heading: str, numbers: Sequence[str]) -> None:
     # x: right end of the column, as a share of the axis width; y: in rows
     where = axes.get_yaxis_transform()
     axes.text(x, -0.65, heading, transform=where, ha="right", va="bottom", fontweight="bold")
     for row, number in enumerate(numbers):
-        # a true minus sign is as wide as a digit
-        axes.text(x, row, number.replace("-", "−"), transform=where, ha="right", va="center")
+        axes.text(x, row, number, transform=where, ha="right", va="center")
 
 
 def _checked(names: Sequence[str], gap: Sequence[tuple[float, float]], what: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-r"""Which rows fail, how many, and in which direction: k-hat, and what the guide's posterior is off."""
+r"""Which rows fail, how many, and in which direction: one point, or one count, a row."""
 
 __all__ = ["direction_map", "khat_histogram", "khat_map"]
 

@@ -1,6 +1,26 @@
 r"""What all figures share: colours with a second sign beside them, axes, and the way into NumPy."""
 
-__all__ = ["BLUE", "MARKERS", "ORANGE", "PALETTE", "finish", "new_axes", "style_of", "to_numpy"]
+__all__ = [
+    "BLUE",
+    "MARKERS",
+    "ORANGE",
+    "PALETTE",
+    "finish",
+    "format_nats",
+    "new_axes",
+    "style_of",
+    "to_numpy",
+]
+    "BLUE",
+    "MARKERS",
+    "ORANGE",
+    "PALETTE",
+    "finish",
+    "new_axes",
+    "style_of",
+    "to_numpy",
+    "format_nats",
+]
 
 from typing import Any
 
@@ -42,6 +62,14 @@ def finish(axes: Axes, headroom: float = 0.0, **labels: Any) -> Figure:
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
     return figure
+
+
+def format_nats(value: float, std_error: float) -> str:
+    """A number with two decimals, or as many as its error needs, at most four."""
+    digits = next((d for d in (2, 3) if not 0 < std_error < 0.95 * 10.0**-d), 4)
+    text = f"{value:.{digits}f}"
+    text = f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", "−")  # as wide as a digit
+    return f"{text} ± {std_error:.{digits}f}"
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
