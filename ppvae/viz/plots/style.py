@@ -11,16 +11,6 @@ __all__ = [
     "style_of",
     "to_numpy",
 ]
-    "BLUE",
-    "MARKERS",
-    "ORANGE",
-    "PALETTE",
-    "finish",
-    "new_axes",
-    "style_of",
-    "to_numpy",
-    "format_nats",
-]
 
 from typing import Any
 
