@@ -1,1 +1,4 @@
-r"""Run folders, checkpoints, whole files, and marks that tell what has changed."""
+r"""What stays on disk: whole files, weights, run folders with checkpoints, results of measurements, locks.
+
+Reading order: `files`, `weights`, `fingerprint`, `lock`, `run_folder`, `league_folder`, `results`.
+"""

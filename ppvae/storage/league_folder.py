@@ -4,22 +4,20 @@ r"""What a comparison keeps on disk as it goes, so that it can be stopped anywhe
 far. Guides are trained and measured one after the other; what is done is read, the rest is done.
 """
 
-__all__ = ["LeagueFolder", "league_folder", "safe_names"]
+__all__ = ["LeagueFolder", "open_league_folder", "safe_names"]
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ppvae import ranks
 from ppvae.storage.files import UNFINISHED
-from ppvae.training.checkpointing import locked_run_dir
-from ppvae.training.signals import terminable
+from ppvae.storage.run_folder import open_run_folder
 
-SHARED = (
-    "story"  # the training of a story that all guides share, and the certificate of its evidence
-)
+# The training of a story that all guides share, and the certificate of its evidence.
+SHARED = "story"
 LONGEST_NAME = 100
 
 
@@ -29,13 +27,10 @@ class LeagueFolder:
     Arguments:
         path: The folder, if any.
         names: Names of the guides.
-        checkpoint_every: As in `fit`.
     """
 
-    def __init__(
-        self, path: Path | None, names: Iterable[str], checkpoint_every: float = 60.0
-    ) -> None:
-        self.path, self.checkpoint_every = path, checkpoint_every
+    def __init__(self, path: Path | None, names: Iterable[str]) -> None:
+        self.path = path
         self.names = dict(zip([None, *names], safe_names([SHARED, *names]), strict=True))
 
     def make(self) -> None:
@@ -51,8 +46,7 @@ class LeagueFolder:
         """Options of `fit` that let the training of a guide, or of the shared story, go on where it stopped."""
         if self.path is None:
             return {}
-        folder = self.path / "trainings" / self.names[name]
-        return {"run_dir": folder, "resume": True, "checkpoint_every": self.checkpoint_every}
+        return {"run_dir": self.path / "trainings" / self.names[name], "resume": True}
 
     def measurement(self, name: str | None = None) -> Path | None:
         """The file of a guide's measurement, or of the shared story's certificate."""
@@ -60,39 +54,32 @@ class LeagueFolder:
 
 
 @contextmanager
-def league_folder(
-    run_dir: str | Path | None,
+def open_league_folder(
+    run_dir: str | os.PathLike[str] | None,
     settings: Mapping[str, Any],
     *,
-    config: Mapping[str, Any] | None = None,
     resume: bool = False,
-    checkpoint_every: float = 60.0,
 ) -> Iterator[LeagueFolder]:
-    """Hold the folder of a comparison for the length of the block; Ctrl-C and SIGTERM leave it in order.
+    """Hold the folder of a comparison for the length of the block.
 
     Arguments:
-        run_dir: The folder; None keeps nothing.
+        run_dir: The folder; None keeps nothing. A `RunPath` adds its notes to `config.json`.
         settings: Of the comparison, with the names of its `guides`; the same wherever it goes on.
-        config: What else its `config.json` is to say.
         resume: Whether it goes on with a comparison that has begun.
-        checkpoint_every: As in `fit`.
 
     Raises:
         ValueError: If another process holds it, it is no fresh folder, there is nothing to go on from, or the
             settings have changed.
     """
-    guides = settings["guides"]
     if resume and (run_dir is None or not Path(run_dir).expanduser().is_dir()):
-        raise ValueError(
-            f"expected the folder of a comparison to go on from, got run_dir={run_dir}"
-        )
+        path = None if run_dir is None else os.fspath(run_dir)
+        raise ValueError(f"expected the folder of a comparison to go on from, got run_dir={path}")
     if run_dir is None:
-        yield LeagueFolder(None, guides)
+        yield LeagueFolder(None, settings["guides"])
         return
-    told = {**(config or {}), "compare": dict(settings)}
-    with terminable(), locked_run_dir(run_dir, told, resume, "compare") as folder:
-        parts = LeagueFolder(folder.path, guides, checkpoint_every)
-        ranks.by_first(parts.make)
+    with open_run_folder(run_dir, "compare", settings, resume=resume) as folder:
+        parts = LeagueFolder(folder.path, settings["guides"])
+        parts.make()
         yield parts
 
 
