@@ -32,10 +32,11 @@ import torch
 from safetensors import safe_open
 
 import ppvae.gaps
-import ppvae.inference.pieces as rows_file
+import ppvae.inference.pieces as pieces
 from ppvae.cli import main as ppvae_main
+from ppvae.storage.checkpoints import CHECKPOINT
 from ppvae.storage.files import UNFINISHED
-from ppvae.storage.run_folder import CHECKPOINT
+from ppvae.storage.results import ResultsFile
 from ppvae.training.checkpointing import Checkpointing
 
 RESULTS = Path(__file__).parent / "results" / "kills.json"
@@ -73,20 +74,19 @@ class Done:
 
 def watch(done: Done) -> None:
     """Let the package tell what is done before it begins to keep it, and make its pieces small."""
-    keep_step, keep_rows = Checkpointing.after_step, rows_file.Checkpoint.write
+    keep_step, keep_rows = Checkpointing.on_step_end, ResultsFile.write
 
-    def after_step(self: Checkpointing) -> None:
-        trainer = self.trainer
-        steps = len(trainer.history.records) * trainer.num_batches + trainer.batches_done
-        done.tell(0, self.folder.path.name, steps)
-        keep_step(self)
+    def on_step_end(self: Checkpointing, epoch: int, step: int, loss: float) -> None:
+        assert self.folder is not None
+        done.tell(0, self.folder.path.name, (epoch - 1) * self.trainer.steps_per_epoch + step)
+        keep_step(self, epoch, step, loss)
 
     def write(self: Any, results: dict[str, torch.Tensor]) -> None:
         done.tell(1, self.file.stem, len(next(iter(results.values()))))
         keep_rows(self, results)
 
-    Checkpointing.after_step, rows_file.Checkpoint.write = after_step, write  # type: ignore[method-assign]
-    rows_file.ROWS_AT_A_TIME = PIECE
+    Checkpointing.on_step_end, ResultsFile.write = on_step_end, write  # type: ignore[method-assign]
+    pieces.ROWS_AT_A_TIME = PIECE
     of_gaps = ppvae.gaps.__globals__
     of_gaps["optimize_local"] = partial(of_gaps["optimize_local"], max_steps=SEARCH_STEPS)
 

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from ppvae.objectives.bench import EstimatorBench, estimator_bench
     from ppvae.predict import embed, generate, impute, interpolate, reconstruct, traverse
     from ppvae.problem.weights import log_weights
-    from ppvae.storage.run_folder import load, save
+    from ppvae.storage.weights import load, save
     from ppvae.story import adopt, check_story, log_joint, observe, simulate
-    from ppvae.training import Callback, TensorBoard
-    from ppvae.training.fit import History, fit
+    from ppvae.training import Callback, History, TensorBoard
+    from ppvae.training.fit import fit
     from ppvae.viz import plots
     from ppvae.viz.report import report
 
@@ -62,14 +62,14 @@ _PUBLIC = {
     "impute": "predict",
     "interpolate": "predict",
     "iwelbo": "inference",
-    "load": "storage.run_folder",
+    "load": "storage.weights",
     "log_evidence": "inference",
     "log_joint": "story",
     "log_weights": "problem.weights",
     "observe": "story",
     "reconstruct": "predict",
     "report": "viz.report",
-    "save": "storage.run_folder",
+    "save": "storage.weights",
     "simulate": "story",
     "to_arviz": "export",
     "traverse": "predict",

@@ -3,6 +3,7 @@ r"""The guide league table: one story, several guides, and what each loses where
 __all__ = ["League", "LeagueRow", "compare"]
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -10,19 +11,25 @@ from typing import Any
 
 from torch import nn
 
+from ppvae.config import TrainConfig
 from ppvae.data import Rows, Stream, open_rows, preview, to_batch
 from ppvae.gaps import NUM_SIMULATED, Gaps, certify, check_request, evidence_methods, gaps
 from ppvae.inference import EvidenceConfig
 from ppvae.league import League, LeagueRow
-from ppvae.storage.league_folder import LeagueFolder, league_folder
+from ppvae.storage.league_folder import LeagueFolder, open_league_folder
 from ppvae.story import TensorDict, check_data
-from ppvae.training import History, TrainConfig
-from ppvae.training.fit import fit
+from ppvae.training import History
+from ppvae.training.distributed import on_main_process
+from ppvae.training.fit import FREE, check_config, fit
+from ppvae.training.signals import exit_on_sigterm
 
 DECODERS = {
     "shared": "one trained story, every guide fitted to it: isolates the guide",
     "own": "each guide trains a story of its own: shows the story adapting to the guide",
 }
+
+# Settings that a report names although nobody asked for them.
+USUAL = ("objective", "epochs", "batch_size", "optimizer", "lr", "seed", "patience")
 
 
 def compare(
@@ -37,9 +44,10 @@ def compare(
     batch_size: int = 100,
     lr: float = 1e-3,
     optimizer: str = "adam",
-    schedule: str = "tail",
+    schedule: str = "constant_then_linear",
     clip_norm: float | None = None,
-    average: float = 0.0,
+    clip_factor: float | None = 10.0,
+    ema_decay: float = 0.0,
     accumulate: int = 1,
     objective: str = "trace_elbo",
     objective_options: Mapping[str, Any] | None = None,
@@ -55,7 +63,6 @@ def compare(
     run_dir: str | Path | None = None,
     resume: bool = False,
     checkpoint_every: float = 60.0,
-    config: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> League:
     """Train and measure several guides on the same story and the same rows.
@@ -73,7 +80,7 @@ def compare(
         epochs: Passes over the rows of each training.
         batch_size: Rows a step.
         lr: The optimiser's step size.
-        optimizer, schedule, clip_norm, average, accumulate: As in `fit`.
+        optimizer, schedule, clip_norm, clip_factor, ema_decay, accumulate: As in `fit`.
         objective: A key of `ppvae.objectives.OBJECTIVES`.
         objective_options, kl_warmup, max_skips, precision: As in `fit`; particles of the objective are an option of it.
         rows: Rows to measure on, the first so many of `test`.
@@ -86,7 +93,6 @@ def compare(
         resume: Go on with the comparison in `run_dir`, given the same story, guides, data and settings, wherever it
             was stopped; on CPU the league is the one of a comparison that was not stopped, to the bit.
         checkpoint_every: As in `fit`.
-        config: What else `config.json` in `run_dir` is to say, anything that JSON holds.
         progress: Show progress bars on a terminal.
 
     Returns:
@@ -98,11 +104,14 @@ def compare(
         KeyboardInterrupt: After Ctrl-C; with a run folder what is done is kept.
         SystemExit: After SIGTERM, likewise, with exit code 143; only with a run folder.
     """
-    settings = TrainConfig(
-        objective=objective, objective_options=objective_options, epochs=epochs, batch_size=batch_size,
-        accumulate=accumulate, optimizer=optimizer, lr=lr, schedule=schedule, clip_norm=clip_norm, average=average,
-        kl_warmup=kl_warmup, patience=patience, max_skips=max_skips, seed=seed, device=device, precision=precision,
+    config = TrainConfig(
+        objective=objective, objective_options=objective_options or {}, epochs=epochs, batch_size=batch_size,
+        accumulate=accumulate, optimizer=optimizer, lr=lr, schedule=schedule, clip_norm=clip_norm,
+        clip_factor=clip_factor, ema_decay=ema_decay, kl_warmup=kl_warmup, patience=patience,
+        max_skips=max_skips, seed=seed, device=device, precision=precision,
+        checkpoint_every=checkpoint_every, progress=progress,
     )  # fmt: skip
+    check_config(config)
     if not guides:
         raise ValueError("expected at least one guide, got none")
     if decoder not in DECODERS:
@@ -119,9 +128,8 @@ def compare(
     check_data(story, batch)
     check_request(story, evidence, num_particles, batch)
     shown = {"data": train.name, "rows": len(measured), "evidence": evidence}
-    told = settings.told() | {
-        "objective": objective, "objective_options": settings.loss_options, **shown,
-        "num_particles": num_particles, "decoder": decoder, "guides": list(guides), "training rows": len(train),
+    settings = {k: v for k, v in config.to_dict().items() if k not in FREE} | {
+        **shown, "num_particles": num_particles, "decoder": decoder, "guides": list(guides), "training rows": len(train),
     }  # fmt: skip
     is_shared = decoder == "shared"
     measure: dict[str, Any] = {
@@ -129,21 +137,26 @@ def compare(
         # one story needs one certificate, for the guide whose evidence is taken
         "num_simulated": 0 if is_shared else NUM_SIMULATED,
     }  # fmt: skip
-    with league_folder(
-        run_dir, told, config=config, resume=resume, checkpoint_every=checkpoint_every
-    ) as folder:
-        fitting = settings.options() | {"val": val, "progress": progress}
-        trained = _train_all(story, guides, train, decoder, fitting, folder)
-        found = {
-            name: gaps(s, g, measured, checkpoint=folder.measurement(name), **measure)
-            for name, (s, g, _) in trained.items()
-        }
-        if is_shared:
+    with ExitStack() as stack:
+        stack.enter_context(exit_on_sigterm())
+        opened = open_league_folder(run_dir, settings, resume=resume)
+        folder = on_main_process(lambda: stack.enter_context(opened))
+        trained = _train_all(story, guides, train, val, decoder, config, folder)
+
+        def measured_gaps() -> dict[str, Gaps]:
+            found = {
+                name: gaps(s, g, measured, checkpoint=folder.measurement(name), **measure)
+                for name, (s, g, _) in trained.items()
+            }
+            if not is_shared:
+                return found
             anneals = any(
                 "ais" in evidence_methods(story, evidence, batch, g) for g in guides.values()
             )
             effort = EvidenceConfig(num_particles, seed=seed) if anneals else None
-            found = _share_evidence(found, trained, batch, effort, folder.measurement())
+            return _share_evidence(found, trained, batch, effort, folder.measurement())
+
+        found = on_main_process(measured_gaps)
     return League(
         gaps=found,
         histories={n: h for n, (_, _, h) in trained.items()},
@@ -151,16 +164,23 @@ def compare(
         guides={n: g for n, (_, g, _) in trained.items()},
         decoder=decoder,
         num_particles=num_particles,
-        settings=settings.shown() | shown,
+        settings=_shown(config) | shown,
     )
+
+
+def _shown(config: TrainConfig) -> dict[str, Any]:
+    """What a report names: the usual settings, and others where they are not what they are by default."""
+    plain = TrainConfig().to_dict()
+    return {k: v for k, v in config.to_dict().items() if k in USUAL or v != plain[k]}
 
 
 def _train_all(
     story: nn.Module,
     guides: Mapping[str, nn.Module],
     data: Rows | Stream,
+    val: Any,
     decoder: str,
-    training: dict[str, Any],
+    config: TrainConfig,
     folder: LeagueFolder,
 ) -> dict[str, tuple[nn.Module, nn.Module, History]]:
     """Train copies of story and guides; the parts of the result are (story, guide, history)."""
@@ -168,17 +188,19 @@ def _train_all(
         trained = {}
         for name, guide in guides.items():
             own_story, own_guide = deepcopy((story, guide))  # together: they may share modules
-            history = fit(own_story, own_guide, data, **training, **folder.training(name))
+            history = fit(
+                own_story, own_guide, data, val=val, config=config, **folder.training(name)
+            )
             trained[name] = (own_story, own_guide, history)
         return trained
     shared, first = deepcopy((story, next(iter(guides.values()))))
-    fit(shared, first, data, **training, **folder.training())
+    fit(shared, first, data, val=val, config=config, **folder.training())
     shared.requires_grad_(False)
     trained = {}
     parts = dict(zip(map(id, story.modules()), shared.modules(), strict=True))
     for name, guide in guides.items():
         fitted = deepcopy(guide, dict(parts))  # what it shares with the story, it goes on sharing
-        history = fit(shared, fitted, data, **training, **folder.training(name))
+        history = fit(shared, fitted, data, val=val, config=config, **folder.training(name))
         trained[name] = (shared, fitted, history)
     return trained
 

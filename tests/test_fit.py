@@ -204,7 +204,7 @@ def test_nan_loss_names_epoch_and_rows() -> None:
         ({"epochs": 0}, "epochs of at least 1"),
         ({"epochs": 2.5}, "whole number as epochs, got 2.5"),
         ({"epochs": "3"}, "whole number as epochs, got '3'"),
-        ({"average": "yes"}, "average from 0 .none. to below 1, got 'yes'"),
+        ({"ema_decay": "yes"}, "ema_decay from 0 .none. to below 1, got 'yes'"),
         ({"lr": "fast"}, "positive lr, got 'fast'"),
         ({"accumulate": 0}, "accumulate of at least 1"),
         ({"callbacks": print}, "list of callbacks"),

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from coins import STEPS, train
 
-from ppvae.storage.run_folder import RunFolder
+from ppvae.storage.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.slow
 
@@ -40,13 +40,13 @@ def test_a_kill_costs_no_more_steps_than_the_interval_holds(tmp_path, monkeypatc
     clock = SimpleNamespace(monotonic=iter(range(10**6)).__next__)  # a second goes by at each look
     monkeypatch.setattr("ppvae.training.checkpointing.time", clock)
     written = []
-    plain = RunFolder.save_checkpoint
+    plain = Checkpoints.save
 
-    def save_checkpoint(self, epoch, modules, state, batches=0):
+    def save(self, epoch, modules, state, batches=0):
         written.append(STEPS * epoch + batches)
         return plain(self, epoch, modules, state, batches)
 
-    monkeypatch.setattr(RunFolder, "save_checkpoint", save_checkpoint)
+    monkeypatch.setattr(Checkpoints, "save", save)
     train(tmp_path / "run", checkpoint_every=2, epochs=2)
     assert written[-1] == 2 * STEPS and STEPS in written
     assert max(after - before for before, after in pairwise([0, *written])) <= 2

@@ -102,7 +102,7 @@ def test_a_run_over_a_loader_resumes_bit_for_bit_within_an_epoch(tmp_path, monke
         patch.setattr(Trainer, "_step", killed)
         with pytest.raises(KeyboardInterrupt):
             trained(loader(kind), loader(kind), run_dir=tmp_path / "cut", checkpoint_every=0)
-    kept = RunFolder.create(tmp_path / "cut", {}, resume=True)._checkpoints()[0].name
+    kept = RunFolder.create(tmp_path / "cut", {}, resume=True).checkpoints.newest_first()[0].name
     assert kept == "epoch_000001_batch_000002"
     resumed = trained(
         loader(kind), loader(kind), run_dir=tmp_path / "cut", checkpoint_every=0, resume=True

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from ppvae.storage.run_folder import RunFolder, load, save
+from ppvae.storage.run_folder import RunFolder
+from ppvae.storage.weights import load, save
 
 
 def layer(seed=0, wide=3):
@@ -21,7 +22,7 @@ def checkpointed(tmp_path, epochs):
     for epoch in epochs:
         for parameter in module.parameters():
             nn.init.constant_(parameter, epoch)
-        run.save_checkpoint(epoch, {"story": module}, {"lr": 0.1, "steps": torch.tensor(epoch)})
+        run.checkpoints.save(epoch, {"story": module}, {"lr": 0.1, "steps": torch.tensor(epoch)})
     return run
 
 
@@ -35,7 +36,6 @@ def test_a_new_folder_holds_its_config_versions_and_time(tmp_path):
     assert config["seed"] == 3
     assert {"python", "torch", "pyro", "ppvae"} == set(config["versions"])
     assert config["created"].endswith("+00:00")
-    assert run.figures.is_dir()
 
 
 def test_an_empty_folder_may_become_a_run_folder(tmp_path):
@@ -63,6 +63,13 @@ def test_resuming_where_nothing_is_starts_a_run(tmp_path):
 def test_resuming_a_folder_that_is_no_run_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="expected the config of a run"):
+        RunFolder.create(tmp_path, {}, resume=True)
+
+
+@pytest.mark.parametrize("was", [{}, {"format": 1, "versions": {"ppvae": "0.1"}}, {"format": 3}])
+def test_a_folder_of_another_format_is_refused(tmp_path, was):
+    (tmp_path / "config.json").write_text(json.dumps(was))
+    with pytest.raises(ValueError, match=r"run folder of format 2, got .* of format (1|3), which another"):
         RunFolder.create(tmp_path, {}, resume=True)
 
 
@@ -109,13 +116,6 @@ def test_a_resumed_run_forgets_later_epochs(tmp_path):
     assert run.metrics() == [{"epoch": 1}, {"epoch": 2}, {"epoch": 3, "again": True}]
 
 
-def test_text_is_written_whole(tmp_path):
-    run = RunFolder.create(tmp_path / "run", {})
-    run.write_text("report.html", "old")
-    assert run.write_text("report.html", "<p>é</p>").read_text(encoding="utf-8") == "<p>é</p>"
-    assert not list(run.path.glob(".writing-*"))
-
-
 # --- checkpoints ------------------------------------------------------------
 
 
@@ -127,7 +127,7 @@ def test_the_last_two_checkpoints_are_kept(tmp_path):
 
 def test_a_checkpoint_brings_weights_and_state_back(tmp_path):
     run, module = checkpointed(tmp_path, (1, 2)), layer()
-    state = run.load_checkpoint({"story": module})
+    state = run.checkpoints.load({"story": module})
     assert state["epoch"] == 2 and state["lr"] == 0.1 and state["steps"] == 2
     assert bool((module.weight == 2).all())
 
@@ -137,9 +137,9 @@ def test_an_optimiser_goes_through_a_checkpoint_bit_for_bit(tmp_path):
     optimiser = torch.optim.Adam(module.parameters())
     module(torch.ones(1, 3)).sum().backward()
     optimiser.step()
-    run.save_checkpoint(1, {"guide": module}, {"optimiser": optimiser.state_dict()})
+    run.checkpoints.save(1, {"guide": module}, {"optimiser": optimiser.state_dict()})
     other = torch.optim.Adam(layer(1).parameters())
-    other.load_state_dict(run.load_checkpoint({"guide": module})["optimiser"])
+    other.load_state_dict(run.checkpoints.load({"guide": module})["optimiser"])
     saved, loaded = optimiser.state_dict()["state"], other.state_dict()["state"]
     assert all(torch.equal(saved[i][k], loaded[i][k]) for i in saved for k in saved[i])
 
@@ -154,7 +154,7 @@ def test_a_corrupt_newest_checkpoint_falls_back_to_the_one_before(tmp_path, file
     if fault == "cut":
         damaged.write_bytes(content[: len(content) // 2])
     with pytest.warns(UserWarning, match="epoch_000002 cannot be read"):
-        state = run.load_checkpoint({"story": module})
+        state = run.checkpoints.load({"story": module})
     assert state["epoch"] == 1
     assert bool((module.weight == 1).all())
 
@@ -163,7 +163,7 @@ def test_a_pickle_in_the_state_is_not_run(tmp_path):
     run = checkpointed(tmp_path, (1, 2))
     torch.save({"code": nn.Linear(1, 1)}, run.path / "checkpoints" / "epoch_000002" / "state.pt")
     with pytest.warns(UserWarning, match="cannot be read"):
-        assert run.load_checkpoint({"story": layer()})["epoch"] == 1
+        assert run.checkpoints.load({"story": layer()})["epoch"] == 1
 
 
 @pytest.mark.filterwarnings("ignore:checkpoint")
@@ -172,18 +172,18 @@ def test_checkpoints_that_are_all_corrupt_are_an_error(tmp_path):
     for file in run.path.glob("checkpoints/*/state.pt"):
         file.write_bytes(b"")
     with pytest.raises(ValueError, match="expected a readable checkpoint"):
-        run.load_checkpoint({"story": layer()})
+        run.checkpoints.load({"story": layer()})
 
 
 def test_without_any_checkpoint_there_is_nothing_to_load(tmp_path):
-    assert RunFolder.create(tmp_path / "run", {}).load_checkpoint({"story": layer()}) is None
+    assert RunFolder.create(tmp_path / "run", {}).checkpoints.load({"story": layer()}) is None
 
 
 def test_what_a_crash_left_half_written_is_not_a_checkpoint(tmp_path):
     run = checkpointed(tmp_path, (1,))
     (run.path / "checkpoints" / ".writing-abc").mkdir()
-    assert run.load_checkpoint({"story": layer()})["epoch"] == 1
-    run.save_checkpoint(2, {"story": layer()}, {})
+    assert run.checkpoints.load({"story": layer()})["epoch"] == 1
+    run.checkpoints.save(2, {"story": layer()}, {})
     assert not list((run.path / "checkpoints").glob(".writing-*"))
 
 
@@ -191,14 +191,14 @@ def test_a_checkpoint_of_another_shape_is_an_error_not_a_fallback(tmp_path):
     run, wide = checkpointed(tmp_path, (1, 2)), layer(wide=5)
     before = wide.weight.clone()
     with pytest.raises(ValueError, match=r"tensor 'weight': expected float32 of shape \(2, 5\)"):
-        run.load_checkpoint({"story": wide})
+        run.checkpoints.load({"story": wide})
     assert torch.equal(before, wide.weight)
 
 
 def test_state_that_only_pickle_could_hold_is_refused_by_its_place(tmp_path):
     run = RunFolder.create(tmp_path / "run", {})
     with pytest.raises(ValueError, match=r"got Linear at state\['a'\]\[1\]"):
-        run.save_checkpoint(1, {}, {"a": [1, layer()]})
+        run.checkpoints.save(1, {}, {"a": [1, layer()]})
 
 
 # --- weights ----------------------------------------------------------------

@@ -15,7 +15,7 @@ def folder_of_two(place):
     run, module = RunFolder.create(place, {"seed": 0}), nn.Linear(3, 2)
     for epoch in (1, 2):
         nn.init.constant_(module.weight, epoch)
-        run.save_checkpoint(epoch, {"story": module}, {"noise": torch.get_rng_state()})
+        run.checkpoints.save(epoch, {"story": module}, {"noise": torch.get_rng_state()})
         run.append_metrics({"epoch": epoch})
     return run
 
@@ -35,7 +35,7 @@ def test_random_damage_never_breaks_the_loader_but_falls_back(tmp_path, name):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                epochs.add(run.load_checkpoint({"story": module})["epoch"])
+                epochs.add(run.checkpoints.load({"story": module})["epoch"])
             except ValueError as error:
                 assert "expected" in str(error)
     assert 1 in epochs
@@ -53,7 +53,7 @@ def test_a_pickle_disguised_as_state_runs_no_code(tmp_path, monkeypatch):
     for write in (lambda: file.write_bytes(pickle.dumps(Runs())), lambda: torch.save(Runs(), file)):
         write()
         with pytest.warns(UserWarning, match="falling back"):
-            assert run.load_checkpoint({"story": module})["epoch"] == 1
+            assert run.checkpoints.load({"story": module})["epoch"] == 1
     assert not (tmp_path / "ran").exists()
 
 
@@ -64,7 +64,7 @@ def test_a_huge_declared_tensor_is_refused_without_the_memory_for_it(tmp_path):
         file = run.path / "checkpoints" / "epoch_000002" / "story.safetensors"
         file.write_bytes(content)
         with pytest.warns(UserWarning, match="falling back"):
-            assert run.load_checkpoint({"story": nn.Linear(3, 2)})["epoch"] == 1
+            assert run.checkpoints.load({"story": nn.Linear(3, 2)})["epoch"] == 1
 
 
 @pytest.mark.parametrize("content", [b"[1]", b"[" * 100_000, b"\xff\xfe", b"", b"3"])

@@ -112,7 +112,7 @@ Accumulate = Annotated[
 ]
 ExponentialMovingAverage = Annotated[
     float,
-    Option("--average", help="Decay of an average of the weights, which is then kept; 0.999."),
+    Option("--ema-decay", help="Decay of an average of the weights, which is then kept; 0.999."),
 ]
 ClipNorm = Annotated[
     float | None,
@@ -125,7 +125,7 @@ MaxSkips = Annotated[int, Option("--max-skips", min=0, help="Steps that may lack
 Precision = Annotated[
     str, Option("--precision", help="auto, float32, float64, or bfloat16 in networks alone.")
 ]
-Schedule = Annotated[str, Option("--schedule", help="tail, cosine or constant step size.")]
+Schedule = Annotated[str, Option("--schedule", help="constant_then_linear, cosine or constant learning rate.")]
 Epochs = Annotated[int, Option("--epochs", min=1, help="Passes over the training rows, at most.")]
 BatchSize = Annotated[int, Option("--batch-size", min=1, help="Rows a step.")]
 Optimizer = Annotated[str, Option("--optimizer", help="adam, sgd, rmsprop or adagrad.")]

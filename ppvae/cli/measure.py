@@ -65,8 +65,8 @@ def compare(
     objective: Objective = None,
     objective_options: ObjectiveSet = None,
     kl_warmup: KLWarmup = 0,
-    schedule: Schedule = "tail",
-    average: ExponentialMovingAverage = 0.0,
+    schedule: Schedule = "constant_then_linear",
+    ema_decay: ExponentialMovingAverage = 0.0,
     patience: Patience = None,
     precision: Precision = "auto",
     clip_norm: ClipNorm = None,
@@ -92,7 +92,8 @@ def compare(
     from ppvae.gaps import check_request
     from ppvae.storage.files import write_bytes
     from ppvae.storage.league_folder import safe_names
-    from ppvae.training import TrainConfig, distributed
+    from ppvae.storage.run_folder import RunPath
+    from ppvae.training import distributed
     from ppvae.viz.summary import headline
     from ppvae.viz.tables import show
 
@@ -107,10 +108,9 @@ def compare(
     training: dict[str, Any] = {
         **parts.loss_of(setup, objective, objective_options),
         "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "optimizer": optimizer, "lr": lr,
-        "kl_warmup": kl_warmup, "schedule": schedule, "average": average, "patience": patience,
+        "kl_warmup": kl_warmup, "schedule": schedule, "ema_decay": ema_decay, "patience": patience,
         "precision": precision, "clip_norm": clip_norm, "max_skips": max_skips, "seed": seed, "device": device,
     }  # fmt: skip
-    TrainConfig(**training)
     command = shlex.join(["ppvae", *(word for word in context.obj if word != "--resume")])
     path = parts.run_path(run_dir, story, data, "compare")
     told = remember(story, data=data, binarize=binarize, data_root=data_root, options=options)
@@ -118,8 +118,8 @@ def compare(
         league = ppvae.compare(
             setup.story, setup.guides, setup.train, val=setup.val, test=setup.test,
             decoder=decoder.value, rows=rows, evidence=evidence, num_particles=particles, **training,
-            run_dir=path, resume=resume, checkpoint_every=checkpoint_every,
-            config={"command": command, "setup": told}, progress=_shows_progress(no_progress),
+            run_dir=RunPath(path, {"command": command, "setup": told}), resume=resume,
+            checkpoint_every=checkpoint_every, progress=_shows_progress(no_progress),
         )  # fmt: skip
         if distributed.is_main_process():
             for name, folder in zip(league.guides, safe_names(league.guides), strict=True):
@@ -148,8 +148,8 @@ def fit(
     objective_options: ObjectiveSet = None,
     particles: Particles = 1,
     kl_warmup: KLWarmup = 0,
-    schedule: Schedule = "tail",
-    average: ExponentialMovingAverage = 0.0,
+    schedule: Schedule = "constant_then_linear",
+    ema_decay: ExponentialMovingAverage = 0.0,
     patience: Patience = None,
     precision: Precision = "auto",
     seed: Seed = 0,
@@ -172,6 +172,7 @@ def fit(
     from ppvae.cli import setup as parts
     from ppvae.cli.run import remember
     from ppvae.data import preview
+    from ppvae.storage.run_folder import RunPath
     from ppvae.training import TensorBoard, distributed
 
     _check_resume(resume, run_dir)
@@ -188,10 +189,11 @@ def fit(
     with _going_on(path):
         history = ppvae.fit(
             setup.story, built, setup.train, val=setup.val, **parts.loss_of(setup, objective, objective_options), epochs=epochs,
-            batch_size=batch_size, accumulate=accumulate, optimizer=optimizer, lr=lr, schedule=schedule, average=average,
-            num_particles=particles, kl_warmup=kl_warmup, callbacks=callbacks, patience=patience, seed=seed, device=device, precision=precision, run_dir=path,
+            batch_size=batch_size, accumulate=accumulate, optimizer=optimizer, lr=lr, schedule=schedule, ema_decay=ema_decay,
+            num_particles=particles, kl_warmup=kl_warmup, callbacks=callbacks, patience=patience, seed=seed, device=device, precision=precision,
+            run_dir=RunPath(path, {"setup": told}),
             resume=resume, checkpoint_every=checkpoint_every, clip_norm=clip_norm, max_skips=max_skips,
-            config={"setup": told}, progress=_shows_progress(no_progress),
+            progress=_shows_progress(no_progress),
         )  # fmt: skip
     if distributed.is_main_process():
         ppvae.save(path, setup.story, built)

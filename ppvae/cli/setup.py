@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from ppvae import guides
 from ppvae.data import DATASETS, SIMULATED, Rows, Stream, load, parse_request, preview, to_batch
-from ppvae.storage.run_folder import load as load_weights
+from ppvae.storage.weights import load as load_weights
 from ppvae.stories import example_of, example_rows, load_story
 from ppvae.story import check_data, seeded
-from ppvae.training.config import resolve_device
+from ppvae.training.devices import resolve_device
 from ppvae.training.distributed import broadcast_object
 from ppvae.training.fit import fit
 

@@ -1,7 +1,6 @@
 r"""Long measurements piece by piece: seeds of their own, a file that remembers finished pieces, q* on each."""
 
 __all__ = [
-    "Checkpoint",
     "in_precision",
     "kept_rows",
     "over_rows",
@@ -9,19 +8,17 @@ __all__ = [
     "sibling_path",
 ]
 
-import json
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import nn
 
 from ppvae.data.chunks import CHUNK_NUMBERS, is_unamortized, numbers_per_row
-from ppvae.storage.files import read_metadata, read_tensors, write_bytes
 from ppvae.storage.fingerprint import fingerprint
+from ppvae.storage.results import ResultsFile
 from ppvae.story import TensorDict, num_rows_of
 
 # Rows whose q* and chains are held in memory at a time, at most.
@@ -32,53 +29,17 @@ SEEDS_APART = 1009
 Measure = Callable[[TensorDict, int, int | None], TensorDict]
 
 
-class Checkpoint:
-    """A file of the rows that are done; a measurement that finds one goes on where it stopped.
-
-    Arguments:
-        file: Where; written as a whole after each piece.
-        told: Settings and a fingerprint of story, guide and rows: a file that says otherwise is refused.
-    """
-
-    def __init__(self, file: Path | str, told: dict[str, Any]) -> None:
-        self.file, self.told = Path(file), json.dumps(told, sort_keys=True)
-
-    def read(self) -> TensorDict:
-        """Results of the first rows, name -> `(b, *)`; none if there is no file.
-
-        Raises:
-            ValueError: If the file is damaged, or was written by another measurement.
-        """
-        if not self.file.exists():
-            return {}
-        try:
-            told, found = read_metadata(self.file).get("told"), read_tensors(self.file)
-        except ValueError as error:
-            raise ValueError(f"expected a checkpoint, got {self.file}: {error}") from error
-        if told != self.told:
-            raise ValueError(
-                f"expected {self.file} to hold results of these settings, story, guide and rows, got others; remove it to "
-                "begin anew"
-            )
-        return found
-
-    def write(self, results: TensorDict) -> None:
-        """Keep the results of the rows that are done."""
-        tensors = {name: value.contiguous() for name, value in results.items()}
-        write_bytes(self.file, save(tensors, {"told": self.told}))
-
-
 def kept_rows(
     file: Path | str | None,
     settings: dict[str, Any],
     story: nn.Module,
     guide: nn.Module | None,
     batch: TensorDict,
-) -> Checkpoint | None:
+) -> ResultsFile | None:
     """The checkpoint of a measurement of these rows with these settings; None for no file."""
     if file is None:
         return None
-    return Checkpoint(file, {**settings, "of": fingerprint(story, guide, batch)})
+    return ResultsFile(file, {**settings, "of": fingerprint(story, guide, batch)})
 
 
 def sibling_path(file: Path | str | None, name: str) -> Path | None:
@@ -92,7 +53,7 @@ def over_rows(
     step: int,
     *,
     seed: int | None,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: ResultsFile | None = None,
 ) -> TensorDict:
     """Measure rows piece by piece; each piece has a seed of its own, so that resuming changes no number.
 

@@ -1,63 +1,70 @@
 r"""What may be called as training goes on."""
 
-__all__ = ["Callback", "Callbacks", "EpochCallback"]
+__all__ = ["Callback", "EpochCallback", "as_callbacks"]
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ppvae.training.history import History, Record
+    from ppvae.training.trainer import Trainer
 
 EpochCallback = Callable[[dict[str, Any]], None]
 
 
 class Callback:
-    """Three hooks, none of which does anything here; a plain function of the record serves as `on_epoch_end`.
+    """Hooks, none of which does anything here; a plain function of the record serves as `on_epoch_end`.
 
-    What they raise ends the training, which can then be resumed from its last checkpoint.
+    What they raise ends the training, which can then be resumed from its last checkpoint. Where several processes train,
+    those that a user gives are called in the main one.
     """
+
+    def on_train_start(self, trainer: "Trainer") -> None:
+        """Before the first step; `trainer` holds the objective with story and guide, the optimizer and the history."""
 
     def on_step_end(self, epoch: int, step: int, loss: float) -> None:
         """After each step of an epoch (both from 1); `loss` in nats per row."""
 
-    def on_epoch_end(self, record: dict[str, Any]) -> None:
+    def on_validation_start(self) -> None:
+        """Before the measurements at the end of an epoch."""
+
+    def on_validation_end(self, record: "Record") -> None:
+        """After them; `record` as in `History.records`."""
+
+    def on_epoch_end(self, record: "Record") -> None:
         """After each epoch; `record` as in `History.records`."""
 
-    def on_train_end(self, history: Any) -> None:
+    def on_train_end(self, history: "History") -> None:
         """After the last epoch, once the weights that are kept have been put back; `history` as `fit` returns it."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold of it: tensors, numbers, strings, None, and dicts and lists of them."""
+        return {}
 
-class _Function(Callback):
-    def __init__(self, function: EpochCallback) -> None:
-        self.function = function
-
-    def on_epoch_end(self, record: dict[str, Any]) -> None:
-        self.function(record)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
 
 
-class Callbacks(Callback):
-    """Several as one, called in their order.
+def as_callbacks(callbacks: Sequence[Callback | EpochCallback]) -> list[Callback]:
+    """Callbacks, functions among them, as objects with all hooks.
 
     Raises:
         ValueError: If one is neither a `Callback` nor a function.
     """
+    if not isinstance(callbacks, Sequence):
+        raise ValueError(f"expected a list of callbacks, got {callbacks!r}; write callbacks=[...]")
+    for callback in callbacks:
+        if not isinstance(callback, Callback) and not callable(callback):
+            raise ValueError(
+                "expected callbacks that are a ppvae.Callback or a function of an epoch's record, got "
+                f"{type(callback).__name__}"
+            )
+    return [c if isinstance(c, Callback) else _EpochFunction(c) for c in callbacks]
 
-    def __init__(self, parts: Sequence[Callback | EpochCallback]) -> None:
-        if not isinstance(parts, Sequence):
-            raise ValueError(f"expected a list of callbacks, got {parts!r}; write callbacks=[...]")
-        for part in parts:
-            if not isinstance(part, Callback) and not callable(part):
-                raise ValueError(
-                    f"expected callbacks that are a ppvae.Callback or a function of an epoch's record, got "
-                    f"{type(part).__name__}"
-                )
-        self.parts = [p if isinstance(p, Callback) else _Function(p) for p in parts]
 
-    def on_step_end(self, epoch: int, step: int, loss: float) -> None:
-        for part in self.parts:
-            part.on_step_end(epoch, step, loss)
+class _EpochFunction(Callback):
+    def __init__(self, function: EpochCallback) -> None:
+        self.function = function
 
-    def on_epoch_end(self, record: dict[str, Any]) -> None:
-        for part in self.parts:
-            part.on_epoch_end(record)
-
-    def on_train_end(self, history: Any) -> None:
-        for part in self.parts:
-            part.on_train_end(history)
+    def on_epoch_end(self, record: "Record") -> None:
+        self.function(record)

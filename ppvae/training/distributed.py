@@ -1,16 +1,15 @@
 r"""Training in several processes that torchrun started, with `torch.distributed`.
 
-In a process by itself everything here does what it says for one process. Rank 0, the main process, is the one that
-validates, writes and prints; what the others need of that is broadcast.
+In a process by itself each function does what it says for one process. Rank 0, the main process, alone validates, writes
+and prints; what the others need of that is broadcast.
 """
 
 __all__ = [
     "all_gather_object",
     "all_reduce_max",
     "all_reduce_sum",
-    "barrier",
     "broadcast_object",
-    "default_device",
+    "broadcast_weights",
     "explain_lost_process",
     "init_process_group",
     "is_main_process",
@@ -28,7 +27,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -55,7 +54,7 @@ def init_process_group() -> None:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """`init_process_group`, undone at the end of the block where it was done at its start."""
+    """`init_process_group` for the length of the block."""
     was_initialized = _is_initialized()
     init_process_group()
     yield  # after an error the others are not waited for: the end of this process tells them
@@ -78,13 +77,6 @@ def is_main_process() -> bool:
     return rank() == 0
 
 
-def default_device() -> torch.device:
-    """The CUDA device of this process, the first one if it is by itself; the CPU where there is none."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ["LOCAL_RANK"]) if _is_initialized() else 0)
-
-
 def all_reduce_sum(value: Tensor) -> Tensor:
     """The sum of a tensor over the processes."""
     return _all_reduce(value, dist.ReduceOp.SUM)
@@ -94,13 +86,8 @@ def all_reduce_max(number: int) -> int:
     """The largest of a number over the processes."""
     if world_size() == 1:
         return number
-    device = default_device() if dist.get_backend() == "nccl" else torch.device("cpu")
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     return int(_all_reduce(torch.tensor(number, device=device), dist.ReduceOp.MAX))
-
-
-def barrier() -> None:
-    """Wait until all processes are here."""
-    all_reduce_max(0)
 
 
 def all_gather_object(value: T) -> list[T]:
@@ -123,12 +110,21 @@ def broadcast_object(value: T) -> T:
     return values[0]
 
 
+def broadcast_weights(module: nn.Module) -> None:
+    """Give a module the parameters and buffers that it has in the main process."""
+    if world_size() > 1:
+        weights = {name: value.cpu() for name, value in module.state_dict().items()}
+        module.load_state_dict(broadcast_object(weights))
+
+
 def on_main_process(work: Callable[[], T]) -> T:
-    """The result of work that the main process does while the others wait.
+    """The result of work that the main process does while the others wait; tensors in it must be on the CPU.
 
     Raises:
         ValueError: In all processes, where it is raised in the main one.
     """
+    if world_size() == 1:
+        return work()
     result: Any = None
     if is_main_process():
         try:
@@ -151,12 +147,12 @@ def explain_lost_process() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        said = str(error).lower()
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not any(word in said for word in LOST):
+        size, said = os.environ.get("WORLD_SIZE", "1"), str(error).lower()
+        if size == "1" or not any(word in said for word in LOST):
             raise
         raise ConnectionError(
-            f"expected all {os.environ['WORLD_SIZE']} processes to go on, got no answer from one, which has ended; its "
-            "own message, if any, says why; a training goes on from its last checkpoint with resume=True (--resume)"
+            f"expected all {size} processes to go on, got no answer from one, which has ended; its own message, if any, "
+            "says why; a training goes on from its last checkpoint with resume=True (--resume)"
         ) from error
 
 

@@ -1,4 +1,4 @@
-r"""Who is at fault where a loss is not finite."""
+r"""At which sites and rows a loss stopped being finite."""
 
 __all__ = ["raise_nonfinite"]
 
@@ -8,8 +8,7 @@ import torch
 
 from ppvae.data import Rows, Stream, iter_chunks
 from ppvae.objectives import Objective
-from ppvae.problem.weights import draw
-from ppvae.story import LogJoint, num_rows_of, seeded_eval, trace_sites
+from ppvae.story import num_rows_of
 
 
 def raise_nonfinite(
@@ -26,32 +25,30 @@ def raise_nonfinite(
     Raises:
         ValueError: Always.
     """
-    story, guide = loss_of.story, loss_of.guide
     found: dict[str, list[int]] = {}
     start = 0
-    for piece in iter_chunks(story, rows):
-        sites = trace_sites(story, piece)
-        with torch.no_grad(), seeded_eval(0, story, guide):
-            drawn = draw(guide, piece, 1, sites)
-            scored = LogJoint(story, piece, sites).by_site(drawn.values)
-        for who, parts in (("story", scored), ("guide", drawn.by_site)):
+    for piece in iter_chunks(loss_of.story, rows):
+        problem = loss_of.problem.on(piece)
+        with torch.no_grad(), problem.eval_mode(0):
+            drawn = problem.draw(1)
+            log_joint = problem.log_joint_by_site(drawn.values)
+        for program, parts in (("story", log_joint), ("guide", drawn.by_site)):
             for site, log_prob in parts.items():
                 bad = (~torch.isfinite(log_prob[0])).nonzero().flatten()
-                found.setdefault(f"the {who}'s site '{site}'", []).extend((start + bad).tolist())
+                name = f"the density of the {program}'s site '{site}'"
+                found.setdefault(name, []).extend((start + bad).tolist())
         start += num_rows_of(piece)
-    culprits = [f"the density of {name} in rows {bad[:5]}" for name, bad in found.items() if bad]
-    what = "gradient" if loss_is_finite else "loss"
+    causes = [f"{name} in rows {bad[:5]}" for name, bad in found.items() if bad]
     if loss_is_finite:
         steep = [
-            n
-            for n, p in loss_of.named_parameters()
+            name
+            for name, p in loss_of.named_parameters()
             if p.grad is not None and not p.grad.isfinite().all()
         ]
-        culprits.append(f"parameters {steep[:3]}")
+        causes.append(f"parameters {steep[:3]}")
     raise ValueError(
-        f"expected a finite {what}, got NaN or infinity in {when}"
-        + (f": {'; '.join(culprits)}" if culprits else "")
-        + "; look at what the story computes there, or try a smaller lr, rescaled data, a likelihood whose scale is bounded below "
-        "(rows count within the training rows; the parameters are "
-        "as they were before that step)"
+        f"expected a finite {'gradient' if loss_is_finite else 'loss'}, got NaN or infinity in {when}"
+        + (f": {'; '.join(causes)}" if causes else "")
+        + "; look at what the story computes there, or try a smaller lr, rescaled data, a likelihood whose scale is bounded "
+        "below (rows count within the training rows; the parameters are as they were before that step)"
     )

@@ -1,33 +1,33 @@
-r"""Ctrl-C and SIGTERM, held back until the step that is under way has been finished."""
+r"""Ctrl-C and SIGTERM: held back until the step that is under way has been finished, or turned into an exception."""
 
-__all__ = ["TERMINATED", "Interrupts", "terminable"]
+__all__ = ["DeferredSignals", "exit_on_sigterm"]
 
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
-from typing import Any
 
 TERMINATED = 128 + signal.SIGTERM  # the exit code that shells give
 ECHO = 1.0  # seconds within which a launcher passes on the signal that the terminal sent already
 
 
-class Interrupts:
-    """A context in which the first Ctrl-C or SIGTERM waits to be asked for; a second one, later than a second after,
-    acts at once.
+class DeferredSignals:
+    """The first Ctrl-C or SIGTERM waits to be asked for; a second one, later than a second after, acts at once.
 
-    Outside the main thread, where Python lets nobody handle signals, it changes nothing. A signal that the process
-    ignores stays ignored.
+    Attributes:
+        received: Number of the signal, 0 for none.
     """
 
     def __init__(self) -> None:
-        self.came = 0  # number of the signal, 0 for none
-        self._since = 0.0
-        self._before: dict[int, Any] = {}
+        self.received, self._since = 0, 0.0
 
-    def act(self, number: int) -> None:
+    def defer(self) -> AbstractContextManager[None]:
+        """Hold signals back for the length of a block."""
+        return _handling((signal.SIGINT, signal.SIGTERM), self._receive)
+
+    def raise_signal(self, number: int) -> None:
         """Do what a signal asks for.
 
         Raises:
@@ -39,45 +39,37 @@ class Interrupts:
         if number == signal.SIGTERM:
             raise SystemExit(TERMINATED)
 
-    def __enter__(self) -> "Interrupts":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                before = signal.getsignal(number)
-                if before not in (signal.SIG_IGN, None):
-                    self._before[number] = before
-                    signal.signal(number, self._hold)
-        return self
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received and time.monotonic() - self._since > ECHO:
+            self.raise_signal(number)
+        if not self.received:
+            self.received, self._since = number, time.monotonic()
 
-    def __exit__(self, *error: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
-        self._before.clear()
 
-    def _hold(self, number: int, frame: FrameType | None) -> None:
-        if self.came and time.monotonic() - self._since > ECHO:
-            self.act(number)
-        if not self.came:
-            self.came, self._since = number, time.monotonic()
+def exit_on_sigterm() -> AbstractContextManager[None]:
+    """A context in which SIGTERM ends the block by `SystemExit` with the exit code 143, so that what is held is let go."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(TERMINATED)
+
+    return _handling((signal.SIGTERM,), leave)
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
-    """A context in which SIGTERM, as Ctrl-C does, ends the block at once by an exception, so that what is held is let go.
+def _handling(
+    numbers: Sequence[int], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    """Handle signals in the block. Outside the main thread, where Python lets nobody do so, it changes nothing.
 
-    Raises:
-        SystemExit: After SIGTERM, with the exit code 143.
+    A signal that the process ignores stays ignored.
     """
-    before = signal.getsignal(signal.SIGTERM)
     is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or before in (signal.SIG_IGN, None):
-        yield
-        return
-    signal.signal(signal.SIGTERM, _end)
+    before = {number: signal.getsignal(number) for number in numbers if is_main}
+    replaced = {n: old for n, old in before.items() if old not in (signal.SIG_IGN, None)}
+    for number in replaced:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(TERMINATED)
+        for number, old in replaced.items():
+            signal.signal(number, old)

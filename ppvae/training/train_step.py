@@ -1,149 +1,162 @@
-r"""One step of the optimiser: its batch in pieces, over processes, in bfloat16, with a bounded gradient."""
+r"""One step of the optimizer: its batch in parts, over processes, in bfloat16, with a bounded gradient."""
 
-__all__ = ["TrainStep"]
+__all__ = ["TrainStep", "split_rows"]
 
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
 
-from ppvae import ranks
+from ppvae.config import TrainConfig
 from ppvae.objectives import Objective
-from ppvae.ranks import Adder, PartNoise, noise_state, parts_of, set_noise_state
-from ppvae.story import TensorDict, num_rows_of, reference_tensor
+from ppvae.story import TensorDict, num_rows_of
 from ppvae.training.bfloat16 import networks_in_bfloat16
-from ppvae.training.config import OPTIMIZERS, TrainConfig
-from ppvae.training.ema import ExponentialMovingAverage
+from ppvae.training.distributed import (
+    all_reduce_sum,
+    broadcast_weights,
+    explain_lost_process,
+    rank,
+    world_size,
+)
 
-# Times its running mean that a gradient may be long, where no bound is given, and how much of that mean a step keeps.
-SPIKE, KEPT = 10.0, 0.9
+# Factor on the learning rate as training goes from 0 to 1.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant_then_linear": lambda done: min(1.0, 4 * (1 - done)),
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+}
+
+# One for all parameters, fused where torch can, with torch's own settings beside the learning rate.
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": partial(torch.optim.Adam, fused=True),
+    "sgd": partial(torch.optim.SGD, fused=True),
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": partial(torch.optim.Adagrad, fused=True),
+}
+
+NORM_DECAY = 0.9  # share of the running mean of gradient norms that a step keeps
 
 
 class TrainStep:
     """Steps down the loss, with what they need beside the weights.
 
-    A batch is cut into as many parts as there are processes times `accumulate`; their gradients add up to the
-    batch's, with the draws that the whole batch would have had.
+    A batch is cut into `accumulate` parts for each process; their gradients, weighed by their rows, add up to the batch's.
 
     Arguments:
         loss_of: The objective, on its device.
-        settings: How to train.
+        config: How to train.
+        steps_per_epoch: Number of batches of an epoch.
 
     Attributes:
-        optimiser: Over all parameters that are trained.
-        average: Their average over the steps.
-        shortened: Steps whose gradient was longer than its bound, since somebody set this to 0.
-        usual_norm: Running mean of the gradient's norm; 0 before the first step.
-        signalled: Number of a signal that has come to this process, 0 for none.
-        somebody_signalled: Whether one had come to any of several processes when they last met.
+        parameters: All that are trained.
+        optimizer: Over all of them.
+        num_clipped: Steps whose gradient was longer than its bound, since somebody set this to 0.
+        mean_norm: Running mean of the gradient's norm; 0 before the first step.
 
     Raises:
         ValueError: If nothing is to be trained.
     """
 
-    def __init__(self, loss_of: Objective, settings: TrainConfig) -> None:
-        self.loss_of, self.settings = loss_of, settings
+    def __init__(self, loss_of: Objective, config: TrainConfig, steps_per_epoch: int = 1) -> None:
+        self.loss_of, self.config = loss_of, config
         self.parameters = [p for p in loss_of.parameters() if p.requires_grad]
         if not self.parameters:
             raise ValueError("expected a parameter to train, got a story and a guide all frozen")
-        self.optimiser = OPTIMIZERS[settings.optimizer](self.parameters, lr=settings.lr)
-        self.device = reference_tensor(loss_of).device
-        self.num_parts = settings.accumulate * ranks.num_ranks()
-        self.moving: list[Tensor] | None = None if ranks.num_ranks() > 1 else []
-        self.adder = None
-        if ranks.num_ranks() > 1:
-            for tensor in (*loss_of.parameters(), *loss_of.buffers()):
-                tensor.detach().copy_(ranks.of_first(tensor.detach()))
-            self.adder = Adder(sum(p.numel() for p in self.parameters) + 2, self.parameters[0])
-        self.average = ExponentialMovingAverage(
-            self.parameters, settings.average
-        )  # of what all begin with
-        self.usual_norm, self.num_clipped = 0.0, 0
-        self.signalled: Callable[[], int] = lambda: 0
-        self.somebody_signalled = False
+        self.optimizer = OPTIMIZERS[config.optimizer](self.parameters, lr=config.lr)
+        schedule = SCHEDULES[config.schedule]
 
-    def gradient(self, batch: TensorDict, kl_weight: float) -> tuple[Tensor, Tensor]:
-        """Loss of a batch, `()`, nats per row, and the norm of its gradient, which the parameters then hold, clipped."""
-        self.optimiser.zero_grad(set_to_none=True)
-        with ranks.answering(), self._in_precision():
-            loss = (
-                self._whole(batch, kl_weight)
-                if self.num_parts == 1
-                else self._in_parts(batch, kl_weight)
-            )
+        def lr_factor(step: int) -> float:
+            epoch, batch = divmod(step, steps_per_epoch)
+            return schedule((epoch + batch / steps_per_epoch) / config.epochs)
+
+        self.scheduler = LambdaLR(self.optimizer, lr_factor)
+        self.mean_norm, self.num_clipped = 0.0, 0
+        self.module: nn.Module = loss_of
+        if world_size() > 1:
+            broadcast_weights(loss_of)  # gloo cannot send all types of buffers that DDP would
+            with explain_lost_process():  # some objectives leave parameters out of a step
+                self.module = DistributedDataParallel(
+                    loss_of, init_sync=False, broadcast_buffers=False, find_unused_parameters=True
+                )
+
+    def gradient(self, batch: TensorDict, kl_weight: float) -> tuple[float, float]:
+        """Loss of a batch over all processes, nats per row, and the norm of its gradient before it was clipped."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = all_reduce_sum(self._backward(batch, kl_weight))
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        self._bound(norm)
-        return loss, norm
+        self._clip(norm)
+        return float(loss), float(norm)
 
-    def move(self) -> None:
+    def update(self) -> None:
         """Follow the gradient."""
-        self.optimiser.step()
-        self.average.update()
-        for buffer in self.moving or ():
-            buffer.copy_(ranks.summed(buffer) / ranks.num_ranks())
+        self.optimizer.step()
 
-    def _bound(self, norm: Tensor) -> None:
-        """Shorten the gradient to `clip_norm`; without one, a gradient that is ten times as long as is usual, which would
-        throw Adam off its way for many steps."""
-        most = self.settings.clip_norm
-        if most is None and self.usual_norm:
-            most = SPIKE * self.usual_norm
+    def set_step(self, step: int) -> None:
+        """Give the optimizer the learning rate of a step, counted over the epochs from 0."""
+        self.scheduler.last_epoch = step - 1
+        self.scheduler.step()
+
+    def _backward(self, batch: TensorDict, kl_weight: float) -> Tensor:
+        """Gradients of the batch, over all processes; this process's share of the loss, `()`."""
+        num_parts = self.config.accumulate
+        parts = split_rows(batch, num_parts * world_size())
+        own = parts[rank() * num_parts : (rank() + 1) * num_parts]
+        losses = []
+        for number, (rows, share) in enumerate(own, 1):
+            with (
+                explain_lost_process(),
+                self._communication(number == num_parts),
+                self._precision(),
+            ):
+                loss = self.module(rows, kl_weight)
+                (loss * (share * world_size())).backward()  # DDP takes the mean over processes
+            losses.append(loss.detach() * share)
+        return losses[0] if num_parts == 1 else torch.stack(losses).sum()
+
+    def _communication(self, is_last: bool) -> AbstractContextManager[None]:
+        """Gradients are added over the processes in the last part's backward pass."""
+        if isinstance(self.module, DistributedDataParallel) and not is_last:
+            return self.module.no_sync()
+        return nullcontext()
+
+    def _precision(self) -> AbstractContextManager[None]:
+        if self.config.precision == "bfloat16":
+            return networks_in_bfloat16(self.loss_of.story, self.loss_of.guide)
+        return nullcontext()
+
+    def _clip(self, norm: Tensor) -> None:
+        """Shorten the gradient to `clip_norm`, and to `clip_factor` times its running mean: one that is far longer than
+        usual would throw Adam off its way for many steps."""
         length = float(norm)
         if not math.isfinite(length):
             return
-        if most is not None and length > most:
-            nn.utils.clip_grads_with_norm_(self.parameters, most, norm)
-            length, self.num_clipped = most, self.num_clipped + 1
-        mean = KEPT * self.usual_norm + (1 - KEPT) * length
-        self.usual_norm = mean if self.usual_norm else length
+        bounds = [self.config.clip_norm or math.inf]
+        if self.config.clip_factor is not None and self.mean_norm:
+            bounds.append(self.config.clip_factor * self.mean_norm)
+        if length > min(bounds):
+            nn.utils.clip_grads_with_norm_(self.parameters, min(bounds), norm)
+            length, self.num_clipped = min(bounds), self.num_clipped + 1
+        mean = NORM_DECAY * self.mean_norm + (1 - NORM_DECAY) * length
+        self.mean_norm = mean if self.mean_norm else length
 
-    def _whole(self, batch: TensorDict, kl_weight: float) -> Tensor:
-        loss = self.loss_of(batch, kl_weight)
-        loss.backward()
-        return loss.detach()
 
-    def _in_parts(self, batch: TensorDict, kl_weight: float) -> Tensor:
-        parts = parts_of(num_rows_of(batch), self.num_parts)
-        each = self.settings.accumulate
-        state, total = noise_state(self.device), []
-        before = [b.clone() for b in self.loss_of.buffers()] if self.moving is None else []
-        for part in parts[ranks.rank() * each : (ranks.rank() + 1) * each]:
-            set_noise_state(state, self.device)
-            with PartNoise(part):
-                loss = self.loss_of(part.of(batch), kl_weight) * part.share
-            loss.backward()
-            total.append(loss.detach())
-        if self.moving is None:
-            self.moving = self._moved(before)
-        return self._added(torch.stack(total).sum())
+def split_rows(batch: TensorDict, count: int) -> list[tuple[TensorDict, float]]:
+    """A batch in parts that differ by one row at most, each with its share of the rows, 0 to 1.
 
-    def _added(self, loss: Tensor) -> Tensor:
-        """Add the processes' gradients, and their shares of the loss; see whether a signal has come to any."""
-        if self.adder is None:
-            return loss
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
-        few = torch.stack(
-            [loss, torch.as_tensor(float(self.signalled()), device=self.device, dtype=loss.dtype)]
-        )
-        totals, few = self.adder(gradients, few)
-        for parameter, total in zip(self.parameters, totals, strict=True):
-            parameter.grad = total
-        self.somebody_signalled = bool(few[1])
-        return few[0].clone()
-
-    def _moved(self, before: list[Tensor]) -> list[Tensor]:
-        """Buffers that a step has changed in any process, such as a baseline's running mean."""
-        buffers = list(self.loss_of.buffers())
-        own = [not torch.equal(b, was) for b, was in zip(buffers, before, strict=True)]
-        anywhere = map(any, zip(*ranks.all_of(own), strict=True))
-        moved = [b for b, has in zip(buffers, anywhere, strict=True) if has]
-        return [b for b in moved if b.is_floating_point()]
-
-    def _in_precision(self) -> AbstractContextManager[Any]:
-        if self.settings.precision == "bfloat16":
-            return networks_in_bfloat16(self.loss_of.story, self.loss_of.guide)
-        return nullcontext()
+    Where there are fewer rows than parts, some have none: they get the first row, as no program runs on no rows, and the
+    share 0.
+    """
+    total = num_rows_of(batch)
+    edges = [total * number // count for number in range(count + 1)]
+    parts = []
+    for first, stop in pairwise(edges):
+        where = slice(first, stop) if stop > first else slice(0, 1)
+        parts.append(({k: v[where] for k, v in batch.items()}, (stop - first) / total))
+    return parts

@@ -4,272 +4,227 @@ __all__ = ["Trainer"]
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from operator import mul
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ppvae import ranks
-from ppvae.data import Rows, Stream, iter_chunks, preview, to_batch
+from ppvae.config import TrainConfig
+from ppvae.data import Rows, Stream, preview, to_batch
 from ppvae.objectives import Objective
-from ppvae.problem.weights import score
-from ppvae.ranks import noise_state, set_noise_state
-from ppvae.story import TensorDict, check_values, num_rows_of, seeded
-from ppvae.training.config import SCHEDULES, TrainConfig
+from ppvae.story import TensorDict, num_rows_of
+from ppvae.training.callbacks import Callback
+from ppvae.training.devices import generator_states, set_generator_states
+from ppvae.training.distributed import (
+    all_gather_object,
+    broadcast_weights,
+    on_main_process,
+    rank,
+)
 from ppvae.training.history import History, Record
 from ppvae.training.nonfinite import raise_nonfinite
-from ppvae.training.telemetry import site_telemetry
 from ppvae.training.train_step import TrainStep
+from ppvae.training.validation import checked_batches, site_telemetry, validation_elbo
 
 ROWS_WITHOUT_VALIDATION = 1000  # training rows that stand in for validation rows
 ROWS_OF_TELEMETRY = 200
 
 
+@dataclass
+class EpochProgress:
+    """An epoch under way.
+
+    Arguments:
+        order: State of the generator of the order of the rows, before the epoch.
+        batches_done: Batches that are done.
+        losses, counts, norms: Of the steps that were not skipped: loss, rows, gradient norm. Numbers, not tensors:
+            small ones that live on among large ones that come and go break the heap into pieces.
+        skipped: Steps without a finite loss or gradient.
+        elapsed: Seconds, before an interruption.
+    """
+
+    order: Tensor
+    batches_done: int = 0
+    losses: list[float] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    skipped: int = 0
+    elapsed: float = 0.0
+
+
 class Trainer:
-    """Epochs, validation, and the state that a checkpoint must hold.
+    """Epochs, their validation, and the state that a checkpoint must hold.
 
     Arguments:
         loss_of: The objective, with story and guide.
+        config: How to train.
         rows: Training rows.
         val: Validation rows, if any.
-        settings: How to train.
+        callbacks: What is called as training goes on, in this order.
 
     Attributes:
-        after_step: Called after each step.
-        on_step_end: The user's hook, with epoch, step and loss; None for none, as it waits for the loss.
+        history: What happened so far.
+        epoch: The epoch under way.
     """
 
     def __init__(
         self,
         loss_of: Objective,
+        config: TrainConfig,
         rows: Rows | Stream,
-        val: Rows | Stream | None,
-        settings: TrainConfig,
+        val: Rows | Stream | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
-        self.loss_of, self.rows, self.val, self.settings = loss_of, rows, val, settings
-        self.story, self.guide = loss_of.story, loss_of.guide
-        self.descent = TrainStep(loss_of, settings)
-        self.after_step: Callable[[], None] = lambda: None
-        self.on_step_end: Callable[[int, int, float], None] | None = None
-        self.generator = torch.Generator()
+        self.loss_of, self.config, self.callbacks = loss_of, config, callbacks
+        self.rows, self.val = rows, val
+        self.steps_per_epoch = math.ceil(len(rows) / config.batch_size)
+        self.train_step = TrainStep(loss_of, config, self.steps_per_epoch)
         self.history = History()
-        self.best_elbo = -float("inf")
-        self.best_weights: dict[str, Tensor] | None = None
-        self.num_batches = math.ceil(len(rows) / settings.batch_size)
-        self._begin()
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.epoch = EpochProgress(self.generator.get_state())
 
-    def seed(self, seed: int) -> None:
-        """Fix the order of the rows."""
-        self.generator.manual_seed(seed)
-        self._begin()
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """Story and guide, by name."""
+        return {"story": self.loss_of.story, "guide": self.loss_of.guide}
 
-    def run(self) -> Iterator[Record]:
-        """Train epoch by epoch, yielding each record after it."""
-        for epoch in range(len(self.history.records) + 1, self.settings.epochs + 1):
-            if self._out_of_patience():
-                break
-            record = self._epoch(epoch)
-            self.history.records.append(record)
-            self.history.seconds += record["seconds"]
-            yield record
-        self._out_of_patience()
-        self._put_best()
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All that are trained."""
+        return self.train_step.parameters
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Over all of them."""
+        return self.train_step.optimizer
 
     @property
     def is_done(self) -> bool:
         """Whether the last epoch has been trained."""
-        return len(self.history.records) >= self.settings.epochs or self._out_of_patience()
+        return len(self.history.records) >= self.config.epochs or self.history.stopped_early
 
-    def _out_of_patience(self) -> bool:
-        """Whether the validation ELBO has not risen for `patience` epochs."""
-        patience = self.settings.patience
-        waited = len(self.history.records) - self.history.best_epoch
-        self.history.stopped_early = patience is not None and waited >= patience
-        return self.history.stopped_early
+    def fit(self) -> History:
+        """Train epoch by epoch, from the start or from where a checkpoint left off."""
+        self._call("on_train_start", self)
+        while not self.is_done:
+            record = self._run_epoch(len(self.history.records) + 1)
+            self.history.records.append(record)
+            self.history.seconds += record["seconds"]
+            self._call("on_epoch_end", record)
+        self._call("on_train_end", self.history)
+        return self.history
 
-    def _begin(self) -> None:
-        """Stand before the first batch of an epoch."""
-        self.order = self.generator.get_state()  # the epoch's order of rows, and its redrawn bits
-        self.batches_done = self.skipped = self.descent.num_clipped = 0
-        # Numbers, not tensors: small ones that live on among large ones that come and go break the heap into pieces.
-        self.losses: list[float] = []
-        self.counts: list[int] = []
-        self.norms: list[float] = []
-        self.elapsed = 0.0  # seconds of this epoch, before an interruption
-
-    def _epoch(self, epoch: int) -> Record:
-        start = time.perf_counter() - self.elapsed
-        kl_weight = min(1.0, epoch / (self.settings.kl_warmup + 1))
-        self.story.train()
-        self.guide.train()
-        self.generator.set_state(self.order)  # batches that are done are drawn again, and left out
-        drawn = self.rows.batches(self.settings.batch_size, generator=self.generator, shuffle=True)
-        looked_at = self._looked_at(drawn, self.rows)
-        for batch in islice(looked_at, self.batches_done, None):
-            self._set_lr(epoch)
-            loss = self._step(batch, kl_weight, epoch)
-            self.batches_done += 1
-            self.elapsed = time.perf_counter() - start
-            self.after_step()
-            if self.on_step_end is not None:
-                self.on_step_end(epoch, self.batches_done, float(loss))
-        self._align()
-        record = self._record(epoch, kl_weight, time.perf_counter() - start)
-        self._begin()
+    def _run_epoch(self, number: int) -> Record:
+        epoch, config = self.epoch, self.config
+        start = time.perf_counter() - epoch.elapsed
+        kl_weight = min(1.0, number / (config.kl_warmup + 1))
+        for module in self.modules.values():
+            module.train()
+        self.generator.set_state(epoch.order)  # batches that are done are drawn again, and left out
+        batches = self.rows.batches(config.batch_size, generator=self.generator, shuffle=True)
+        checked = checked_batches(self.loss_of.problem, batches, self.rows)
+        for batch in islice(checked, epoch.batches_done, None):
+            loss = self._run_step(batch, kl_weight, number)
+            epoch.batches_done += 1
+            epoch.elapsed = time.perf_counter() - start
+            self._call("on_step_end", number, epoch.batches_done, loss)
+        if not epoch.losses:
+            raise_nonfinite(self.loss_of, self.rows, f"every step of epoch {number}", False)
+        broadcast_weights(self.loss_of)  # buffers that a step changes differ between processes
+        self._call("on_validation_start")
+        record = on_main_process(
+            lambda: self._measure(number, kl_weight, time.perf_counter() - start)
+        )
+        self._call("on_validation_end", record)
+        self.epoch = EpochProgress(self.generator.get_state())
+        self.train_step.num_clipped = 0
         return record
 
-    def _looked_at(
-        self, batches: Iterable[TensorDict], rows: Rows | Stream
-    ) -> Iterator[TensorDict]:
-        """Batches of a stream, whose values are checked as they come: at the door only its first rows were seen."""
-        unseen = isinstance(rows, Stream) and not hasattr(self.story, "run_conditioned")
-        for batch in batches:
-            if unseen:
-                check_values(self.loss_of.sites, batch)
-            yield batch
-
-    def _set_lr(self, epoch: int) -> None:
-        done = (epoch - 1 + self.batches_done / self.num_batches) / self.settings.epochs
-        lr = self.settings.lr * SCHEDULES[self.settings.schedule](done)
-        self.descent.optimiser.param_groups[0]["lr"] = lr
-
-    def _step(self, batch: TensorDict, kl_weight: float, epoch: int) -> Tensor:
-        """One step of the optimiser; none where the loss or its gradient is not finite."""
-        buffers = list(self.loss_of.buffers()) if self.settings.max_skips else []
-        kept = [b.clone() for b in buffers]
-        loss, norm = self.descent.gradient(batch, kl_weight)
-        if torch.isfinite(loss + norm):
-            self.descent.move()
-            self.losses.append(float(loss))
-            self.counts.append(num_rows_of(batch))
-            self.norms.append(float(norm))
-            return loss
-        for buffer, before in zip(buffers, kept, strict=True):
-            buffer.copy_(before)
-        self.skipped += 1
-        before_now = sum(r.get("skipped", 0) for r in self.history.records)
-        if self.skipped + before_now > self.settings.max_skips:
-            when = f"epoch {epoch}, step {self.batches_done + 1} of {self.num_batches}"
-            raise_nonfinite(self.loss_of, self.rows, when, bool(torch.isfinite(loss)))
+    def _run_step(self, batch: TensorDict, kl_weight: float, number: int) -> float:
+        """One step of the optimizer; none where the loss or its gradient is not finite."""
+        epoch = self.epoch
+        buffers = list(self.loss_of.buffers()) if self.config.max_skips else []
+        before = [b.clone() for b in buffers]
+        loss, norm = self.train_step.gradient(batch, kl_weight)
+        if math.isfinite(loss + norm):
+            self.train_step.update()
+            epoch.losses.append(loss)
+            epoch.counts.append(num_rows_of(batch))
+            epoch.norms.append(norm)
+        else:
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+            epoch.skipped += 1
+            skipped = epoch.skipped + sum(r["skipped"] for r in self.history.records)
+            if skipped > self.config.max_skips:
+                step = f"step {epoch.batches_done + 1} of {self.steps_per_epoch}"
+                when = f"epoch {number}, {step}"
+                raise_nonfinite(self.loss_of, self.rows, when, math.isfinite(loss))
+        self.train_step.scheduler.step()
         return loss
 
-    def _align(self) -> None:
-        """Let all processes draw alike again, where draws of a part's own have taken them apart."""
-        if ranks.num_ranks() > 1:
-            device = self.rows.device
-            first = [ranks.of_first(s) for s in noise_state(device) if s is not None]
-            set_noise_state((first[0], first[1] if len(first) > 1 else None), device)
-
-    def _record(self, epoch: int, kl_weight: float, seconds: float) -> Record:
-        if not self.losses:
-            raise_nonfinite(self.loss_of, self.rows, f"every step of epoch {epoch}", False)
-        mean_loss = math.fsum(map(mul, self.losses, self.counts)) / sum(self.counts)
+    def _measure(self, number: int, kl_weight: float, seconds: float) -> Record:
+        """The record of an epoch."""
+        epoch, problem = self.epoch, self.loss_of.problem
+        loss = math.fsum(map(mul, epoch.losses, epoch.counts)) / sum(epoch.counts)
         first = preview(self.rows)
         few = first.head(min(ROWS_WITHOUT_VALIDATION, len(first)))
-        with self.descent.average.in_place():
-            plain = (
-                -mean_loss
-                if kl_weight == 1.0 and self.loss_of.is_elbo and not self.settings.average
-                else self._elbo(few)
-            )
-            record = {
-                "epoch": epoch,
-                "loss": mean_loss,
-                "elbo": plain,
-                "val_elbo": None if self.val is None else self._elbo(self.val),
-                **self._telemetry(few if self.val is None else self.val),
-                "gradient_norm": math.fsum(self.norms) / len(self.norms),
-                "num_clipped": self.descent.num_clipped,
-                "skipped": self.skipped,
-                "seconds": seconds,
-                "rows_per_second": len(self.rows) / seconds,
-            }
-            self._remember(record)
-        return record
-
-    def _elbo(self, rows: Rows | Stream) -> float:
-        """Plain ELBO with one particle and the same noise at every epoch, in nats per row."""
-        self.story.eval()
-        self.guide.eval()
-
-        def total(piece: TensorDict, num_rows: int) -> float:
-            scores = score(self.story, self.guide, piece, 1)
-            shared = scores.log_shared.sum() * num_rows_of(piece) / len(rows)
-            return float(scores.log_weights.sum() + shared)
-
-        with torch.no_grad(), seeded(0, self.story):
-            pieces = self._looked_at(iter_chunks(self.story, rows), rows)
-            return sum(ranks.over_parts(total, pieces)) / len(rows)
-
-    def _telemetry(self, rows: Rows | Stream) -> dict[str, Any]:
-        few = to_batch(self.story, preview(rows), ROWS_OF_TELEMETRY)
-        return site_telemetry(self.story, self.guide, few, self.loss_of.sites)
-
-    def _remember(self, record: Record) -> None:
-        if self.val is None:
-            self.history.best_epoch = record["epoch"]
-        elif record["val_elbo"] > self.best_elbo:
-            self.best_elbo, self.history.best_epoch = record["val_elbo"], record["epoch"]
-            weights = self.loss_of.state_dict()
-            self.best_weights = {k: v.detach().clone() for k, v in weights.items()}
-
-    def _put_best(self) -> None:
-        if self.best_weights is None:
-            self.descent.average.put()
-        else:
-            self.loss_of.load_state_dict(self.best_weights)
-
-    def state(self) -> dict[str, Any]:
-        """All that an exact continuation needs beside the weights."""
-        noise, device_noise = noise_state(self.rows.device)
+        is_plain = kl_weight == 1.0 and self.loss_of.is_elbo and not self.config.ema_decay
+        elbo = -loss if is_plain else validation_elbo(problem, few)
+        val_elbo = None if self.val is None else validation_elbo(problem, self.val)
+        looked_at = preview(few if self.val is None else self.val)
+        batch = to_batch(self.loss_of.story, looked_at, ROWS_OF_TELEMETRY)
         return {
-            "optimiser": self.descent.optimiser.state_dict(),
-            "average": self.descent.average.state(),
-            "usual_norm": self.descent.usual_norm,
+            "epoch": number,
+            "loss": loss,
+            "elbo": elbo,
+            "val_elbo": val_elbo,
+            **site_telemetry(problem.on(batch)),
+            "gradient_norm": math.fsum(epoch.norms) / len(epoch.norms),
+            "num_clipped": self.train_step.num_clipped,
+            "skipped": epoch.skipped,
+            "seconds": seconds,
+            "rows_per_second": len(self.rows) / seconds,
+        }
+
+    def _call(self, hook: str, *args: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, hook)(*args)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that an exact continuation needs beside the weights; all processes must call it together."""
+        states = {type(c).__name__: c.state_dict() for c in self.callbacks}
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "mean_norm": self.train_step.mean_norm,
+            "num_clipped": self.train_step.num_clipped,
             "records": self.history.records,
             "seconds": self.history.seconds,
             "best_epoch": self.history.best_epoch,
-            "best_elbo": self.best_elbo,
-            "best_weights": self.best_weights,
-            "objective": self.loss_of.own_state(),
-            "order": self.order,
-            "noise": noise,
-            "device_noise": device_noise,
-            "under_way": {
-                "batches": self.batches_done,
-                "losses": self.losses,
-                "counts": self.counts,
-                "norms": self.norms,
-                "num_clipped": self.descent.num_clipped,
-                "skipped": self.skipped,
-                "elapsed": self.elapsed,
-            },
+            "callbacks": {name: state for name, state in states.items() if state},
+            "objective": {k: v.cpu() for k, v in self.loss_of.own_state().items()},
+            "progress": asdict(self.epoch),
+            "generators": all_gather_object(generator_states(self.rows.device)),
         }
 
-    def restore(self, state: dict[str, Any] | None) -> None:
-        """Go on from a checkpoint's state; None starts afresh."""
-        if state is None:
-            return
-        self.descent.optimiser.load_state_dict(state["optimiser"])
-        if "average" in state:
-            self.descent.average.restore(**state["average"])
-        self.descent.usual_norm = state.get("usual_norm", 0.0)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave, with another number of processes too."""
         self.history = History(state["records"], state["seconds"], state["best_epoch"])
-        self.best_elbo, self.best_weights = state["best_elbo"], state["best_weights"]
-        self.loss_of.load_state_dict(state.get("objective", {}), strict=False)
-        self.generator.set_state(state["order"])
-        self._begin()
-        if "under_way" in state:  # folders of earlier versions hold ends of epochs only
-            self._take_up(state["under_way"])
-        set_noise_state((state["noise"], state.get("device_noise")), self.rows.device)
-
-    def _take_up(self, state: dict[str, Any]) -> None:
-        """Stand in the middle of an epoch."""
-        self.batches_done, self.counts = state["batches"], state["counts"]
-        self.losses = [float(loss) for loss in state["losses"]]  # tensors, in earlier versions
-        self.norms = [float(norm) for norm in state["norms"]]
-        self.skipped, self.elapsed = state["skipped"], state["elapsed"]
-        self.descent.num_clipped = state.get("num_clipped", 0)
+        self.epoch = EpochProgress(**state["progress"])
+        self.loss_of.load_state_dict(state["objective"], strict=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.train_step.mean_norm = state["mean_norm"]
+        self.train_step.num_clipped = state["num_clipped"]
+        done = len(self.history.records) * self.steps_per_epoch + self.epoch.batches_done
+        self.train_step.set_step(done)
+        for callback in self.callbacks:
+            if type(callback).__name__ in state["callbacks"]:
+                callback.load_state_dict(state["callbacks"][type(callback).__name__])
+        if rank() < len(
+            state["generators"]
+        ):  # others, where there are more now, go on as they began
+            set_generator_states(state["generators"][rank()], self.rows.device)

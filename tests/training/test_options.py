@@ -2,6 +2,7 @@ r"""Averages of the weights, bfloat16, telemetry and TensorBoard."""
 
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +13,9 @@ from torch import nn
 import ppvae
 from ppvae.diagnostics import active_units, kl_by_site
 from ppvae.stories import load_story
-from ppvae.training import TensorBoard
+from ppvae.training import Callback, TensorBoard
 from ppvae.training.bfloat16 import networks_in_bfloat16
 from ppvae.training.ema import ExponentialMovingAverage
-from ppvae.training.fit import Callback
 
 QUIET: dict[str, Any] = {"progress": False, "batch_size": 50, "lr": 3e-3}
 
@@ -33,16 +33,19 @@ def digits() -> tuple[nn.Module, nn.Module, ppvae.data.Rows]:
 
 def test_the_average_of_the_weights_is_their_recursion():
     weight = nn.Parameter(torch.zeros(2, dtype=torch.float64))
-    average, expected = ExponentialMovingAverage([weight], 0.9), torch.zeros(2, dtype=torch.float64)
+    average, expected = ExponentialMovingAverage(0.9), torch.zeros(2, dtype=torch.float64)
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    trainer: Any = SimpleNamespace(parameters=[weight], optimizer=optimizer)
+    average.on_train_start(trainer)
     for step in range(1, 60):
         with torch.no_grad():
             weight.copy_(torch.tensor([step, 1.0]))
-        average.update()
+        optimizer.step()
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * weight.detach()
-    torch.testing.assert_close(average.values[0], expected)
-    with average.in_place():
-        torch.testing.assert_close(weight.detach(), expected)
+    average.on_validation_start()
+    torch.testing.assert_close(weight.detach(), expected)
+    average.on_epoch_end({})
     assert weight[0] == 59
 
 
@@ -63,7 +66,7 @@ def test_training_keeps_the_average_and_steps_from_the_weights(digits):
     kept = []
     for (story, guide, rows), average in ((plain, 0.0), (averaged, 0.9)):
         seen = Weights(story)
-        ppvae.fit(story, guide, rows, epochs=2, average=average, callbacks=[seen], **QUIET)
+        ppvae.fit(story, guide, rows, epochs=2, ema_decay=average, callbacks=[seen], **QUIET)
         kept.append((seen.seen, torch.cat([p.detach().flatten() for p in story.parameters()])))
     (steps, last), (steps_averaged, mean) = kept
     assert all(torch.equal(a, b) for a, b in zip(steps, steps_averaged, strict=True))
@@ -84,7 +87,7 @@ def test_the_average_survives_an_interruption(digits, tmp_path):
             raise StopError
 
     whole, cut = deepcopy(digits), deepcopy(digits)
-    options = {"epochs": 4, "average": 0.95, "val": digits[2].head(50), **QUIET}
+    options = {"epochs": 4, "ema_decay": 0.95, "val": digits[2].head(50), **QUIET}
     expected = ppvae.fit(*whole, **options)
     with pytest.raises(StopError):
         ppvae.fit(*cut, callbacks=[stop], run_dir=tmp_path / "run", **options)
@@ -166,7 +169,7 @@ def test_records_tell_what_each_site_costs_and_how_much_is_in_use(digits):
 
 def test_telemetry_draws_nothing_from_the_noise_of_training(digits, monkeypatch):
     with_it = ppvae.fit(*deepcopy(digits), epochs=2, **QUIET).column("loss")
-    monkeypatch.setattr("ppvae.training.trainer.site_telemetry", lambda *args: {})
+    monkeypatch.setattr("ppvae.training.trainer.site_telemetry", lambda problem: {})
     assert ppvae.fit(*deepcopy(digits), epochs=2, **QUIET).column("loss") == with_it
 
 
