@@ -69,7 +69,9 @@ def test_resuming_a_folder_that_is_no_run_is_refused(tmp_path):
 @pytest.mark.parametrize("was", [{}, {"format": 1, "versions": {"ppvae": "0.1"}}, {"format": 3}])
 def test_a_folder_of_another_format_is_refused(tmp_path, was):
     (tmp_path / "config.json").write_text(json.dumps(was))
-    with pytest.raises(ValueError, match=r"run folder of format 2, got .* of format (1|3), which another"):
+    with pytest.raises(
+        ValueError, match=r"run folder of format 2, got .* of format (1|3), which another"
+    ):
         RunFolder.create(tmp_path, {}, resume=True)
 
 

@@ -88,7 +88,7 @@ def test_training_from_disk_equals_training_from_memory_bit_for_bit(tmp_path, ki
     took = [
         trained(
             *(take(tmp_path / "a.npy", split=s, **options) for s in ("train", "valid")),
-            average=0.0 if options else 0.9,
+            ema_decay=0.0 if options else 0.9,
         )
         for take in (load, mapped)
     ]

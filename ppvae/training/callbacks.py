@@ -3,13 +3,11 @@ r"""What may be called as training goes on."""
 __all__ = ["Callback", "EpochCallback", "as_callbacks"]
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ppvae.training.history import History, Record
-    from ppvae.training.trainer import Trainer
+from ppvae.training.history import History, Record
 
-EpochCallback = Callable[[dict[str, Any]], None]
+EpochCallback = Callable[[Record], None]
 
 
 class Callback:
@@ -19,7 +17,7 @@ class Callback:
     those that a user gives are called in the main one.
     """
 
-    def on_train_start(self, trainer: "Trainer") -> None:
+    def on_train_start(self, trainer: Any) -> None:
         """Before the first step; `trainer` holds the objective with story and guide, the optimizer and the history."""
 
     def on_step_end(self, epoch: int, step: int, loss: float) -> None:
@@ -28,13 +26,13 @@ class Callback:
     def on_validation_start(self) -> None:
         """Before the measurements at the end of an epoch."""
 
-    def on_validation_end(self, record: "Record") -> None:
+    def on_validation_end(self, record: Record) -> None:
         """After them; `record` as in `History.records`."""
 
-    def on_epoch_end(self, record: "Record") -> None:
+    def on_epoch_end(self, record: Record) -> None:
         """After each epoch; `record` as in `History.records`."""
 
-    def on_train_end(self, history: "History") -> None:
+    def on_train_end(self, history: History) -> None:
         """After the last epoch, once the weights that are kept have been put back; `history` as `fit` returns it."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -66,5 +64,5 @@ class _EpochFunction(Callback):
     def __init__(self, function: EpochCallback) -> None:
         self.function = function
 
-    def on_epoch_end(self, record: "Record") -> None:
+    def on_epoch_end(self, record: Record) -> None:
         self.function(record)

@@ -90,7 +90,7 @@ def test_a_trained_spline_has_the_exact_posteriors_mean_and_sd_on_new_rows(name)
     """One encoder for all rows: within 2 % in the median row, not on the rarest rows, which it hardly saw."""
     story, batch, guide = made(name, "nsf", 2000, hidden=(64, 64))
     ppvae.fit(
-        story, guide, batch, objective="stl", epochs=20, lr=3e-3, num_particles=8, average=0.99,
+        story, guide, batch, objective="stl", epochs=20, lr=3e-3, num_particles=8, ema_decay=0.99,
         progress=False,
     )  # fmt: skip
     new = {"x": ppvae.simulate(story, 60, seed=2)["x"]}

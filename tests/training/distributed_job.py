@@ -86,7 +86,11 @@ def gradients() -> dict[str, Any]:
             together, _ = step.gradient(batch, 1.0)
         expected = {n: p.grad for n, p in whole.named_parameters() if p.grad is not None}
         got = {n: p.grad for n, p in loss_of.named_parameters() if p.grad is not None}
-        found[name] = {"whole": expected, "together": got, "losses": (float(loss.detach()), together)}
+        found[name] = {
+            "whole": expected,
+            "together": got,
+            "losses": (float(loss.detach()), together),
+        }
     return found
 
 
