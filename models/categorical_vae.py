@@ -1,10 +1,11 @@
 r"""A variational autoencoder whose causes are letters: a short word decides the picture.
 
 Story
-    Each row has a word of `M` letters from an alphabet of `K`, all alike to begin with; a network reads the word and
-    gives the chance of ink at each pixel. This is `vae` with the real causes replaced by choices. There are `K^M`
-    words, too many to sum over, so the word must be drawn when the story is learned: by the score function, or
-    from a relaxation that lies between the letters (Concrete, Gumbel-softmax).
+    Each row has a word of `M` letters from an alphabet of `K`, all alike to begin with; a network
+    reads the word and gives the chance of ink at each pixel. This is `vae` with the real causes
+    replaced by choices. There are `K^M` words, too many to sum over, so the word must be drawn when
+    the story is learned: by the score function, or from a relaxation that lies between the letters
+    (Concrete, Gumbel-softmax).
 
 Program
     word ~ OneHotCategorical(1/K, ..., 1/K)     for each of M letters
@@ -25,7 +26,8 @@ Sites
 Source
     E. Jang, S. Gu, B. Poole (2017). Categorical reparameterization with Gumbel-softmax.
     C. J. Maddison, A. Mnih, Y. W. Teh (2017). The Concrete distribution.
-    A. Mnih, K. Gregor (2014). Neural variational inference and learning in belief networks (the score function).
+    A. Mnih, K. Gregor (2014). Neural variational inference and learning in belief networks (the
+    score function).
 """
 
 __all__ = ["CategoricalVAE"]
@@ -70,7 +72,8 @@ class CategoricalVAE(PyroModule):
         alphabet: int | None = None,
         hidden: Sequence[int] = (200, 200),
     ) -> "CategoricalVAE":
-        """The story for pictures like `batch["x"]`, `(B, P)`: 20 letters of 10, for fewer than 200 pixels 8 of 8."""
+        """The story for pictures like `batch["x"]`, `(B, P)`: 20 letters of 10, for fewer than 200
+        pixels 8 of 8."""
         num_pixels = batch["x"][0].numel()
         usual = (20, 10) if num_pixels >= 200 else (8, 8)
         return cls(num_pixels, num_letters or usual[0], alphabet or usual[1], hidden)

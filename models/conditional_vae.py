@@ -1,9 +1,10 @@
 r"""A conditional variational autoencoder: the class is given, the rest is told.
 
 Story
-    Each row comes with a class, which is not drawn but given. Class and a few standard normal causes decide a
-    black-and-white picture. This is `semi_supervised_vae` with the class moved from a site to an argument, a
-    covariate: the story can be asked for rows of any class, and says nothing of how often each occurs.
+    Each row comes with a class, which is not drawn but given. Class and a few standard normal
+    causes decide a black-and-white picture. This is `semi_supervised_vae` with the class moved from
+    a site to an argument, a covariate: the story can be asked for rows of any class, and says
+    nothing of how often each occurs.
 
 Program
     z ~ Normal(0, I_D)
@@ -23,7 +24,8 @@ Sites
     | x    | observed | (P,)  | {0, 1}  | ink      |
 
 Source
-    K. Sohn, H. Lee, X. Yan (2015). Learning structured output representation using deep conditional generative models.
+    K. Sohn, H. Lee, X. Yan (2015). Learning structured output representation using deep conditional
+    generative models.
 """
 
 __all__ = ["ConditionalVAE"]

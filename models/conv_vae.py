@@ -1,12 +1,13 @@
 r"""A convolutional variational autoencoder: pictures with channels, whose levels are whole numbers.
 
 Story
-    Each row is a picture of `C` channels, `H` high and `W` wide, whose values are one of `L` levels from 0 to 1, as
-    files store them. A few standard normal causes are decoded by convolutions to a location and a scale at each value;
-    nearness to the location is logistic, and the chance of a level is the logistic's mass around it, all that lies
-    beyond for the first and last. This is `gaussian_vae` with neighbouring pixels told together, and with chances in place
-    of densities: the scale needs no floor to keep the likelihood finite, and the evidence is a true code length. Divided
-    by `C H W log 2` it is in bits per dimension.
+    Each row is a picture of `C` channels, `H` high and `W` wide, whose values are one of `L` levels
+    from 0 to 1, as files store them. A few standard normal causes are decoded by convolutions to a
+    location and a scale at each value; nearness to the location is logistic, and the chance of a
+    level is the logistic's mass around it, all that lies beyond for the first and last. This is
+    `gaussian_vae` with neighbouring pixels told together, and with chances in place of densities:
+    the scale needs no floor to keep the likelihood finite, and the evidence is a true code length.
+    Divided by `C H W log 2` it is in bits per dimension.
 
 Program
     z ~ Normal(0, I_D)
@@ -25,8 +26,8 @@ Sites
     | x    | observed | (C, H, W) | levels   | share of full ink |
 
 Source
-    D. P. Kingma, T. Salimans, R. Jozefowicz, X. Chen, I. Sutskever, M. Welling (2016). Improving variational
-    inference with inverse autoregressive flow (the discretised logistic).
+    D. P. Kingma, T. Salimans, R. Jozefowicz, X. Chen, I. Sutskever, M. Welling (2016). Improving
+    variational inference with inverse autoregressive flow (the discretised logistic).
 """
 
 __all__ = ["ConvVAE", "DiscretisedLogistic"]
@@ -105,8 +106,9 @@ class DiscretisedLogistic(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """log of the level's mass, in nats.
 
-        With edges a above and b below, sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)): a product, whose
-        logarithm and gradient stay right far out in a tail. At the ends one factor is left.
+        With edges a above and b below, sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b
+        - a)): a product, whose logarithm and gradient stay right far out in a tail. At the ends one
+        factor is left.
         """
         half = 0.5 / (self.levels - 1)
         log_below_top = F.logsigmoid((value + half - self.loc) / self.scale)
@@ -148,18 +150,20 @@ class ConvVAE(PyroModule):
         latent_dim: int = 20,
         channels: Sequence[int] = (64, 32),
     ) -> "ConvVAE":
-        """The story for pictures like `batch["x"]`, `(B, C, H, W)`, with the fewest usual levels that they keep to."""
+        """The story for pictures like `batch["x"]`, `(B, C, H, W)`, with the fewest usual levels
+        that they keep to."""
         x = batch["x"]
         if x.dim() != 4:
             raise ValueError(
-                f"expected pictures (B, C, H, W) at 'x', got {tuple(x.shape)}; data sets give them as NAME:images=true"
+                f"expected pictures (B, C, H, W) at 'x', got {tuple(x.shape)}; data sets give them "
+                "as NAME:images=true"
             )
         if levels is None:
             fitting = [n for n in USUAL_LEVELS if bool(Levels(n).check(x.nan_to_num(0.0)).all())]
             if not fitting:
                 raise ValueError(
-                    f"expected {', '.join(map(str, USUAL_LEVELS))} equally spaced levels from 0 to 1 at 'x'; rescale them, "
-                    "or name the number with levels"
+                    f"expected {', '.join(map(str, USUAL_LEVELS))} equally spaced levels from 0 to "
+                    "1 at 'x'; rescale them, or name the number with levels"
                 )
             levels = fitting[0]
         return cls(x.shape[1:], levels, latent_dim, channels)

@@ -1,10 +1,11 @@
 r"""A deep Markov model: a hidden state that moves in time, and at each step a chord that it plays.
 
 Story
-    Each row is a sequence of `T` steps; at each step some of `P` keys sound. A hidden state moves from step to step: a
-    network gives the mean and scale of the next state from the last, with a gate between moving on by a straight
-    line and by a curve. The state of the step decides, through a network, the chance that each key sounds. This is
-    `vae` with a row's causes strung in time. A sequence that ends early is missing (NaN) from there on.
+    Each row is a sequence of `T` steps; at each step some of `P` keys sound. A hidden state moves
+    from step to step: a network gives the mean and scale of the next state from the last, with a
+    gate between moving on by a straight line and by a curve. The state of the step decides, through
+    a network, the chance that each key sounds. This is `vae` with a row's causes strung in time. A
+    sequence that ends early is missing (NaN) from there on.
 
 Program
     z_t ~ Normal(move(z_(t-1)))                  for t = 1, ..., T, from z_0 = start
@@ -25,7 +26,8 @@ Sites
     | x    | observed | (T, P) | {0, 1}  | key down |
 
 Source
-    R. G. Krishnan, U. Shalit, D. Sontag (2017). Structured inference networks for nonlinear state space models.
+    R. G. Krishnan, U. Shalit, D. Sontag (2017). Structured inference networks for nonlinear state
+    space models.
 """
 
 __all__ = ["DeepMarkov"]

@@ -1,8 +1,8 @@
 r"""Factor analysis: a few hidden causes, mixed linearly, seen with unequal noise.
 
 Story
-    Each row has `D` hidden causes, independent and standard normal. Each of `P` sensors reports a fixed
-    mixture of them, shifted by its own offset and disturbed by its own noise.
+    Each row has `D` hidden causes, independent and standard normal. Each of `P` sensors reports a
+    fixed mixture of them, shifted by its own offset and disturbed by its own noise.
 
 Program
     z ~ Normal(0, I_D)
@@ -21,9 +21,10 @@ Sites
     | x    | observed | (P,)  | real        | the data's own |
 
 Exact results
-    Posterior precision Lambda = I + W' S^-1 W with S = diag(noise_scale^2), the same for every row; posterior
-    mean Lambda^-1 W' S^-1 (x - offset). Evidence x ~ Normal(offset, W W' + S). The diagonal Gaussian closest to
-    the posterior misses it by 1/2 (sum log Lambda_ii - log det Lambda) nats.
+    Posterior precision Lambda = I + W' S^-1 W with S = diag(noise_scale^2), the same for every row;
+    posterior mean Lambda^-1 W' S^-1 (x - offset). Evidence x ~ Normal(offset, W W' + S). The
+    diagonal Gaussian closest to the posterior misses it by 1/2 (sum log Lambda_ii - log det Lambda)
+    nats.
 
 Source
     D. B. Rubin, D. T. Thayer (1982). EM algorithms for ML factor analysis.

@@ -1,9 +1,9 @@
 r"""Funnel: a number and the scale that it was drawn with, both hidden.
 
 Story
-    Each row has a log scale and a number drawn with that scale; only the number is seen, with noise. A small
-    scale forces the number towards zero, a large one lets it go: the posterior is wide at one end and narrow at
-    the other.
+    Each row has a log scale and a number drawn with that scale; only the number is seen, with
+    noise. A small scale forces the number towards zero, a large one lets it go: the posterior is
+    wide at one end and narrow at the other.
 
 Program
     v ~ Normal(0, 3^2)

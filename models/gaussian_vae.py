@@ -1,10 +1,11 @@
-r"""A variational autoencoder for real numbers: the decoder says where each number lies and how surely.
+r"""A variational autoencoder for real numbers: the decoder says where each number lies and how
+surely.
 
 Story
-    Each row is a picture in shades of grey, or any vector of real numbers. A few standard normal causes decide
-    for each number a mean and a scale, by one network with two heads, and the numbers are drawn independently. This
-    is `vae` with the coin flips replaced by Normals. The scale is bounded below: without a bound the
-    likelihood of a pixel that never changes grows without end.
+    Each row is a picture in shades of grey, or any vector of real numbers. A few standard normal
+    causes decide for each number a mean and a scale, by one network with two heads, and the numbers
+    are drawn independently. This is `vae` with the coin flips replaced by Normals. The scale is
+    bounded below: without a bound the likelihood of a pixel that never changes grows without end.
 
 Program
     z ~ Normal(0, I_D)
@@ -23,8 +24,9 @@ Sites
     | x    | observed | (P,)  | real    | the data's own |
 
 Source
-    D. P. Kingma, M. Welling (2014). Auto-encoding variational Bayes (their Gaussian decoder, on Frey Face).
-    P.-A. Mattei, J. Frellsen (2018). Leveraging the exact likelihood of deep latent variable models (on the bound).
+    D. P. Kingma, M. Welling (2014). Auto-encoding variational Bayes (their Gaussian decoder, on
+    Frey Face). P.-A. Mattei, J. Frellsen (2018). Leveraging the exact likelihood of deep latent
+    variable models (on the bound).
 """
 
 __all__ = ["GaussianVAE"]
@@ -49,7 +51,8 @@ class GaussianVAE(PyroModule):
         data_dim: Length `P` of a row.
         latent_dim: Number `D` of causes.
         hidden: Widths of the decoder's hidden layers.
-        min_scale: Lower bound of the scale, in the data's unit; half a step of grey is a floor that makes sense.
+        min_scale: Lower bound of the scale, in the data's unit; half a step of grey is a floor that
+            makes sense.
     """
 
     example: ClassVar[str] = "digits:binarize=none"

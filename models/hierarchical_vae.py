@@ -1,15 +1,16 @@
 r"""A variational autoencoder with several layers of causes, each drawn given those above it.
 
 Story
-    Each row has `L` layers of hidden causes. The topmost are standard normal; each lower layer is drawn given all layers above
-    it, and all layers together decide the pixels. This is `vae` with causes of causes. That every layer reaches the
-    pixels by itself, past the layers in between (skip connections), keeps deep hierarchies from losing their upper layers;
-    and as the networks between layers start at zero, the story starts as a `vae` and learns how its causes hang
+    Each row has `L` layers of hidden causes. The topmost are standard normal; each lower layer is
+    drawn given all layers above it, and all layers together decide the pixels. This is `vae` with
+    causes of causes. That every layer reaches the pixels by itself, past the layers in between
+    (skip connections), keeps deep hierarchies from losing their upper layers; and as the networks
+    between layers start at zero, the story starts as a `vae` and learns how its causes hang
     together.
 
 Program
-    z_l ~ Normal(loc_l(z_L, ..., z_(l+1)), scale_l(z_L, ..., z_(l+1))^2)     for l = L, ..., 1; the first is Normal(0, I)
-    x ~ Bernoulli(logits = decoder(z_L, ..., z_1))
+    z_l ~ Normal(loc_l(z_L, ..., z_(l+1)), scale_l(z_L, ..., z_(l+1))^2)     for l = L, ..., 1; the
+    first is Normal(0, I) x ~ Bernoulli(logits = decoder(z_L, ..., z_1))
 
 Graph
     +-- data (n) ----------------------------+
@@ -25,9 +26,9 @@ Sites
     | x    | observed | (P,)  | {0, 1}  | ink      |
 
 Source
-    C. K. Sønderby, T. Raiko, L. Maaløe, S. K. Sønderby, O. Winther (2016). Ladder variational autoencoders.
-    L. Maaløe, M. Fraccaro, V. Liévin, O. Winther (2019). BIVA: a very deep hierarchy of latent variables (the skip
-    connections).
+    C. K. Sønderby, T. Raiko, L. Maaløe, S. K. Sønderby, O. Winther (2016). Ladder variational
+    autoencoders. L. Maaløe, M. Fraccaro, V. Liévin, O. Winther (2019). BIVA: a very deep hierarchy
+    of latent variables (the skip connections).
 """
 
 __all__ = ["HierarchicalVAE"]

@@ -1,12 +1,13 @@
 r"""A variational autoencoder for rows with holes: real numbers, some missing, some far out.
 
 Story
-    Each row is a vector of real numbers, of which some may be missing. A few standard normal causes decide for each
-    number a location, a scale and how heavy its tails are, and the numbers are drawn independently. This is
-    `gaussian_vae` with the Normals replaced by Student's t. Given the causes the numbers are independent, so a missing
-    one (NaN in the data) is simply not scored, the causes are inferred from those that are there, and the story fills
-    the holes with draws from p(missing | causes): values with their uncertainty. That is right where the chance to be
-    missing does not depend on the missing value itself (missing at random).
+    Each row is a vector of real numbers, of which some may be missing. A few standard normal causes
+    decide for each number a location, a scale and how heavy its tails are, and the numbers are
+    drawn independently. This is `gaussian_vae` with the Normals replaced by Student's t. Given the
+    causes the numbers are independent, so a missing one (NaN in the data) is simply not scored, the
+    causes are inferred from those that are there, and the story fills the holes with draws from
+    p(missing | causes): values with their uncertainty. That is right where the chance to be missing
+    does not depend on the missing value itself (missing at random).
 
 Program
     z ~ Normal(0, I_D)
@@ -25,7 +26,8 @@ Sites
     | x    | observed | (P,)  | real    | the data's own |
 
 Source
-    P.-A. Mattei, J. Frellsen (2019). MIWAE: deep generative modelling and imputation of incomplete data sets.
+    P.-A. Mattei, J. Frellsen (2019). MIWAE: deep generative modelling and imputation of incomplete
+    data sets.
 """
 
 __all__ = ["IncompleteVAE"]
@@ -46,7 +48,8 @@ MIN_DF = 3.0  # below, Student's t has no variance
 
 
 class IncompleteVAE(PyroModule):
-    """Heavy-tailed real numbers decoded from standard normal causes; made for data with missing values.
+    """Heavy-tailed real numbers decoded from standard normal causes; made for data with missing
+    values.
 
     Arguments:
         data_dim: Length `P` of a row.

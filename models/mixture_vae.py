@@ -1,9 +1,11 @@
-r"""A variational autoencoder with clusters: a discrete cause picks the Normal that the others are drawn from.
+r"""A variational autoencoder with clusters: a discrete cause picks the Normal that the others are
+drawn from.
 
 Story
-    Each row belongs to one of `K` kinds. A kind has its own place and spread in the space of causes; the causes are
-    drawn there, and decoded to a black-and-white picture. This is `vae` with the standard normal replaced by a
-    learned mixture of Normals, whose components are named: the kind of a row is a site, which is summed over exactly.
+    Each row belongs to one of `K` kinds. A kind has its own place and spread in the space of
+    causes; the causes are drawn there, and decoded to a black-and-white picture. This is `vae` with
+    the standard normal replaced by a learned mixture of Normals, whose components are named: the
+    kind of a row is a site, which is summed over exactly.
 
 Program
     kind ~ Categorical(weights)
@@ -24,11 +26,13 @@ Sites
     | x    | observed | (P,)  | {0, 1}      | ink      |
 
 Exact results
-    Given the causes the kind is known in closed form, p(kind | z) proportional to weights Normal(z; place, spread^2).
+    Given the causes the kind is known in closed form, p(kind | z) proportional to weights Normal(z;
+    place, spread^2).
 
 Source
     Z. Jiang, Y. Zheng, H. Tan, B. Tang, H. Zhou (2017). Variational deep embedding.
-    N. Dilokthanakul et al. (2016). Deep unsupervised clustering with Gaussian mixture variational autoencoders.
+    N. Dilokthanakul et al. (2016). Deep unsupervised clustering with Gaussian mixture variational
+    autoencoders.
 """
 
 __all__ = ["MixtureVAE"]

@@ -1,11 +1,12 @@
 r"""A plucked string: pitch, decay and brightness are heard in a spectrogram.
 
 Story
-    Each row is half a second of a plucked string. It has a pitch, a time in which its fundamental dies down, and
-    a brightness: how strong its overtones are beside the fundamental. Overtones die faster, as air and bridge take
-    more from them. The ear hears the loudness of each band of frequencies in each short frame of time, on a
-    logarithmic scale, with an error of some decibels. There is no network to learn: the decoder is physics, its causes mean
-    something, and the priors say what strings are like. This is `vae` with knowledge in place of data.
+    Each row is half a second of a plucked string. It has a pitch, a time in which its fundamental
+    dies down, and a brightness: how strong its overtones are beside the fundamental. Overtones die
+    faster, as air and bridge take more from them. The ear hears the loudness of each band of
+    frequencies in each short frame of time, on a logarithmic scale, with an error of some decibels.
+    There is no network to learn: the decoder is physics, its causes mean something, and the priors
+    say what strings are like. This is `vae` with knowledge in place of data.
 
 Program
     pitch ~ Normal(0, 5^2)                  in semitones from the A of 220 hertz
@@ -27,8 +28,8 @@ Sites
     |------------|----------|-------|----------|-------|
     | pitch      | latent   | ()    | real     | semitones from 220 hertz |
     | decay      | latent   | ()    | positive | seconds |
-    | brightness | latent   | ()    | [0, 1]   | ratio of an overtone's strength to that of the one below |
-    | x          | observed | (P,)  | real     | nats of power, frames times bands |
+    | brightness | latent   | ()    | [0, 1]   | ratio of an overtone's strength to that of the one
+    below | | x          | observed | (P,)  | real     | nats of power, frames times bands |
 
 Source
     N. H. Fletcher, T. D. Rossing (1998). The physics of musical instruments (damped strings).
@@ -51,7 +52,8 @@ FLOOR = 1e-3  # power of a silent band, in units of the loudest possible
 
 
 class PluckedString(PyroModule):
-    """A damped string heard through a noisy logarithmic spectrogram; no learned parameters but those you free.
+    """A damped string heard through a noisy logarithmic spectrogram; no learned parameters but
+    those you free.
 
     Arguments:
         rate: Samples of sound per second.
@@ -87,7 +89,8 @@ class PluckedString(PyroModule):
             pyro.sample("x", dist.Normal(heard, self.noise_scale).to_event(1))
 
     def sound(self, pitch: Tensor, decay: Tensor, brightness: Tensor, time: Tensor) -> Tensor:
-        """The wave at each time, from causes `(*,)` and times `(T,)` in seconds to `(*, T)`, between -1 and 1."""
+        """The wave at each time, from causes `(*,)` and times `(T,)` in seconds to `(*, T)`,
+        between -1 and 1."""
         partial = torch.arange(1, self.num_partials + 1, device=time.device).to(time)
         hertz = HERTZ_OF_A * 2 ** (pitch[..., None] / 12) * partial  # (*, K)
         heard = hertz < self.rate / 2  # beyond, sampling would fold it back

@@ -1,9 +1,9 @@
 r"""Probabilistic PCA: a few hidden causes, mixed linearly, seen with equal noise.
 
 Story
-    Each row has `D` hidden causes, independent and standard normal. Each of `P` sensors reports a fixed mixture of
-    them, shifted by its own offset. This is `factor_analysis` with the same noise at every sensor: at the maximum
-    likelihood the loadings then span the principal components.
+    Each row has `D` hidden causes, independent and standard normal. Each of `P` sensors reports a
+    fixed mixture of them, shifted by its own offset. This is `factor_analysis` with the same noise
+    at every sensor: at the maximum likelihood the loadings then span the principal components.
 
 Program
     z ~ Normal(0, I_D)
@@ -22,9 +22,10 @@ Sites
     | x    | observed | (P,)  | real    | the data's own |
 
 Exact results
-    With M = W' W + s^2 I_D: posterior Normal(M^-1 W' (x - offset), s^2 M^-1), evidence x ~ Normal(offset,
-    W W' + s^2 I_P). At the maximum likelihood s^2 is the mean of the P - D smallest eigenvalues of the covariance of
-    the data, and W = U (L - s^2 I_D)^(1/2) with its D largest eigenvalues L and their eigenvectors U.
+    With M = W' W + s^2 I_D: posterior Normal(M^-1 W' (x - offset), s^2 M^-1), evidence x ~
+    Normal(offset, W W' + s^2 I_P). At the maximum likelihood s^2 is the mean of the P - D smallest
+    eigenvalues of the covariance of the data, and W = U (L - s^2 I_D)^(1/2) with its D largest
+    eigenvalues L and their eigenvectors U.
 
 Source
     M. E. Tipping, C. M. Bishop (1999). Probabilistic principal component analysis.
@@ -44,7 +45,8 @@ from torch.distributions import constraints
 
 
 class ProbabilisticPCA(PyroModule):
-    """Linear-Gaussian story with the same noise everywhere; closed-form posterior, evidence and maximum likelihood.
+    """Linear-Gaussian story with the same noise everywhere; closed-form posterior, evidence and
+    maximum likelihood.
 
     Arguments:
         data_dim: Number `P` of sensors.

@@ -1,10 +1,11 @@
 r"""A variational autoencoder that knows the classes of some rows and sums over those of the others.
 
 Story
-    Each row is a black-and-white picture of something of one of `K` classes. The class and a few standard normal
-    causes (its style) decide the picture together. This is `vae` with a discrete cause beside the others. Where the
-    data show the class it is conditioned on; where it is missing (NaN) it is summed over. So one story learns
-    from both kinds of rows, and classifies by Bayes' rule.
+    Each row is a black-and-white picture of something of one of `K` classes. The class and a few
+    standard normal causes (its style) decide the picture together. This is `vae` with a discrete
+    cause beside the others. Where the data show the class it is conditioned on; where it is missing
+    (NaN) it is summed over. So one story learns from both kinds of rows, and classifies by Bayes'
+    rule.
 
 Program
     y ~ Categorical(1/K, ..., 1/K)
@@ -26,11 +27,12 @@ Sites
     | x    | observed | (P,)  | {0, 1}      | ink      |
 
 Exact results
-    Given picture and style the class is known in closed form, p(y | x, z) proportional to p(x | y, z).
+    Given picture and style the class is known in closed form, p(y | x, z) proportional to p(x | y,
+    z).
 
 Source
-    D. P. Kingma, D. J. Rezende, S. Mohamed, M. Welling (2014). Semi-supervised learning with deep generative models
-    (their M2).
+    D. P. Kingma, D. J. Rezende, S. Mohamed, M. Welling (2014). Semi-supervised learning with deep
+    generative models (their M2).
 """
 
 __all__ = ["SemiSupervisedVAE"]

@@ -1,9 +1,10 @@
 r"""Sign-symmetric: the size of a cause is seen with noise, its sign never.
 
 Story
-    Each row has `D` standard normal causes. A gauge reports the size of each, disturbed by noise; nothing
-    tells the sign. The posterior has a piece for each choice of signs, `2^D` alike: a Gaussian that sits on one
-    of them is as good there as it can be, and still low by `D log 2` nats.
+    Each row has `D` standard normal causes. A gauge reports the size of each, disturbed by noise;
+    nothing tells the sign. The posterior has a piece for each choice of signs, `2^D` alike: a
+    Gaussian that sits on one of them is as good there as it can be, and still low by `D log 2`
+    nats.
 
 Program
     z ~ Normal(0, I_D)
@@ -22,10 +23,12 @@ Sites
     | x    | observed | (D,)  | real    | standard |
 
 Exact results
-    Evidence, number by number: 2 Normal(x; 0, 1 + s^2) Phi(x / (s sqrt(1 + s^2))) with s = noise_scale.
+    Evidence, number by number: 2 Normal(x; 0, 1 + s^2) Phi(x / (s sqrt(1 + s^2))) with s =
+    noise_scale.
 
 Source
-    R. M. Neal (1993). Probabilistic inference using Markov chain Monte Carlo methods (on symmetric modes).
+    R. M. Neal (1993). Probabilistic inference using Markov chain Monte Carlo methods (on symmetric
+    modes).
 """
 
 __all__ = ["SignSymmetric"]

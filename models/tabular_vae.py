@@ -1,10 +1,11 @@
 r"""A variational autoencoder for a table: columns of five kinds, told by the same causes.
 
 Story
-    Each row of a table has real numbers, positive amounts, counts, yes-or-no answers and choices among `K` options, or
-    some of these kinds. A few standard normal causes decide them all: one network reads the causes, and each kind of
-    column has the distribution that suits it, with a spread of its own. This is `gaussian_vae` with a site for each
-    kind of column; a cell that is empty (NaN) is not scored.
+    Each row of a table has real numbers, positive amounts, counts, yes-or-no answers and choices
+    among `K` options, or some of these kinds. A few standard normal causes decide them all: one
+    network reads the causes, and each kind of column has the distribution that suits it, with a
+    spread of its own. This is `gaussian_vae` with a site for each kind of column; a cell that is
+    empty (NaN) is not scored.
 
 Program
     z ~ Normal(0, I_D)
@@ -31,7 +32,8 @@ Sites
     | choice | observed | (O,)  | {0,...,K-1} | category       |
 
 Source
-    A. Nazábal, P. M. Olmos, Z. Ghahramani, I. Valera (2020). Handling incomplete heterogeneous data using VAEs.
+    A. Nazábal, P. M. Olmos, Z. Ghahramani, I. Valera (2020). Handling incomplete heterogeneous data
+    using VAEs.
 """
 
 __all__ = ["TabularVAE"]
@@ -57,7 +59,8 @@ class TabularVAE(PyroModule):
     """Columns of five kinds, decoded from standard normal causes.
 
     Arguments:
-        columns: Number of columns of each kind, `(R, A, C, Y, O)`; a kind without columns has no site.
+        columns: Number of columns of each kind, `(R, A, C, Y, O)`; a kind without columns has no
+            site.
         num_options: Number `K` of options of a choice.
         latent_dim: Number `D` of causes.
         hidden: Widths of the decoder's hidden layers.
@@ -92,7 +95,8 @@ class TabularVAE(PyroModule):
         latent_dim: int = 3,
         hidden: Sequence[int] = (64,),
     ) -> "TabularVAE":
-        """The story for a table with keys among `real`, `amount`, `count`, `answer` and `choice`, `(B, columns)` each."""
+        """The story for a table with keys among `real`, `amount`, `count`, `answer` and `choice`,
+        `(B, columns)` each."""
         columns = [batch[kind].shape[1] if kind in batch else 0 for kind in KINDS]
         options = int(batch["choice"].nan_to_num(0.0).max()) + 1 if "choice" in batch else 1
         story = cls(columns, options, latent_dim, hidden)
@@ -128,6 +132,7 @@ class TabularVAE(PyroModule):
                 pyro.sample("choice", dist.Categorical(logits=options).to_event(1))
 
     def spreads(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of real numbers in their own units, of the logs of amounts, and of counts beyond Poisson's."""
+        """Of real numbers in their own units, of the logs of amounts, and of counts beyond
+        Poisson's."""
         units = self.unit.split(self.sizes[:3], -1)
         return units[0] * self.real_scale, units[1] * self.amount_spread, self.count_spread

@@ -1,10 +1,11 @@
 r"""Topics: a document is a blend of a few vocabularies, seen as counts of words.
 
 Story
-    Each document has a length and shares of `K` topics. The shares are the softmax of Normal numbers, whose
-    correlations are learned: topics may go together or shun each other (logistic-normal). A topic is a distribution
-    over the vocabulary of `V` words; how often a word stands in the document is Poisson around length times its
-    share of the blend. This is `factor_analysis` for counts: the loadings are topics, the noise is that of counting.
+    Each document has a length and shares of `K` topics. The shares are the softmax of Normal
+    numbers, whose correlations are learned: topics may go together or shun each other
+    (logistic-normal). A topic is a distribution over the vocabulary of `V` words; how often a word
+    stands in the document is Poisson around length times its share of the blend. This is
+    `factor_analysis` for counts: the loadings are topics, the noise is that of counting.
 
 Program
     length ~ LogNormal(log_length, length_spread)
@@ -26,7 +27,8 @@ Sites
     | x      | observed | (V,)  | count    | words    |
 
 Exact results
-    Given the shares and the total the counts are multinomial, and the total is Poisson around the length.
+    Given the shares and the total the counts are multinomial, and the total is Poisson around the
+    length.
 
 Source
     D. M. Blei, J. D. Lafferty (2007). A correlated topic model of Science.

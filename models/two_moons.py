@@ -1,9 +1,9 @@
 r"""Two moons: a distance and a bearing's size put a point on two facing crescents.
 
 Story
-    Each row is a point on a plane. A range finder reports its distance from the origin; a second gauge
-    reports how far east *or* west of the origin it lies, and does not say which. Given both reports the point
-    lies on one of two crescents.
+    Each row is a point on a plane. A range finder reports its distance from the origin; a second
+    gauge reports how far east *or* west of the origin it lies, and does not say which. Given both
+    reports the point lies on one of two crescents.
 
 Program
     z ~ Normal(0, 2^2 I_2)
@@ -27,7 +27,8 @@ Exact results
     The posterior is even in both coordinates. With two latent numbers a row, a grid gives log p(x).
 
 Source
-    D. J. Rezende, S. Mohamed (2015). Variational inference with normalizing flows (their first potential).
+    D. J. Rezende, S. Mohamed (2015). Variational inference with normalizing flows (their first
+    potential).
 """
 
 __all__ = ["TwoMoons"]

@@ -1,9 +1,10 @@
 r"""The variational autoencoder's story, as Kingma and Welling told it for binary images.
 
 Story
-    Each row is a black-and-white picture. A few standard normal causes decide it: a neural network, the
-    decoder, turns them into the chance of ink at each pixel, and the pixels are drawn independently. This
-    is `factor_analysis` with the linear map replaced by a network and the noise by coin flips.
+    Each row is a black-and-white picture. A few standard normal causes decide it: a neural network,
+    the decoder, turns them into the chance of ink at each pixel, and the pixels are drawn
+    independently. This is `factor_analysis` with the linear map replaced by a network and the noise
+    by coin flips.
 
 Program
     z ~ Normal(0, I_D)
@@ -61,7 +62,8 @@ class VAE(PyroModule):
         latent_dim: int | None = None,
         hidden: Sequence[int] = (200, 200),
     ) -> "VAE":
-        """The story for pictures like `batch["x"]`, `(B, P)`: 50 causes, for fewer than 200 pixels 10."""
+        """The story for pictures like `batch["x"]`, `(B, P)`: 50 causes, for fewer than 200 pixels
+        10."""
         num_pixels = batch["x"][0].numel()
         return cls(num_pixels, latent_dim or (50 if num_pixels >= 200 else 10), hidden)
 

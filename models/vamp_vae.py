@@ -1,11 +1,13 @@
-r"""A variational autoencoder with a learned prior: a mixture of what pseudo-pictures would be encoded to.
+r"""A variational autoencoder with a learned prior: a mixture of what pseudo-pictures would be
+encoded to.
 
 Story
-    The causes of a row are not standard normal: they come from a mixture of `K` Normals in equal shares. Each component is
-    what a network makes of a pseudo-picture, and the pseudo-pictures are learned. This is `vae` with a prior that can
-    take the shape of the causes that the data have on average. In the paper that network is the encoder
-    itself. A story says nothing of inference, so here the network is the story's own, of the encoder's
-    form but with weights apart: a VampPrior with the tie between prior and encoder cut.
+    The causes of a row are not standard normal: they come from a mixture of `K` Normals in equal
+    shares. Each component is what a network makes of a pseudo-picture, and the pseudo-pictures are
+    learned. This is `vae` with a prior that can take the shape of the causes that the data have on
+    average. In the paper that network is the encoder itself. A story says nothing of inference, so
+    here the network is the story's own, of the encoder's form but with weights apart: a VampPrior
+    with the tie between prior and encoder cut.
 
 Program
     z ~ 1/K sum_k Normal(loc(pseudo_k), diag(scale(pseudo_k)^2))
@@ -45,7 +47,8 @@ from ppvae.nets import MLP
 
 
 class Components(TorchDistribution):
-    """An equal mixture of diagonal Normals, `loc` and `scale` `(K, D)` each; a draw has shape `(D,)`."""
+    """An equal mixture of diagonal Normals, `loc` and `scale` `(K, D)` each; a draw has shape
+    `(D,)`."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
@@ -99,7 +102,8 @@ class VampVAE(PyroModule):
         num_components: int = 100,
         hidden: Sequence[int] = (200, 200),
     ) -> "VampVAE":
-        """The story for pictures like `batch["x"]`, `(B, P)`, whose first rows the pseudo-pictures start at."""
+        """The story for pictures like `batch["x"]`, `(B, P)`, whose first rows the pseudo-pictures
+        start at."""
         rows = batch["x"].flatten(1)
         latent_dim = latent_dim or (20 if rows.shape[1] >= 200 else 10)
         story = cls(rows.shape[1], latent_dim, num_components, hidden)

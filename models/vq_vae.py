@@ -1,11 +1,13 @@
-r"""A variational autoencoder of learned symbols: a sentence of codes, each looked up in a book of vectors.
+r"""A variational autoencoder of learned symbols: a sentence of codes, each looked up in a book of
+vectors.
 
 Story
-    Each row has a sentence of `M` codes out of `K`. A grammar, a network that reads the codes so far, gives the odds of the next
-    one; each code stands for a vector of the codebook, and a decoder turns the vectors into the chance of ink at
-    each pixel. This is `categorical_vae` with two changes: a letter means a vector that all places share, and words
-    are no longer all alike to begin with: without the grammar most sentences mean no picture, with it the
-    story can write sentences of its own.
+    Each row has a sentence of `M` codes out of `K`. A grammar, a network that reads the codes so
+    far, gives the odds of the next one; each code stands for a vector of the codebook, and a
+    decoder turns the vectors into the chance of ink at each pixel. This is `categorical_vae` with
+    two changes: a letter means a vector that all places share, and words are no longer all alike to
+    begin with: without the grammar most sentences mean no picture, with it the story can write
+    sentences of its own.
 
 Program
     codes ~ prod_m OneHotCategorical(logits = grammar(codes_1, ..., codes_(m-1)))
@@ -44,9 +46,11 @@ from ppvae.nets import MLP
 
 
 class Grammar(nn.Module):
-    """Log odds of each code of a sentence, given those before it: a recurrent network with letters and a voice of its own at each place.
+    """Log odds of each code of a sentence, given those before it: a recurrent network with letters
+    and a voice of its own at each place.
 
-    A code need not mean the same at two places, so that each place has its own embedding of the codes and its own map to the odds.
+    A code need not mean the same at two places, so that each place has its own embedding of the
+    codes and its own map to the odds.
 
     Arguments:
         shape: `(M, K)`, places and codes.
@@ -63,7 +67,8 @@ class Grammar(nn.Module):
         self.odds = nn.Parameter(torch.zeros(places, codes))
 
     def forward(self, codes: Tensor) -> Tensor:
-        """One-hot sentences to log odds, both `(N, M, K)`; those of a place see only the codes before it."""
+        """One-hot sentences to log odds, both `(N, M, K)`; those of a place see only the codes
+        before it."""
         read = torch.einsum("nmk,mkw->nmw", codes[:, :-1], self.letters)
         features = self.reader(nn.functional.pad(read, (0, 0, 1, 0)))[0]  # (N, M, width)
         return torch.einsum("nmw,mwk->nmk", features, self.heads) + self.odds
@@ -72,11 +77,14 @@ class Grammar(nn.Module):
 class Sentence(TorchDistribution):
     """One-hot codes, each drawn given those before it; an event has shape `(M, K)`.
 
-    Scoring sends no gradient back to the codes: the grammar learns the sentences, and does not bend them.
+    Scoring sends no gradient back to the codes: the grammar learns the sentences, and does not bend
+    them.
 
     Arguments:
-        grammar: From one-hot sentences, `(N, M, K)`, to log odds of each code given those before it; knows its `shape`.
-        temperature: What the log odds are divided by: below 1 the likely becomes likelier, in draws and in scores.
+        grammar: From one-hot sentences, `(N, M, K)`, to log odds of each code given those before
+            it; knows its `shape`.
+        temperature: What the log odds are divided by: below 1 the likely becomes likelier, in draws
+            and in scores.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
@@ -108,7 +116,8 @@ class Sentence(TorchDistribution):
 
 
 class VQVAE(PyroModule):
-    """Bernoulli pixels, decoded from codes that are looked up in a codebook; an autoregressive prior over the codes.
+    """Bernoulli pixels, decoded from codes that are looked up in a codebook; an autoregressive
+    prior over the codes.
 
     Arguments:
         num_pixels: Number `P` of pixels of a picture.
@@ -117,7 +126,8 @@ class VQVAE(PyroModule):
         code_dim: Length of a code's vector.
         hidden: Widths of the decoder's hidden layers.
         grammar_width: Length of the grammar's memory.
-        temperature: Of the grammar; 1 is what was learned, less writes more cautiously, and is another story with other odds.
+        temperature: Of the grammar; 1 is what was learned, less writes more cautiously, and is
+            another story with other odds.
 
     Attributes:
         codebook: The vectors, `(K, code_dim)`: a buffer that whoever assigns the codes moves.
@@ -150,7 +160,8 @@ class VQVAE(PyroModule):
         grammar_width: int | None = None,
         temperature: float = 1.0,
     ) -> "VQVAE":
-        """The story for pictures like `batch["x"]`, `(B, P)`; for fewer than 200 pixels 32 codes and a width of 24."""
+        """The story for pictures like `batch["x"]`, `(B, P)`; for fewer than 200 pixels 32 codes
+        and a width of 24."""
         num_pixels = batch["x"][0].numel()
         codes, width = (128, 64) if num_pixels >= 200 else (32, 24)
         sizes = num_places, num_codes or codes, code_dim

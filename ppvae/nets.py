@@ -1,4 +1,5 @@
-r"""Encoders and decoders: ordinary torch modules that act on the last dimensions, nothing probabilistic."""
+r"""Encoders and decoders: ordinary torch modules that act on the last dimensions, nothing
+probabilistic."""
 
 __all__ = [
     "MLP",
@@ -26,7 +27,8 @@ class MLP(nn.Sequential):
         out_features: Length of the output's.
         hidden: Widths of the hidden layers.
         activation: Constructor of the non-linearity between layers.
-        activate_last: Whether the output passes the non-linearity too (for features, not for parameters).
+        activate_last: Whether the output passes the non-linearity too (for features, not for
+            parameters).
     """
 
     def __init__(
@@ -133,8 +135,8 @@ def default_encoder(shape: Size, hidden: Sequence[int] = (200, 200)) -> nn.Modul
     """The encoder that fits a row's shape: a vector, a sequence, or an image.
 
     Arguments:
-        shape: Of one row: `(D,)` vector -> MLP; `(T, D)` sequence -> GRU; `(C, H, W)` image -> convolutions;
-            anything else is flattened by the caller.
+        shape: Of one row: `(D,)` vector -> MLP; `(T, D)` sequence -> GRU; `(C, H, W)` image ->
+            convolutions; anything else is flattened by the caller.
         hidden: Hidden widths; the last is the number of features.
 
     Returns:
@@ -172,7 +174,8 @@ def num_features(encoder: nn.Module, inputs: Tensor) -> int:
 
 
 def hold_norms(module: nn.Module, norm: float) -> None:
-    r"""Keep the norm of the weights into every unit of a module's linear and convolutional layers, in place.
+    r"""Keep the norm of the weights into every unit of a module's linear and convolutional layers,
+    in place.
 
     Each weight vector becomes :math:`H v / \lVert v \rVert`: what is trained is its direction.
 

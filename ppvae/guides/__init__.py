@@ -1,64 +1,31 @@
-r"""Guides: amortized posteriors made from a story's own trace. One family a file, one row in `FAMILIES`."""
+r"""Guides: amortized posteriors made from a story's own trace. One family a file, one row in
+`families`."""
 
 from typing import Any
 
 from torch import nn
 
 from ppvae.guides.amortized import Guide
-from ppvae.guides.auxiliary import Auxiliary
 from ppvae.guides.base import GuideBase
-from ppvae.guides.bidirectional import Bidirectional
-from ppvae.guides.categorical import Categorical
-from ppvae.guides.concrete import Concrete
-from ppvae.guides.enumerated import Enumerated
 from ppvae.guides.families import PLAIN
-from ppvae.guides.full_rank import FullRank
-from ppvae.guides.householder import Householder
-from ppvae.guides.iaf import IAF
-from ppvae.guides.ladder import Ladder
-from ppvae.guides.low_rank import LowRank
-from ppvae.guides.mean_field import MeanField
-from ppvae.guides.mixture import Mixture
-from ppvae.guides.nsf import NSF
-from ppvae.guides.planar import Planar
-from ppvae.guides.realnvp import RealNVP
 from ppvae.guides.semi_amortized import SemiAmortized
-from ppvae.guides.structured import Structured
 from ppvae.guides.suggest import suggest
-from ppvae.guides.sylvester import Sylvester
 from ppvae.guides.unamortized import LocalGuide
-from ppvae.guides.vector_quantized import VectorQuantized
 from ppvae.options import options_of, refuse_unknown_options
 
-__all__ = [
+FAMILIES: dict[str, type[Guide]] = {**PLAIN, "semi_amortized": SemiAmortized}
+_CLASSES = {family.__name__: family for family in FAMILIES.values()}
+globals().update(_CLASSES)  # the table is the one list of them: `ppvae.guides.MeanField`
+
+__all__ = [  # noqa: PLE0604
     "FAMILIES",
-    "IAF",
-    "NSF",
-    "Auxiliary",
-    "Bidirectional",
-    "Categorical",
-    "Concrete",
-    "Enumerated",
-    "FullRank",
     "Guide",
     "GuideBase",
-    "Householder",
-    "Ladder",
     "LocalGuide",
-    "LowRank",
-    "MeanField",
-    "Mixture",
-    "Planar",
-    "RealNVP",
-    "SemiAmortized",
-    "Structured",
-    "Sylvester",
-    "VectorQuantized",
     "build",
     "suggest",
+    *_CLASSES,
 ]
-
-FAMILIES: dict[str, type[Guide]] = {**PLAIN, "semi_amortized": SemiAmortized}
 
 
 def build(

@@ -1,9 +1,9 @@
 r"""The guide contract: what every amortized family shares, done once.
 
-A guide reads the story's latent sites, encodes a batch, turns the encoder's features into the family's
-parameters, and places the sites. A *family* is a final class that says two things: which parameters a row has,
-and which distribution over :math:`u \in R^d` they give. Constrained supports, several sites, inner plates,
-missing data, global sites and the plate `data` are handled here.
+A guide reads the story's latent sites, encodes a batch, turns the encoder's features into the
+family's parameters, and places the sites. A *family* is a final class that says two things: which
+parameters a row has, and which distribution over :math:`u \in R^d` they give. Constrained supports,
+several sites, inner plates, missing data, global sites and the plate `data` are handled here.
 """
 
 __all__ = ["Guide"]
@@ -40,30 +40,32 @@ ROWS_TO_LOOK_AT = 2000
 class Guide(GuideBase):
     """An amortized posterior q(z | x) made from a story's own trace.
 
-    Usable as it is with `pyro.infer.SVI`, `Trace_ELBO`, `TraceMeanField_ELBO` and `Predictive`: it is called on
-    the same batch as `observe(story)`.
+    Usable as it is with `pyro.infer.SVI`, `Trace_ELBO`, `TraceMeanField_ELBO` and `Predictive`: it
+    is called on the same batch as `observe(story)`.
 
     Arguments:
         story: The story; only its sites are read, it is not kept.
-        data: Rows like those to come, anything that `ppvae.data.as_rows` takes: tells which sites are observed,
-            their shapes and ranges, and whether entries are missing (of a stream, its first rows do).
-        encoder: A module from a batch's rows to `(B, features)`; by default chosen from their shape.
+        data: Rows like those to come, anything that `ppvae.data.as_rows` takes: tells which sites
+            are observed, their shapes and ranges, and whether entries are missing (of a stream, its
+            first rows do).
+        encoder: A module from a batch's rows to `(B, features)`; by default chosen from their
+            shape.
         hidden: Hidden widths of the default encoder.
-        denoising: Standard deviation of noise on the encoder's inputs in training, in units of its standardised inputs; smooths
-            what the encoder answers.
-        weight_norm: Norm that the weights into every unit of the encoder keep, its last layer included; the smaller, the
-            smoother its answers. None leaves them free.
-        name: Prefix of the parameters' names in Pyro's store, for several guides under `pyro.infer.SVI`.
+        denoising: Standard deviation of noise on the encoder's inputs in training, in units of its
+            standardised inputs; smooths what the encoder answers.
+        weight_norm: Norm that the weights into every unit of the encoder keep, its last layer
+            included; the smaller, the smoother its answers. None leaves them free.
+        name: Prefix of the parameters' names in Pyro's store, for several guides under
+            `pyro.infer.SVI`.
 
     Raises:
-        ValueError: If there is no local latent site, the family does not suit those that there are, or an option is out of range.
+        ValueError: If there is no local latent site, the family does not suit those that there are,
+            or an option is out of range.
 
     Source:
-        R. Shu, H. H. Bui, S. Zhao, M. J. Kochenderfer, S. Ermon (2018). Amortized inference regularization (`denoising`,
-        `weight_norm`).
+        R. Shu, H. H. Bui, S. Zhao, M. J. Kochenderfer, S. Ermon (2018). Amortized inference
+        regularization (`denoising`, `weight_norm`).
     """
-
-    is_unamortized = False
 
     def __init__(
         self,
@@ -85,10 +87,11 @@ class Guide(GuideBase):
         sites = trace_sites(story, batch)
         if not sites.local_latent:
             raise ValueError(
-                f"expected a latent site inside the plate 'data', got only {sorted(sites)}, observed or "
-                "global; leave a site out of the data to make it latent"
+                f"expected a latent site inside the plate 'data', got only {sorted(sites)}, "
+                "observed or global; leave a site out of the data to make it latent"
             )
         self.check_sites(sites)
+        self.sites = sites
         self.site_sampler = SiteSampler(sites.local_continuous)
         self.discrete = self.make_discrete(sites.local_discrete)
         self.row_dim = sites.row_dim
@@ -119,31 +122,37 @@ class Guide(GuideBase):
         """The distribution over `u` that the parameters give.
 
         Arguments:
-            parameters: Name -> `(B, *shape)`, shapes as in `parameter_shapes`; near zero at the start.
-            transport: What `make_transport` made; the local guide passes networks of each row's own.
+            parameters: Name -> `(B, *shape)`, shapes as in `parameter_shapes`; near zero at the
+                start.
+            transport: What `make_transport` made; the unamortized guide passes networks of each
+                row's own.
 
         Returns:
             A distribution of batch shape `(B,)` and event shape `(d,)`.
         """
 
     def make_discrete(self, sites: Sites) -> DiscreteSampler | None:
-        """What draws the discrete sites; None leaves them out: they are summed over, if finite and few."""
+        """What draws the discrete sites; None leaves them out: they are summed over, if finite and
+        few."""
         if sites:
             Configurations(sites)  # refuses what cannot be summed over
         return None
 
     def check_sites(self, sites: Sites) -> None:
-        """Refuse a story that the family does not suit; by default one without a continuous latent site."""
+        """Refuse a story that the family does not suit; by default one without a continuous latent
+        site."""
         if not sites.local_continuous:
             for name, site in sites.local_discrete.items():
                 if enumerate_support(site) is None:
                     raise ValueError(
-                        f"site '{name}': expected a discrete site with finitely many values, got the support {site.support}, for "
-                        "which ppvae has no guide; truncate it, or write a Pyro guide"
+                        f"site '{name}': expected a discrete site with finitely many values, got "
+                        f"the support {site.support}, for which ppvae has no guide; truncate it, "
+                        "or write a Pyro guide"
                     )
             raise ValueError(
-                f"expected a continuous latent site for {type(self).__name__}, got only the discrete "
-                f"{sorted(sites.latent)}; use enumerated (few joint values), categorical or concrete"
+                f"expected a continuous latent site for {type(self).__name__}, got only the "
+                f"discrete {sorted(sites.latent)}; use enumerated (few joint values), categorical "
+                "or concrete"
             )
 
     def make_transport(self, dim: int) -> nn.Module | None:
@@ -168,7 +177,8 @@ class Guide(GuideBase):
         return self.family(parameters, self.transport)
 
     def local(self, batch: Batch) -> LocalGuide:
-        """The un-amortized member of this family: own parameters for each row of `batch`, started here.
+        """The un-amortized member of this family: own parameters for each row of `batch`, started
+        here.
 
         Arguments:
             batch: Name -> `(B, *event)`; the local guide serves exactly these rows.

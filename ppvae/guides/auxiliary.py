@@ -1,47 +1,53 @@
-r"""Auxiliary: plain Gaussians for every number, given numbers that the guide draws first and then throws away."""
+r"""Auxiliary: plain Gaussians for every number, given numbers that the guide draws first and then
+throws away."""
 
-__all__ = ["Auxiliary", "AuxiliaryNetworks"]
+__all__ = ["Auxiliary", "AuxiliaryMixture", "AuxiliaryNetworks"]
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
+import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
+from torch.quasirandom import SobolEngine
 
-from ppvae.guides.amortized import Guide
-from ppvae.guides.base import positive
-from ppvae.guides.flow_guide import squashed
-from ppvae.guides.flows import NEXT_TO_IDENTITY, Pushforward
-from ppvae.guides.marginal import Extended, Marginal
-from ppvae.guides.structured import Cascade
+from ppvae.guides.base import positive, refuse_below_one
+from ppvae.guides.blocks import Cascade
+from ppvae.guides.flow_guide import FlowGuide, squashed
+from ppvae.guides.pushforward import Conditioned, Pushforward, ScoredDraws, start_near_zero
 from ppvae.nets import MLP
 from ppvae.story import TensorDict
 
 
-class Auxiliary(Guide):
-    r"""A mixture over numbers of the guide's own, :math:`q(u|x) = \int N(u; \mu(x, v), \sigma(x, v)) \, N(v; 0, 1) \, dv`.
+class Auxiliary(FlowGuide):
+    r"""A mixture over numbers of the guide's own,
+    :math:`q(u|x) = \int N(u; \mu(x, v), \sigma(x, v)) \, N(v; 0, 1) \, dv`.
 
-    Assumes that the latent numbers are independent given the row and v; over v they may depend on each other, bend, and fall
-    into pieces. The density of u has no closed form: with a reverse model :math:`r(v|u, x)`, a Gaussian that learns to guess v
-    from u, draws are weighed by :math:`\log w = \log p(x, u) + \log r(v|u, x) - \log q(v, u|x)`. Their weights are right, E w = p(x), and so are
-    all bounds; the ELBO is low by :math:`E\,KL(q(v|u, x) \,\|\, r)` beside the usual. Draws of others are scored as `Marginal` says. Other
-    arguments as for `Guide`.
+    Assumes that the latent numbers are independent given the row and v; over v they may depend on
+    each other, bend, and fall into pieces. The density of u has no closed form: with a reverse
+    model :math:`r(v|u, x)`, a Gaussian that learns to guess v from u, draws are weighed by
+    :math:`\log w = \log p(x, u) + \log r(v|u, x) - \log q(v, u|x)`. Their weights are right, E w =
+    p(x), and so are all bounds; the ELBO is low by :math:`E\,KL(q(v|u, x) \,\|\, r)` beside the
+    usual. Values that it did not draw are scored as `AuxiliaryMixture` says. Other arguments as for
+    `FlowGuide` and `Guide`.
 
     Arguments:
         num_auxiliary: Numbers of v; None takes as many as the row has latent numbers.
-        num_layers: Times that one of the two is shifted and scaled by the other: u by v, then v by u, and so on. Odd: 1 is the model
-            above, more is a flow over both.
+        num_layers: Times that one of the two is shifted and scaled by the other: u by v, then v by
+            u, and so on. Odd: 1 is the model above, more is a flow over both.
         flow_hidden: Hidden widths of the networks between v and u, and of the reverse model's.
-        context: Length of the context vector that the encoder gives these networks.
-        num_nodes: Values of v from the reverse model, and as many from where v starts, over which the density at a given u is averaged.
+        num_nodes: Values of v from the reverse model, and as many from where v starts, over which
+            the density at a given u is averaged.
 
     Raises:
         ValueError: If an option is out of range.
 
     Source:
-        R. Ranganath, D. Tran, D. M. Blei (2016). Hierarchical variational models. L. Maaløe, C. K. Sønderby,
-        S. K. Sønderby, O. Winther (2016). Auxiliary deep generative models. C. Cremer, X. Li, D. Duvenaud (2018).
-        Inference suboptimality in variational autoencoders (the flow over both).
+        R. Ranganath, D. Tran, D. M. Blei (2016). Hierarchical variational models. L. Maaløe, C. K.
+        Sønderby, S. K. Sønderby, O. Winther (2016). Auxiliary deep generative models. C. Cremer, X.
+        Li, D. Duvenaud (2018). Inference suboptimality in variational autoencoders (the flow over
+        both).
     """
 
     def __init__(
@@ -52,41 +58,33 @@ class Auxiliary(Guide):
         num_auxiliary: int | None = None,
         num_layers: int = 3,
         flow_hidden: Sequence[int] = (64,),
-        context: int = 16,
         num_nodes: int = 128,
         **options: Any,
     ) -> None:
-        least = min(1 if num_auxiliary is None else num_auxiliary, num_layers, context, num_nodes)
-        if min((least, *flow_hidden)) < 1 or num_layers % 2 == 0:
-            raise ValueError(
-                "expected num_auxiliary, flow_hidden, context and num_nodes of at least 1 and an odd num_layers, got "
-                f"{num_auxiliary}, {tuple(flow_hidden)}, {context}, {num_nodes} and {num_layers}"
-            )
+        refuse_below_one(num_layers=num_layers, flow_hidden=flow_hidden, num_nodes=num_nodes)
+        if num_auxiliary is not None:
+            refuse_below_one(num_auxiliary=num_auxiliary)
+        if num_layers % 2 == 0:
+            raise ValueError(f"expected an odd num_layers for auxiliary, got {num_layers}")
         self._num_auxiliary, self._num_nodes = num_auxiliary, num_nodes
-        self._options = (num_layers, tuple(flow_hidden), context)
+        self._num_layers, self._hidden = num_layers, tuple(flow_hidden)
         super().__init__(story, data, **options)
 
-    def parameter_shapes(self, dim: int) -> Mapping[str, tuple[int, ...]]:
-        return {"loc": (dim,), "raw_scale": (dim,), "context": (self._options[2],)}
-
     def make_transport(self, dim: int) -> nn.Module:
-        num_layers, hidden, context = self._options
-        return AuxiliaryNetworks(self._num_auxiliary or dim, dim, context, num_layers, hidden)
+        num_auxiliary = self._num_auxiliary or dim
+        return AuxiliaryNetworks(num_auxiliary, dim, self._context, self._num_layers, self._hidden)
 
-    def family(self, parameters: TensorDict, transport: Any) -> Marginal:
+    def family(self, parameters: TensorDict, transport: Any) -> "AuxiliaryMixture":
         loc, scale = parameters["loc"], positive(parameters["raw_scale"])
-        ours = loc.new_zeros(*loc.shape[:-1], self._num_auxiliary or loc.shape[-1])
-        joint = Pushforward(
-            torch.cat([ours, loc], -1),
-            torch.cat([ours + 1, scale], -1),
-            squashed(parameters["context"]),
-            transport,
-        )
-        return Marginal(Extended(joint, loc.shape[-1]), self._num_nodes)
+        v = loc.new_zeros(*loc.shape[:-1], self._num_auxiliary or loc.shape[-1])
+        both = torch.cat([v, loc], -1), torch.cat([v + 1, scale], -1)
+        joint = Pushforward(*both, Conditioned(transport, squashed(parameters["context"])))
+        return AuxiliaryMixture(joint, loc.shape[-1], self._num_nodes)
 
 
 class AuxiliaryNetworks(nn.Module):
-    """From noise to v and u, back, and from u to the reverse model's v; next to the identity at the start.
+    """From noise to v and u, back, and from u to the reverse model's v; next to the identity at the
+    start.
 
     Arguments:
         num_auxiliary: Numbers of v.
@@ -105,10 +103,7 @@ class AuxiliaryNetworks(nn.Module):
             Cascade(parts[::-1] if i % 2 else parts, context, hidden) for i in range(num_layers)
         )
         self.backwards = MLP(dim + context, 2 * num_auxiliary, hidden)
-        last: Any = self.backwards[-1]
-        with torch.no_grad():
-            last.weight.mul_(NEXT_TO_IDENTITY)
-            last.bias.zero_()
+        start_near_zero(self.backwards[-1])
 
     def forward(self, eps: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """`(*, a + d)` and `(*, context)` to v and u side by side, and log |det| `(*,)`."""
@@ -126,5 +121,61 @@ class AuxiliaryNetworks(nn.Module):
         return both
 
     def reverse(self, u: Tensor, context: Tensor) -> Tensor:
-        """Location and raw scale of the reverse model's v at u `(*, d)`, side by side, `(*, 2 a)`."""
+        """Location and raw scale of the reverse model's v at u `(*, d)`, side by side,
+        `(*, 2 a)`."""
         return self.backwards(torch.cat([u, context], -1))
+
+
+class AuxiliaryMixture(ScoredDraws):
+    r"""The distribution of u alone, where v and u come from :math:`q(v, u)`.
+
+    Its own draws are scored by :math:`\log q(v, u) - \log r(v|u)` at the v that they came with.
+    That is no log density of u, but what a weight wants in its place:
+    :math:`E\, p(u) \, r(v|u) / q(v, u) = \int p(u) du`. Other values are scored by
+    :math:`\log \frac1{2K} \sum_k q(v_k, u) / m(v_k)` over K fixed, evenly spread quantiles
+    :math:`v_k` of the reverse model and K of the standard normal, from which v starts, with half of
+    each density in m: an estimate of log q(u) that is the same each time. It is close where either
+    of the two is near q(v|u), and too low in the mean where K is too few.
+
+    Arguments:
+        joint: q(v, u); its networks have a method `reverse(u, context)`.
+        dim: Numbers of u, which stand last.
+        num_nodes: K, of each of the two.
+    """
+
+    has_density = False  # of its own draws
+
+    def __init__(self, joint: Pushforward, dim: int, num_nodes: int) -> None:
+        self.joint, self.dim, self.num_nodes = joint, dim, num_nodes
+        super().__init__(joint.batch_shape, dim)
+
+    def draw(self, shape: Size) -> tuple[Tensor, Tensor]:
+        both, log_q = self.joint.draw(shape)
+        v, u = both[..., : -self.dim], both[..., -self.dim :]
+        return u, log_q - self.reverse_model(u).log_prob(v)
+
+    def score(self, value: Tensor) -> Tensor:
+        reverse = self.reverse_model(value)
+        plain = dist.Normal(torch.zeros_like(reverse.mean), 1.0).to_event(1)
+        log_sum = torch.full_like(value[..., 0], -math.inf)
+        for node in _nodes(self.num_nodes, reverse.event_shape[0]).to(value):
+            for proposal in (reverse, plain):
+                v = proposal.mean + proposal.stddev * node
+                log_q = self.joint.log_prob(torch.cat([v, value], -1))
+                log_m = torch.logaddexp(reverse.log_prob(v), plain.log_prob(v))
+                log_sum = torch.logaddexp(log_sum, log_q - log_m)
+        return log_sum - math.log(self.num_nodes)
+
+    def reverse_model(self, u: Tensor) -> Any:
+        """r(v | u), a diagonal Gaussian of batch shape `(*, B)`, for u `(*, B, d)`."""
+        joint = self.joint
+        standard = (u - joint.loc[..., -self.dim :]) / joint.scale[..., -self.dim :]
+        context = joint.transform.beside(standard)
+        loc, raw = joint.transform.networks.reverse(standard, context).chunk(2, -1)
+        return dist.Normal(loc, positive(raw)).to_event(1)
+
+
+def _nodes(num: int, dim: int) -> Tensor:
+    """Evenly spread points of a standard normal, `(K, dim)`, the same each time."""
+    uniform = SobolEngine(dim, scramble=True, seed=0).draw(num, dtype=torch.float64)
+    return torch.distributions.Normal(0.0, 1.0).icdf(uniform.clamp(1e-9, 1 - 1e-9))

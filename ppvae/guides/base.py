@@ -1,8 +1,10 @@
-r"""What amortized and local guides share: a distribution over one real vector, placed at the story's sites."""
+r"""What amortized and unamortized guides share: a distribution over one real vector, drawn at the
+story's sites."""
 
-__all__ = ["LOGITS", "GlobalGuide", "GuideBase", "diagonal", "positive"]
+__all__ = ["LOGITS", "GlobalGuide", "GuideBase", "diagonal", "positive", "refuse_below_one"]
 
 from abc import ABCMeta, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import pyro
@@ -31,8 +33,16 @@ def diagonal(parameters: TensorDict) -> Distribution:
 
 
 def positive(raw: Tensor) -> Tensor:
-    """A scale from an unconstrained number: 1 at 0, and linear for large ones, where exp would overflow."""
+    """A scale from an unconstrained number: 1 at 0, and linear for large ones, where exp would
+    overflow."""
     return F.softplus(raw + INVERSE_SOFTPLUS_OF_ONE) + MIN_SCALE
+
+
+def refuse_below_one(**sizes: int | Sequence[int]) -> None:
+    """Refuse options that count something and are, or hold, a number below 1."""
+    for name, size in sizes.items():
+        if min([size] if isinstance(size, int) else size, default=1) < 1:
+            raise ValueError(f"expected {name} of at least 1, got {size}")
 
 
 class GlobalGuide(PyroModule):
@@ -56,9 +66,11 @@ class _AbstractModule(_PyroModuleMeta, ABCMeta):
 
 
 class GuideBase(PyroModule, metaclass=_AbstractModule):
-    """What amortized and local guides share: placing q(u | x) inside the plate `data`.
+    """What amortized and unamortized guides share: sampling q(u | x) inside the plate `data`.
 
     Attributes:
+        is_unamortized: Whether it holds parameters for each row, and so serves its own rows alone.
+        adds_to_loss: Whether its loss in training has terms that the ELBO has not.
         site_sampler: Puts draws of `u` at the continuous sites.
         discrete: Draws the discrete sites; None leaves them out, to be summed over.
         global_guide: The part of the guide outside the plate.
@@ -66,6 +78,8 @@ class GuideBase(PyroModule, metaclass=_AbstractModule):
         stories: The story, of a guide that runs it on the way to its draws.
     """
 
+    is_unamortized = False
+    adds_to_loss = False
     site_sampler: SiteSampler
     discrete: DiscreteSampler | None
     global_guide: GlobalGuide
@@ -81,7 +95,8 @@ class GuideBase(PyroModule, metaclass=_AbstractModule):
         """The family's distribution over `u` for these parameters."""
 
     def site_distribution(self, site: Site, logits: Tensor) -> Distribution:
-        """The distribution from which a discrete site's entries are drawn; a family may relax it in training."""
+        """The distribution from which a discrete site's entries are drawn; a family may relax it in
+        training."""
         return plain_site_distribution(site, logits)
 
     @property
@@ -96,8 +111,8 @@ class GuideBase(PyroModule, metaclass=_AbstractModule):
             batch: Name -> `(B, *event)`.
 
         Returns:
-            A distribution of batch shape `(B,)` and event shape `(d,)`; `guide.flat.unpack` turns its samples
-            into sites.
+            A distribution of batch shape `(B,)` and event shape `(d,)`; `guide.flat.unflatten`
+            turns its samples into sites.
         """
         return self.distribution(self.parameters_of(batch))
 

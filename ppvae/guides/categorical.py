@@ -1,6 +1,6 @@
 r"""Categorical: discrete sites drawn by the guide, each entry from probabilities of its own."""
 
-__all__ = ["Categorical"]
+__all__ = ["Categorical", "DiscreteGuide"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,24 +13,23 @@ from ppvae.guides.discrete import DiscreteSampler
 from ppvae.story import Sites, TensorDict
 
 
-class Categorical(Guide):
-    r"""Independent categoricals, beside a mean-field for continuous sites, :math:`q(y|x) = \prod_j \pi_j(x)_{y_j}`.
-
-    Assumes that the entries of the discrete sites are independent of each other, and of the continuous sites, given
-    the row. Draws have no pathwise gradient: objectives use the score function. Arguments as for `Guide`.
+class DiscreteGuide(Guide):
+    """A guide that draws discrete sites, beside a mean-field for the continuous ones. Arguments as
+    for `Guide`.
 
     Raises:
         ValueError: If the story has no discrete latent site, or one with infinitely many values.
-
-    Source:
-        A. Mnih, K. Gregor (2014). Neural variational inference and learning in belief networks.
     """
 
     def make_discrete(self, sites: Sites) -> DiscreteSampler:
         return DiscreteSampler(sites)
 
     def check_sites(self, sites: Sites) -> None:
-        require_discrete(self, sites)
+        if not sites.local_discrete:
+            raise ValueError(
+                f"expected a discrete latent site for {type(self).__name__}, got none; use a guide "
+                "of continuous sites, such as mean_field"
+            )
 
     def parameter_shapes(self, dim: int) -> Mapping[str, tuple[int, ...]]:
         return {"loc": (dim,), "raw_scale": (dim,)}
@@ -39,10 +38,17 @@ class Categorical(Guide):
         return diagonal(parameters)
 
 
-def require_discrete(guide: Guide, sites: Sites) -> None:
-    """Refuse a story without discrete latent sites."""
-    if not sites.local_discrete:
-        raise ValueError(
-            f"expected a discrete latent site for {type(guide).__name__}, got none; use a guide of continuous sites, such "
-            "as mean_field"
-        )
+class Categorical(DiscreteGuide):
+    r"""Independent categoricals, beside a mean-field for continuous sites,
+    :math:`q(y|x) = \prod_j \pi_j(x)_{y_j}`.
+
+    Assumes that the entries of the discrete sites are independent of each other, and of the
+    continuous sites, given the row. Draws have no pathwise gradient: objectives use the score
+    function. Arguments as for `Guide`.
+
+    Raises:
+        ValueError: As for `DiscreteGuide`.
+
+    Source:
+        A. Mnih, K. Gregor (2014). Neural variational inference and learning in belief networks.
+    """

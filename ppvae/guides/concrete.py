@@ -2,45 +2,46 @@ r"""Concrete: discrete sites drawn in training from a relaxation that lets gradi
 
 __all__ = ["Concrete", "RelaxedBernoulli", "RelaxedOneHot"]
 
-from collections.abc import Mapping
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution
 from torch import Size, Tensor, nn
+from torch.nn.functional import gumbel_softmax
 
-from ppvae.guides.amortized import Guide
-from ppvae.guides.base import diagonal
-from ppvae.guides.categorical import require_discrete
+from ppvae.guides.categorical import DiscreteGuide
 from ppvae.guides.discrete import DiscreteSampler, plain_site_distribution
-from ppvae.story import Batch, LinearBernoulli, LinearOneHot, Site, Sites, TensorDict
+from ppvae.story import Batch, LinearBernoulli, LinearOneHot, Site, Sites
 
 
-class Concrete(Guide):
-    r"""As `Categorical`, with draws relaxed while it is trained, :math:`y = \mathrm{softmax}((\log\pi + G) / \tau)`.
+class Concrete(DiscreteGuide):
+    r"""As `Categorical`, with draws relaxed while it is trained,
+    :math:`y = \mathrm{softmax}((\log\pi + G) / \tau)`.
 
-    :math:`G` is Gumbel noise. Gradients then pass through the draws: of low variance, and biased, the less the lower
-    the temperature. In evaluation mode draws are whole, so that every reported ELBO is that of the discrete story. The
-    story must take values between the corners: its discrete sites are `OneHotCategorical` or `Bernoulli`. Other
-    arguments as for `Guide`.
+    :math:`G` is Gumbel noise. Gradients then pass through the draws: of low variance, and biased,
+    the less the lower the temperature. In evaluation mode draws are whole, so that every reported
+    ELBO is that of the discrete story. The story must take values between the corners: its discrete
+    sites are `OneHotCategorical` or `Bernoulli`. Other arguments as for `Guide`.
 
     Arguments:
         temperature: :math:`\tau` at the first training step.
         final_temperature: Lowest :math:`\tau`.
         cooling: Share of :math:`\tau` lost in each training step.
-        straight_through: Whether the story sees whole draws, rounded, with the gradient of the relaxed ones.
+        straight_through: Whether the story sees whole draws, rounded, with the gradient of the
+            relaxed ones.
 
     Raises:
-        ValueError: If a discrete site is neither one-hot nor a coin, there is none, or an option is out of range.
+        ValueError: If a discrete site is neither one-hot nor a coin, there is none, or an option is
+            out of range.
 
     Source:
-        C. J. Maddison, A. Mnih, Y. W. Teh (2017). The Concrete distribution: a continuous relaxation of discrete random
-        variables.
+        C. J. Maddison, A. Mnih, Y. W. Teh (2017). The Concrete distribution: a continuous
+        relaxation of discrete random variables.
         E. Jang, S. Gu, B. Poole (2017). Categorical reparameterization with Gumbel-softmax.
     """
 
-    adds_to_loss = True  # training mode is not the plain ELBO
+    adds_to_loss = True
     step: Tensor
 
     def __init__(
@@ -71,25 +72,16 @@ class Concrete(Guide):
         return max(last, first * (1 - self.cooling) ** int(self.step))
 
     def make_discrete(self, sites: Sites) -> DiscreteSampler:
-        sampler = DiscreteSampler(sites)
+        sampler = super().make_discrete(sites)
         for name, site in sites.items():
-            if not isinstance(
-                plain_site_distribution(site, torch.zeros(sampler.shapes[name])), RELAXABLE
-            ):
+            plain = plain_site_distribution(site, torch.zeros(sampler.shapes[name]))
+            if not isinstance(plain, dist.OneHotCategorical | dist.Bernoulli):
                 raise ValueError(
-                    f"site '{name}': expected OneHotCategorical or Bernoulli for concrete, whose draws lie between the "
-                    f"corners in training, got the support {site.support}; draw a OneHotCategorical, or use categorical"
+                    f"site '{name}': expected OneHotCategorical or Bernoulli for concrete, whose "
+                    f"draws lie between the corners in training, got the support {site.support}; "
+                    "draw a OneHotCategorical, or use categorical"
                 )
         return sampler
-
-    def check_sites(self, sites: Sites) -> None:
-        require_discrete(self, sites)
-
-    def parameter_shapes(self, dim: int) -> Mapping[str, tuple[int, ...]]:
-        return {"loc": (dim,), "raw_scale": (dim,)}
-
-    def family(self, parameters: TensorDict, transport: Any) -> Distribution:
-        return diagonal(parameters)
 
     def forward(self, batch: Batch) -> None:
         super().forward(batch)
@@ -113,7 +105,8 @@ class RelaxedOneHot(LinearOneHot):
     Arguments:
         logits: `(*, K)`.
         temperature: Above 0; the lower, the nearer the draws are to the corners.
-        straight_through: Whether draws are rounded to the corner, with the gradient of the relaxed ones.
+        straight_through: Whether draws are rounded to the corner, with the gradient of the relaxed
+            ones.
     """
 
     has_rsample = True
@@ -128,16 +121,12 @@ class RelaxedOneHot(LinearOneHot):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         logits = self.logits.expand(Size([*sample_shape, *self.logits.shape]))
-        gumbel = -torch.empty_like(logits).exponential_().log()
-        soft = ((logits + gumbel) / self.temperature).softmax(-1)
-        if not self.straight_through:
-            return soft
-        hard = nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft)
-        return hard + (soft - soft.detach())
+        return gumbel_softmax(logits, self.temperature, self.straight_through)
 
 
 class RelaxedBernoulli(LinearBernoulli):
-    """A coin with relaxed, differentiable draws; arguments as for `RelaxedOneHot`, `logits` one a coin."""
+    """A coin with relaxed, differentiable draws; arguments as for `RelaxedOneHot`, `logits` one a
+    coin."""
 
     has_rsample = True
 
@@ -151,11 +140,5 @@ class RelaxedBernoulli(LinearBernoulli):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         logits = self.logits.expand(Size([*sample_shape, *self.logits.shape]))
-        uniform = torch.rand_like(logits).clamp(1e-7, 1 - 1e-7)
-        soft = ((logits + uniform.log() - (-uniform).log1p()) / self.temperature).sigmoid()
-        if not self.straight_through:
-            return soft
-        return soft.round().detach() + (soft - soft.detach())
-
-
-RELAXABLE = (dist.OneHotCategorical, dist.Bernoulli)
+        both_sides = torch.stack([logits, torch.zeros_like(logits)], -1)
+        return gumbel_softmax(both_sides, self.temperature, self.straight_through)[..., 0]

@@ -1,6 +1,6 @@
 r"""Drawing discrete sites in a guide: from logits, each entry of a row by itself."""
 
-__all__ = ["DiscreteSampler", "FiniteCategorical", "Law", "plain_site_distribution"]
+__all__ = ["DiscreteSampler", "FiniteCategorical", "SiteDistribution", "plain_site_distribution"]
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,11 +10,12 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-from ppvae.guides.site_sampler import PlateSampler, spread
+from ppvae.guides.site_sampler import sampling_in_plates, spread
 from ppvae.story import Site, Sites, enumerate_support
 
-# Site and logits `(*batch, *entries, K)` (coins: `(*batch, *entries)`) to the law of the site's entries.
-Law = Callable[[Site, Tensor], Any]
+# From a site and logits `(*batch, *entries, K)` (coins: `(*batch, *entries)`) to the distribution
+# of its entries.
+SiteDistribution = Callable[[Site, Tensor], Any]
 
 
 class FiniteCategorical(dist.Categorical):
@@ -50,7 +51,8 @@ class DiscreteSampler:
 
     Arguments:
         sites: The local discrete latent sites.
-        shapes: Site -> shape of what its law takes, for one row, inner plates first; by default that of its logits.
+        shapes: Site -> shape of what its distribution is made from, for one row, inner plates
+            first; by default that of its logits.
 
     Attributes:
         num_logits: Logits of a row, in all.
@@ -61,22 +63,20 @@ class DiscreteSampler:
 
     def __init__(self, sites: Sites, shapes: Mapping[str, Size] | None = None) -> None:
         self.sites = sites
-        self.sampler = PlateSampler(sites)
         self.shapes = shapes or {name: _logits_shape(site) for name, site in sites.items()}
-        self.num_logits = sum(shape.numel() for shape in self.shapes.values())
+        self.sizes = [shape.numel() for shape in self.shapes.values()]
+        self.num_logits = sum(self.sizes)
 
-    def __call__(self, logits: Tensor, site_distribution: Law) -> None:
+    def __call__(self, logits: Tensor, site_distribution: SiteDistribution) -> None:
         """Sample every site.
 
         Arguments:
             logits: `(*batch, num_logits)`, batch as at the plate `data`.
-            law: What to draw from.
+            site_distribution: What to draw from.
         """
-        sample = self.sampler.entered()
-        sizes = [shape.numel() for shape in self.shapes.values()]
-        for site, part in zip(self.sites.values(), logits.split(sizes, -1), strict=True):
-            shaped = spread(part, self.shapes[site.name], site)
-            fn = site_distribution(site, shaped)
+        sample = sampling_in_plates(self.sites)
+        for site, part in zip(self.sites.values(), logits.split(self.sizes, -1), strict=True):
+            fn = site_distribution(site, spread(part, self.shapes[site.name], site))
             sample(site, fn.to_event(len(site.event_shape) - fn.event_dim))
 
 
@@ -91,22 +91,23 @@ def plain_site_distribution(site: Site, logits: Tensor) -> Any:
 
 
 def _values(site: Site) -> Tensor:
-    """What an entry can be: `(K, K)` one-hot vectors, `(2,)` sides of a coin as floats, `(K,)` whole numbers."""
+    """What an entry can be: `(K, K)` one-hot vectors, `(2,)` sides of a coin as floats, `(K,)`
+    whole numbers."""
     entries = enumerate_support(site)
     if entries is None:
         raise ValueError(
-            f"site '{site.name}': expected finitely many values, got the support {site.support}; truncate it, or write "
-            "a Pyro guide that draws it"
+            f"site '{site.name}': expected finitely many values, got the support {site.support}; "
+            "truncate it, or write a Pyro guide that draws it"
         )
     if any(len(e) != len(entries[0]) or bool((e != entries[0]).any()) for e in entries):
         raise ValueError(
-            f"site '{site.name}': expected the same values in every entry, got different bounds; split it into "
-            "several sites"
+            f"site '{site.name}': expected the same values in every entry, got different bounds; "
+            "split it into several sites"
         )
     return entries[0]
 
 
 def _logits_shape(site: Site) -> Size:
     values = _values(site)
-    own = Size([len(values)]) if values.dim() == 1 and not values.is_floating_point() else Size([])
-    return Size([*site.row_shape, *own])
+    choices = [len(values)] if values.dim() == 1 and not values.is_floating_point() else []
+    return Size([*site.row_shape, *choices])

@@ -1,4 +1,5 @@
-r"""The table of the families that take a story by themselves: one row for each."""
+r"""The table of families: a family is known by its row here, and its class is a name of
+`ppvae.guides`."""
 
 __all__ = ["PLAIN"]
 
@@ -22,6 +23,7 @@ from ppvae.guides.structured import Structured
 from ppvae.guides.sylvester import Sylvester
 from ppvae.guides.vector_quantized import VectorQuantized
 
+# Families that take a story by themselves; `semi_amortized` is put around one of them.
 PLAIN: dict[str, type[Guide]] = {
     "mean_field": MeanField,
     "full_rank": FullRank,

@@ -17,17 +17,19 @@ FAR = 10.0
 class Features(nn.Module):
     """From a batch to the encoder's features.
 
-    One key is passed in its own shape; several are flattened and joined. Entries that are not all in [0, 1] are
-    standardised with the mean and standard deviation of `batch`; beyond `FAR` standard deviations they grow as a
-    logarithm, so that what networks extrapolate stays finite behind a story's exp. Where `batch` has missing
-    values (NaN), they are filled with the mean and a mask is appended (as further channels, for images).
+    One key is passed in its own shape; several are flattened and joined. Entries that are not all
+    in [0, 1] are standardised with the mean and standard deviation of `batch`; beyond `FAR`
+    standard deviations they grow as a logarithm, so that what networks extrapolate stays finite
+    behind a story's exp. Where `batch` has missing values (NaN), they are filled with the mean and
+    a mask is appended (as further channels, for images).
 
     Arguments:
         batch: Rows that tell shapes, ranges and missing keys, name -> `(B, *event)`.
         encoder: From the joined input to `(B, features)`; None chooses by shape.
         hidden: Hidden widths of the default encoder.
         masked: Keys with missing values, where `batch` is only the head of the data.
-        denoising: Standard deviation of the noise that is added to standardised entries in training.
+        denoising: Standard deviation of the noise that is added to standardised entries in
+            training.
 
     Raises:
         ValueError: If `denoising` is negative.
@@ -52,8 +54,8 @@ class Features(nn.Module):
             loc, scale = _moments(value)
             self.register_buffer(f"{_attribute(key)}_loc", loc)
             self.register_buffer(f"{_attribute(key)}_scale", scale)
-        note_standardised(self)
-        self.register_load_state_dict_post_hook(note_standardised)
+        find_standardised(self)
+        self.register_load_state_dict_post_hook(find_standardised)
         inputs = self.inputs({k: v[:2] for k, v in batch.items()})
         if encoder is None:
             encoder = default_encoder(Size(inputs.shape[1:]), hidden)
@@ -68,8 +70,8 @@ class Features(nn.Module):
         """The encoder's input, `(B, *)`."""
         if set(batch) != set(self.shapes):
             raise ValueError(
-                f"expected a batch with the keys {sorted(self.shapes)} that the guide was built for, got "
-                f"{sorted(batch)}; build a guide for these data"
+                f"expected a batch with the keys {sorted(self.shapes)} that the guide was built "
+                f"for, got {sorted(batch)}; build a guide for these data"
             )
         parts = [self._one(key, batch[key]) for key in self.shapes]
         if len(parts) == 1:
@@ -79,13 +81,13 @@ class Features(nn.Module):
     def _one(self, key: str, value: Tensor) -> Tensor:
         if value.shape[1:] != self.shapes[key]:
             raise ValueError(
-                f"'{key}': expected rows of shape {tuple(self.shapes[key])}, for which the guide was built, "
-                f"got {tuple(value.shape[1:])}"
+                f"'{key}': expected rows of shape {tuple(self.shapes[key])}, for which the guide "
+                f"was built, got {tuple(value.shape[1:])}"
             )
         loc, scale = (getattr(self, f"{_attribute(key)}_{part}") for part in ("loc", "scale"))
         scaled = (value - loc) / scale
         if key in self.standardised:
-            scaled = _drawn_in(scaled)
+            scaled = _compress_far(scaled)
         if self.training and self.denoising:
             scaled = scaled + self.denoising * torch.randn_like(scaled)
         if value.dim() == 1:
@@ -93,8 +95,8 @@ class Features(nn.Module):
         if key not in self.masked:
             if has_missing(scaled, key):
                 raise ValueError(
-                    f"'{key}': expected no missing values (NaN), as in the data that the guide was built for; build "
-                    "the guide on data that miss some"
+                    f"'{key}': expected no missing values (NaN), as in the data that the guide was "
+                    "built for; build the guide on data that miss some"
                 )
             return scaled
         missing = torch.isnan(scaled)
@@ -103,8 +105,8 @@ class Features(nn.Module):
         return torch.cat([filled, missing.to(scaled)], channel)
 
 
-def note_standardised(features: Features, _: object = None) -> None:
-    """Keep which keys are standardised, as the buffers say; again after loading other buffers."""
+def find_standardised(features: Features, _: object = None) -> None:
+    """Which keys are standardised, as the buffers say; asked again after others are loaded."""
     features.standardised = {
         key
         for key in features.shapes
@@ -118,7 +120,7 @@ def _attribute(key: str) -> str:
     return key.replace(".", "/")
 
 
-def _drawn_in(scaled: Tensor) -> Tensor:
+def _compress_far(scaled: Tensor) -> Tensor:
     """The identity up to `FAR`, and a logarithm of the same slope there beyond; NaN stays NaN."""
     times = (scaled.abs() / FAR).clamp(min=1)
     return torch.where(times > 1, scaled.sign() * FAR * (1 + times.log()), scaled)

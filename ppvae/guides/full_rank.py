@@ -11,19 +11,19 @@ from torch import Tensor
 
 from ppvae.guides.amortized import Guide
 from ppvae.guides.base import positive
+from ppvae.guides.pushforward import log_standard_normal
 from ppvae.story import TensorDict
-
-LOG_SQRT_2_PI = 0.9189385332046727
 
 
 class FullRank(Guide):
     r"""Gaussian with a Cholesky factor per row, :math:`q(u|x) = N(\mu(x), L(x) L(x)^T)`.
 
-    Assumes that the posterior is Gaussian on unconstrained space; holds :math:`d (d + 3) / 2` numbers a row.
-    Arguments as for `Guide`.
+    Assumes that the posterior is Gaussian on unconstrained space; holds :math:`d (d + 3) / 2`
+    numbers a row. Arguments as for `Guide`.
 
     Source:
-        M. Titsias, M. Lázaro-Gredilla (2014). Doubly stochastic variational Bayes for non-conjugate inference.
+        M. Titsias, M. Lázaro-Gredilla (2014). Doubly stochastic variational Bayes for non-conjugate
+        inference.
     """
 
     def parameter_shapes(self, dim: int) -> Mapping[str, tuple[int, ...]]:
@@ -44,8 +44,8 @@ class FullRank(Guide):
 class FullGaussian(dist.MultivariateNormal):
     """A Gaussian that scores its own draws by the noise they came from.
 
-    That is exact however ill-conditioned `L` is, as it becomes on rows far from the training set; solving
-    for the noise is not, and would make an ELBO out of rounding errors.
+    That is exact however ill-conditioned `L` is, as it becomes on rows far from the training set;
+    solving for the noise is not, and would make an ELBO out of rounding errors.
     """
 
     _last: tuple[Tensor, Tensor] | None = None
@@ -56,8 +56,7 @@ class FullGaussian(dist.MultivariateNormal):
         tril = self._unbroadcasted_scale_tril
         value = self.loc + (tril @ eps.unsqueeze(-1)).squeeze(-1)
         log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        log_normal = -0.5 * eps.square().sum(-1) - LOG_SQRT_2_PI * eps.shape[-1]
-        self._last = value, log_normal - log_det
+        self._last = value, log_standard_normal(eps) - log_det
         return value
 
     def log_prob(self, value: Tensor) -> Tensor:

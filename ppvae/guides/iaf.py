@@ -4,18 +4,20 @@ __all__ = ["IAF"]
 
 from collections.abc import Sequence
 
-from ppvae.guides.flow_guide import FlowGuide
+from ppvae.guides.flows import AutoregressiveGuide
 
 
-class IAF(FlowGuide):
-    r"""A Gaussian bent by an inverse autoregressive flow: each number is shifted and scaled, given those before.
+class IAF(AutoregressiveGuide):
+    r"""A Gaussian bent by an inverse autoregressive flow: each number is shifted and scaled, given
+    those before.
 
-    Assumes a posterior that a smooth one-to-one map can make from a Gaussian (one piece, any correlation and
-    skew). Starts as `MeanField` and contains it. Arguments as for `FlowGuide` and `Guide`.
+    Assumes a posterior that a smooth one-to-one map can make from a Gaussian (one piece, any
+    correlation and skew). Starts as `MeanField` and contains it. Arguments as for
+    `AutoregressiveGuide`, `FlowGuide` and `Guide`.
 
     Source:
-        D. P. Kingma, T. Salimans, R. Jozefowicz, X. Chen, I. Sutskever, M. Welling (2016). Improving variational
-        inference with inverse autoregressive flow.
+        D. P. Kingma, T. Salimans, R. Jozefowicz, X. Chen, I. Sutskever, M. Welling (2016).
+        Improving variational inference with inverse autoregressive flow.
     """
 
     def layers(self, dim: int, num_layers: int) -> tuple[Sequence[str], int]:

@@ -14,11 +14,13 @@ from ppvae.story import TensorDict
 
 
 class LowRank(Guide):
-    r"""Gaussian with diagonal plus low-rank covariance, :math:`N(\mu(x), D(x) + F(x) F(x)^T)`, `F` of `rank` columns.
+    r"""Gaussian with diagonal plus low-rank covariance, :math:`N(\mu(x), D(x) + F(x) F(x)^T)`, `F`
+    of `rank` columns.
 
-    Assumes that the posterior is Gaussian on unconstrained space and that few directions carry its correlations;
-    holds :math:`d (2 + r)` numbers a row, where `FullRank` holds :math:`d (d + 3) / 2`. With `rank = d` it is as
-    rich as `FullRank`. Other arguments as for `Guide`.
+    Assumes that the posterior is Gaussian on unconstrained space and that few directions carry its
+    correlations; holds :math:`d (2 + r)` numbers a row, where `FullRank` holds
+    :math:`d (d + 3) / 2`. With `rank = d` it is as rich as `FullRank`. Other arguments as for
+    `Guide`.
 
     Arguments:
         rank: Columns `r` of the factor; never more than the latent numbers of a row are used.
@@ -27,9 +29,9 @@ class LowRank(Guide):
         ValueError: If `rank` is below 1.
 
     Source:
-        D. J. Rezende, S. Mohamed, D. Wierstra (2014). Stochastic backpropagation and approximate inference in deep
-        generative models. V. M.-H. Ong, D. J. Nott, M. S. Smith (2018). Gaussian variational approximation with a
-        factor covariance structure.
+        D. J. Rezende, S. Mohamed, D. Wierstra (2014). Stochastic backpropagation and approximate
+        inference in deep generative models. V. M.-H. Ong, D. J. Nott, M. S. Smith (2018). Gaussian
+        variational approximation with a factor covariance structure.
     """
 
     def __init__(self, story: nn.Module, data: Any, *, rank: int = 2, **options: Any) -> None:

@@ -13,7 +13,8 @@ from ppvae.story import TensorDict
 
 
 class MeanField(Guide):
-    r"""Diagonal Gaussian on unconstrained space, :math:`q(u|x) = \prod_i N(u_i; \mu_i(x), \sigma_i(x))`.
+    r"""Diagonal Gaussian on unconstrained space,
+    :math:`q(u|x) = \prod_i N(u_i; \mu_i(x), \sigma_i(x))`.
 
     Assumes that the latent numbers are independent given the row. Arguments as for `Guide`.
 

@@ -4,31 +4,31 @@ __all__ = ["DiagonalMixture", "Mixture"]
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
-import pyro.distributions as dist
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Size, Tensor, nn
-from torch.distributions import constraints
 
 from ppvae.guides.amortized import Guide
 from ppvae.guides.base import positive
+from ppvae.guides.pushforward import RealVector, log_standard_normal
 from ppvae.story import TensorDict
 
-LOG_SQRT_2_PI = 0.9189385332046727
 INITIAL_SPREAD = 0.5
 
 
 class Mixture(Guide):
-    r"""Mixture of diagonal Gaussians, :math:`q(u|x) = \frac1K \sum_k \prod_i N(u_i; \mu_{ki}(x), \sigma_{ki}(x))`.
+    r"""Mixture of diagonal Gaussians,
+    :math:`q(u|x) = \frac1K \sum_k \prod_i N(u_i; \mu_{ki}(x), \sigma_{ki}(x))`.
 
-    Assumes that the posterior has at most K pieces, each without correlations. The weights are equal and a heavy
-    piece takes several components. Learnt weights need either score-function gradients or draws that carry
-    mass across the empty land between pieces, where hardly any of them is: of two parted components the gradient of the
-    weights had 300 times the standard deviation that draws from each component in turn give, and ten times its own size
+    Assumes that the posterior has at most K pieces, each without correlations. The weights are
+    equal and a heavy piece takes several components. Learnt weights need either score-function
+    gradients or draws that carry mass across the empty land between pieces, where hardly any of
+    them is: of two parted components the gradient of the weights had 300 times the standard
+    deviation that draws from each component in turn give, and ten times its own size
     (`test_weights_learnt_along_the_path_of_parted_components_drown_in_noise`). The components start
-    next to each other, spread by half a standard deviation so that they can part. Other arguments as for `Guide`.
+    next to each other, spread by half a standard deviation so that they can part. Other arguments
+    as for `Guide`.
 
     Arguments:
         num_components: Number K of Gaussians.
@@ -37,8 +37,8 @@ class Mixture(Guide):
         ValueError: If `num_components` is below 2.
 
     Source:
-        C. M. Bishop, N. Lawrence, T. Jaakkola, M. Jordan (1998). Approximating posterior distributions in belief
-        networks using mixtures.
+        C. M. Bishop, N. Lawrence, T. Jaakkola, M. Jordan (1998). Approximating posterior
+        distributions in belief networks using mixtures.
     """
 
     def __init__(
@@ -46,11 +46,12 @@ class Mixture(Guide):
     ) -> None:
         if num_components < 2:
             raise ValueError(
-                f"expected at least two components, got num_components = {num_components}; one is mean_field"
+                f"expected at least two components, got num_components = {num_components}; one is "
+                "mean_field"
             )
         self._num_components = num_components
         super().__init__(story, data, **options)
-        offsets = _spread(num_components, self.flat.dim).flatten()
+        offsets = latin_hypercube(num_components, self.flat.dim).flatten()
         with torch.no_grad():
             bias = self.to_parameters.bias
             bias[: len(offsets)] += offsets.to(bias)
@@ -58,11 +59,11 @@ class Mixture(Guide):
     def parameter_shapes(self, dim: int) -> Mapping[str, tuple[int, ...]]:
         return {"locs": (self._num_components, dim), "raw_scales": (self._num_components, dim)}
 
-    def family(self, parameters: TensorDict, transport: Any) -> dist.Distribution:
+    def family(self, parameters: TensorDict, transport: Any) -> "DiagonalMixture":
         return DiagonalMixture(parameters["locs"], positive(parameters["raw_scales"]))
 
 
-def _spread(num_components: int, dim: int) -> Tensor:
+def latin_hypercube(num_components: int, dim: int) -> Tensor:
     """Where the components start, `(K, d)`: a Latin hypercube, the same each time."""
     generator = torch.Generator().manual_seed(0)
     levels = INITIAL_SPREAD * torch.linspace(-1, 1, num_components)
@@ -70,31 +71,24 @@ def _spread(num_components: int, dim: int) -> Tensor:
     return torch.stack(columns, -1)
 
 
-class DiagonalMixture(TorchDistribution):
-    r"""Equally weighted diagonal Gaussians; a draw carries the gradient of the component that it came from.
+class DiagonalMixture(RealVector):
+    r"""Equally weighted diagonal Gaussians; a draw carries the gradient of the component that it
+    came from.
 
-    Particles drawn for a gradient are stratified: each is marginally from the mixture, and together they visit the
-    components evenly. Particles drawn without gradients are independent, as standard errors and diagnostics
-    assume.
+    Particles drawn for a gradient are stratified: each is marginally from the mixture, and together
+    they visit the components evenly. Particles drawn without gradients are independent, as standard
+    errors and diagnostics assume.
 
     Arguments:
         locs: `(B, K, d)`.
         scales: `(B, K, d)`, positive.
-        batch_shape: A shape that `(B,)` expands to; None for `(B,)`.
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    support = constraints.real_vector
-    has_rsample = True
     is_stratified = True  # particles drawn together for a gradient
 
-    def __init__(self, locs: Tensor, scales: Tensor, batch_shape: Size | None = None) -> None:
+    def __init__(self, locs: Tensor, scales: Tensor) -> None:
         self.locs, self.scales = locs, scales
-        shape = locs.shape[:-2] if batch_shape is None else batch_shape
-        super().__init__(shape, locs.shape[-1:], validate_args=False)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "DiagonalMixture":
-        return DiagonalMixture(self.locs, self.scales, Size(batch_shape))
+        super().__init__(locs.shape[:-2], locs.shape[-1])
 
     @property
     def mean(self) -> Tensor:
@@ -102,12 +96,8 @@ class DiagonalMixture(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         eps = (value.unsqueeze(-2) - self.locs) / self.scales  # (*, B, K, d)
-        log_each = (-0.5 * eps.square() - self.scales.log() - LOG_SQRT_2_PI).sum(-1)
+        log_each = log_standard_normal(eps) - self.scales.log().sum(-1)
         return log_each.logsumexp(-1) - math.log(self.locs.shape[-2])
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        with torch.no_grad():
-            return self.rsample(sample_shape)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = Size([*sample_shape, *self.batch_shape])
@@ -120,7 +110,8 @@ class DiagonalMixture(TorchDistribution):
         return loc + scale * torch.randn_like(loc)
 
     def _components(self, shape: Size, stratified: bool) -> Tensor:
-        """The component of each particle, `shape`; stratified ones divide the particles of a row evenly."""
+        """The component of each particle, `shape`; stratified ones divide the particles of a row
+        evenly."""
         num_components, num_rows = self.locs.shape[-2], self.locs.shape[:-2].numel()
         uniform = torch.rand(shape, dtype=self.locs.dtype, device=self.locs.device)
         if stratified:

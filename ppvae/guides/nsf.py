@@ -1,19 +1,22 @@
-r"""Neural spline flow: each number goes through a monotone spline whose knots depend on those before."""
+r"""Neural spline flow: each number goes through a monotone spline whose knots depend on those
+before."""
 
 __all__ = ["NSF"]
 
 from collections.abc import Sequence
 
-from ppvae.guides.flow_guide import FlowGuide
+from ppvae.guides.flows import AutoregressiveGuide
 
 
-class NSF(FlowGuide):
-    r"""A Gaussian bent by autoregressive rational-quadratic splines, each followed by an affine layer.
+class NSF(AutoregressiveGuide):
+    r"""A Gaussian bent by autoregressive rational-quadratic splines, each followed by an affine
+    layer.
 
-    Assumes a posterior that a one-to-one map can make from a Gaussian; the splines can tear it into several nearly
-    separate pieces. `num_layers` counts pairs of a spline and an affine layer: the spline is the identity beyond
-    five standard deviations, the affine layer carries correlation there (and makes the family contain `IAF` of
-    as many layers). Other arguments as for `FlowGuide` and `Guide`.
+    Assumes a posterior that a one-to-one map can make from a Gaussian; the splines can tear it into
+    several nearly separate pieces. `num_layers` counts pairs of a spline and an affine layer: the
+    spline is the identity beyond five standard deviations, the affine layer carries correlation
+    there (and makes the family contain `IAF` of as many layers). Other arguments as for
+    `AutoregressiveGuide`, `FlowGuide` and `Guide`.
 
     Source:
         C. Durkan, A. Bekasov, I. Murray, G. Papamakarios (2019). Neural spline flows.

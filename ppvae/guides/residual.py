@@ -1,14 +1,14 @@
-r"""What planar and Sylvester flows share: steps :math:`s \mapsto s + a \tanh(c s + b)`, and their inverse."""
+r"""What flows without networks share: steps :math:`s \mapsto s + a \tanh(c s + b)` with their
+inverse, and reflections."""
 
-__all__ = ["at_least_minus_one", "root"]
-
-import math
+__all__ = ["at_least_minus_one", "reflect", "root"]
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-INVERSE_SOFTPLUS_OF_ONE = math.log(math.e - 1)
+from ppvae.guides.base import INVERSE_SOFTPLUS_OF_ONE
+
 NUM_HALVINGS, NUM_STEPS = 30, 3
 
 
@@ -17,8 +17,14 @@ def at_least_minus_one(raw: Tensor) -> Tensor:
     return F.softplus(raw + INVERSE_SOFTPLUS_OF_ONE) - 1
 
 
+def reflect(v: Tensor, unit: Tensor) -> Tensor:
+    """Vectors `(*, d)` reflected at the plane across a unit vector `(*, d)`."""
+    return v - 2 * (v * unit).sum(-1, keepdim=True) * unit
+
+
 def root(y: Tensor, a: Tensor, c: Tensor, b: Tensor) -> Tensor:
-    r"""The one :math:`s` with :math:`s + a \tanh(c s + b) = y`, for :math:`a c > -1`, entry by entry.
+    r"""The one :math:`s` with :math:`s + a \tanh(c s + b) = y`, for :math:`a c > -1`, entry by
+    entry.
 
     Bisection, then Newton's steps held between the bounds; the last one carries the gradients.
 
@@ -26,7 +32,7 @@ def root(y: Tensor, a: Tensor, c: Tensor, b: Tensor) -> Tensor:
         y: Any shape; the others broadcast with it.
         a: Height of the bend.
         c: Its steepness.
-        b: Its place.
+        b: Its offset.
     """
     with torch.no_grad():
         low, high = y - a.abs(), y + a.abs()

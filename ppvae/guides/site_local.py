@@ -1,8 +1,9 @@
-r"""The un-amortized version of a guide that somebody else wrote: its distributions with free parameters."""
+r"""The unamortized version of a guide that somebody else wrote: its distributions with free
+parameters."""
 
 __all__ = ["SiteLocal"]
 
-from typing import Any, ClassVar
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -10,17 +11,19 @@ import torch
 from pyro import poutine
 from pyro.distributions import Distribution
 from pyro.nn import PyroModule
-from torch import Size, Tensor, nn
-from torch.distributions import constraints, transform_to
+from torch import Tensor, nn
+from torch.distributions import transform_to
 
+from ppvae.guides.pushforward import RealVector
 from ppvae.story import DATA_PLATE, Batch, Flat, Sites, TensorDict, local_params, seeded
 
 
 class SiteLocal(PyroModule):
-    """Every local site keeps its distribution's class and gets that class's parameters for each row.
+    """Every local site keeps its distribution's class and gets that class's parameters for each
+    row.
 
-    Fits guides whose sites are independent of each other given the row, each a parametric distribution (Normal,
-    LogNormal, Gamma, Beta, MultivariateNormal, ...), as tutorials write them.
+    Fits guides whose sites are independent of each other given the row, each a parametric
+    distribution (Normal, LogNormal, Gamma, Beta, MultivariateNormal, ...), as tutorials write them.
 
     Arguments:
         guide: A Pyro guide, called with a batch.
@@ -28,7 +31,8 @@ class SiteLocal(PyroModule):
         sites: The story's sites.
 
     Raises:
-        ValueError: If a site's parameters depend on another site's draw, or the guide draws discrete sites.
+        ValueError: If a site's parameters depend on another site's draw, or the guide draws
+            discrete sites.
     """
 
     is_unamortized = True
@@ -40,23 +44,23 @@ class SiteLocal(PyroModule):
         self.row_dim = sites.row_dim
         self.rows = nn.ParameterDict()
         self.networks = nn.ParameterDict()
-        self.shells: dict[str, tuple[Any, int, tuple[str, ...]]] = {}
+        self.factors: dict[str, tuple[Any, int, tuple[str, ...]]] = {}
         first, second = (_traced(guide, batch, seed) for seed in (0, 1))
         discrete = sorted(set(sites.local_discrete) & set(first))
         if discrete:
             raise ValueError(
-                f"expected a guide that draws continuous sites alone, or one of ppvae.guides, for a search for q*; got one "
-                f"that draws the discrete {discrete}"
+                "expected a guide that draws continuous sites alone, or one of ppvae.guides, for "
+                f"a search for q*; got one that draws the discrete {discrete}"
             )
         for name in self.flat.sites:
-            self._free(name, first[name]["fn"], second[name]["fn"])
+            self._add_site(name, first[name]["fn"], second[name]["fn"])
 
-    def _free(self, name: str, fn: Any, again: Any) -> None:
-        """Make the parameters of one site's distribution free."""
+    def _add_site(self, name: str, fn: Any, again: Any) -> None:
+        """Make parameters of the rows of one site's parameters."""
         if not self.flat.sites[name].layout.is_simple:
             raise ValueError(
-                f"site '{name}': expected a site in the plate '{DATA_PLATE}' alone, at batch dimension -1, got inner "
-                "plates; use one of ppvae.guides to measure its gaps"
+                f"site '{name}': expected a site in the plate '{DATA_PLATE}' alone, at batch "
+                "dimension -1, got inner plates; use one of ppvae.guides to measure its gaps"
             )
         base, num_event = _unwrap(fn)
         other = _unwrap(again)[0]
@@ -65,12 +69,13 @@ class SiteLocal(PyroModule):
             value = getattr(base, key)
             if not torch.equal(value, getattr(other, key)):
                 raise ValueError(
-                    f"site '{name}': expected a guide whose sites are independent given the row, got a "
-                    f"{key} that depends on another draw; use one of ppvae.guides to measure its gaps"
+                    f"site '{name}': expected a guide whose sites are independent given the row, "
+                    f"got a {key} that depends on another draw; use one of ppvae.guides to measure "
+                    "its gaps"
                 )
             raw = transform_to(base.arg_constraints[key]).inv(value.detach()).clone()
             self.rows[_attribute(name, key)] = nn.Parameter(raw)
-        self.shells[name] = (type(base), num_event, keys)
+        self.factors[name] = (type(base), num_event, keys)
 
     def parameters_of(self, batch: Batch) -> TensorDict:
         """The rows' own parameters on unconstrained space, name -> `(B, *shape)`."""
@@ -86,7 +91,7 @@ class SiteLocal(PyroModule):
         return self.distribution(self.parameters_of(batch))
 
     def _site_distribution(self, name: str, parameters: TensorDict) -> Any:
-        family, num_event, keys = self.shells[name]
+        family, num_event, keys = self.factors[name]
         free = {
             k: transform_to(family.arg_constraints[k])(parameters[_attribute(name, k)])
             for k in keys
@@ -101,17 +106,12 @@ class SiteLocal(PyroModule):
                 pyro.sample(name, self._site_distribution(name, self.parameters_of(batch)))
 
 
-class _FlatProduct(dist.TorchDistribution):
+class _FlatProduct(RealVector):
     """Independent sites, seen as one distribution over `u`."""
-
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    support = constraints.real_vector
-    has_rsample = True
 
     def __init__(self, sites: dict[str, Any], flat: Flat) -> None:
         self.sites, self.flat = sites, flat
-        num_rows = next(iter(sites.values())).batch_shape[0]
-        super().__init__(Size([num_rows]), Size([flat.dim]), validate_args=False)
+        super().__init__(next(iter(sites.values())).batch_shape[:1], flat.dim)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         return self.flat.flatten({n: q.rsample(sample_shape) for n, q in self.sites.items()})
@@ -132,7 +132,8 @@ def _attribute(name: str, key: str) -> str:
 
 
 def _unwrap(fn: Any) -> tuple[Any, int]:
-    """A distribution without its `to_event` wrappings, and the number of event dimensions that they made."""
+    """A distribution without its `to_event` wrappings, and the number of event dimensions that they
+    made."""
     num_event = 0
     while isinstance(fn, dist.Independent):
         num_event += fn.reinterpreted_batch_ndims
@@ -141,7 +142,8 @@ def _unwrap(fn: Any) -> tuple[Any, int]:
 
 
 def _parameter_names(base: Any) -> tuple[str, ...]:
-    """The arguments that make a distribution; of alternative forms the one that it was computed with."""
+    """The arguments that make a distribution; of alternative forms the one that it was computed
+    with."""
     if isinstance(base, dist.MultivariateNormal):
         return ("loc", "scale_tril")
     if isinstance(base, dist.Bernoulli | dist.Categorical):

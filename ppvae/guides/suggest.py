@@ -37,7 +37,8 @@ def suggest(story: nn.Module, data: Any, *, with_local: bool = False) -> tuple[s
 
 
 def _discrete(story: nn.Module, sites: Sites, with_local: bool) -> tuple[str, ...]:
-    """For stories of discrete sites alone: summed over if few, else quantised if there is a codebook, else drawn."""
+    """For stories of discrete sites alone: summed over if few, else quantised if there is a
+    codebook, else drawn."""
     try:
         Configurations(sites)
     except ValueError:

@@ -1,19 +1,19 @@
-r"""Sylvester: a Gaussian bent along several directions at once, which the encoder turns as it likes."""
+r"""Sylvester: a Gaussian bent along several directions at once, which the encoder turns as it
+likes."""
 
-__all__ = ["Sylvester", "SylvesterLayers"]
+__all__ = ["Sylvester", "SylvesterSteps"]
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ppvae.guides.amortized import Guide
-from ppvae.guides.base import positive
+from ppvae.guides.base import positive, refuse_below_one
 from ppvae.guides.flow_guide import squashed
-from ppvae.guides.flows import Pushforward
-from ppvae.guides.residual import root
+from ppvae.guides.pushforward import Pushforward
+from ppvae.guides.residual import reflect, root
 from ppvae.story import TensorDict
 
 
@@ -21,9 +21,9 @@ class Sylvester(Guide):
     r"""A Gaussian bent along several directions at once, step by step,
     :math:`v \leftarrow v + Q R \tanh(\tilde R Q^T v + b)`, :math:`u = \mu + \sigma v`.
 
-    `Q` has M orthonormal columns, a product of M reflections; `R` and :math:`\tilde R` are upper triangular with
-    diagonals in (−1, 1), so that every step can be undone, one number after the other. The steps start as the identity.
-    Other arguments as for `Guide`.
+    `Q` has M orthonormal columns, a product of M reflections; `R` and :math:`\tilde R` are upper
+    triangular with diagonals in (−1, 1), so that every step can be undone, one number after the
+    other. The steps start as the identity. Other arguments as for `Guide`.
 
     Arguments:
         num_layers: Number T of steps.
@@ -33,24 +33,22 @@ class Sylvester(Guide):
         ValueError: If `num_layers` or `width` is below 1, or a row has a single latent number.
 
     Source:
-        R. van den Berg, L. Hasenclever, J. M. Tomczak, M. Welling (2018). Sylvester normalizing flows for variational
-        inference.
+        R. van den Berg, L. Hasenclever, J. M. Tomczak, M. Welling (2018). Sylvester normalizing
+        flows for variational inference.
     """
 
     def __init__(
         self, story: nn.Module, data: Any, *, num_layers: int = 4, width: int = 8, **options: Any
     ) -> None:
-        if min(num_layers, width) < 1:
-            raise ValueError(
-                f"expected num_layers and width of at least 1, got {num_layers} and {width}"
-            )
+        refuse_below_one(num_layers=num_layers, width=width)
         self._num_layers, self._width = num_layers, width
         super().__init__(story, data, **options)
 
     def parameter_shapes(self, dim: int) -> Mapping[str, tuple[int, ...]]:
         if dim < 2:
             raise ValueError(
-                "expected at least two latent numbers for sylvester, got 1; use planar, mixture or mean_field"
+                "expected at least two latent numbers for sylvester, got 1; use planar, mixture or "
+                "mean_field"
             )
         layers, width = self._num_layers, min(self._width, dim)
         return {
@@ -61,93 +59,71 @@ class Sylvester(Guide):
     def family(self, parameters: TensorDict, transport: Any) -> Pushforward:
         loc, scale = parameters["loc"], positive(parameters["raw_scale"])
         width, dim = parameters["turns"].shape[-2:]
-        turns = torch.eye(dim).to(loc)[:width] + parameters["turns"]
+        basis = orthonormal_columns(torch.eye(dim).to(loc)[:width] + parameters["turns"])
+        outer = triangle(squashed(parameters["outer"]))
         # The inner triangle starts at half the identity: at 0 neither triangle would ever move.
-        inner = 0.5 * torch.eye(width).to(loc) + squashed(parameters["inner"])
-        parts = [turns, squashed(parameters["outer"]), inner]
-        context = torch.cat([*(p.flatten(-3) for p in parts), parameters["shift"].flatten(-2)], -1)
-        return Pushforward(loc, scale, context, SylvesterLayers(self._num_layers, width, dim))
+        inner = triangle(0.5 * torch.eye(width).to(loc) + squashed(parameters["inner"]))
+        return Pushforward(loc, scale, SylvesterSteps(basis, outer, inner, parameters["shift"]))
 
 
-@dataclass(frozen=True)
-class Step:
-    """One step of a row: `Q` `(*, d, M)`, `R` and `R~` `(*, M, M)`, `b` `(*, M)`."""
-
-    basis: Tensor
-    outer: Tensor
-    inner: Tensor
-    shift: Tensor
-
-
-class SylvesterLayers:
-    """The steps; the context of a row is its reflections, triangles and shifts side by side.
+class SylvesterSteps:
+    r"""The steps of each row.
 
     Arguments:
-        num_layers: Number T of steps.
-        width: Directions M that a step bends.
-        dim: Length d of the noise.
+        basis: Q, `(B, T, d, M)`, orthonormal columns.
+        outer: R, `(B, T, M, M)`, upper triangular.
+        inner: :math:`\tilde R`, `(B, T, M, M)`, upper triangular.
+        shift: b, `(B, T, M)`.
     """
 
-    def __init__(self, num_layers: int, width: int, dim: int) -> None:
-        self.num_layers, self.width, self.dim = num_layers, width, dim
+    def __init__(self, basis: Tensor, outer: Tensor, inner: Tensor, shift: Tensor) -> None:
+        parts = (*(t.unbind(-3) for t in (basis, outer, inner)), shift.unbind(-2))
+        self.steps = list(zip(*parts, strict=True))
 
-    def __call__(self, eps: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """`(*, d)` and `(*, context)` to `v` `(*, d)` and log |det dv/deps| `(*,)`."""
+    def __call__(self, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """`(*, B, d)` to `v` `(*, B, d)` and log |det dv/deps| `(*, B)`."""
         v, log_det = eps, eps.new_zeros(eps.shape[:-1])
-        for step in self._steps(context):
-            bend = (_times(step.inner, _times(step.basis.mT, v)) + step.shift).tanh()
-            v = v + _times(step.basis, _times(step.outer, bend))
-            slope = _diagonal(step.outer) * _diagonal(step.inner)
+        for basis, outer, inner, shift in self.steps:
+            bend = (_times(inner, _times(basis.mT, v)) + shift).tanh()
+            v = v + _times(basis, _times(outer, bend))
+            slope = _diagonal(outer) * _diagonal(inner)
             log_det = log_det + (slope * (1 - bend.square())).log1p().sum(-1)
         return v, log_det
 
-    def inverse(self, v: Tensor, context: Tensor) -> Tensor:
-        """The noise that is sent to `v`, `(*, d)`."""
-        for step in reversed(self._steps(context)):
-            bend = self._bend_before(_times(step.basis.mT, v), step)
-            v = v - _times(step.basis, _times(step.outer, bend))
+    def inverse(self, v: Tensor) -> Tensor:
+        """The noise that is sent to `v`, `(*, B, d)`."""
+        for basis, outer, inner, shift in reversed(self.steps):
+            bend = _bend_before(_times(basis.mT, v), outer, inner, shift)
+            v = v - _times(basis, _times(outer, bend))
         return v
 
-    def _bend_before(self, y: Tensor, step: Step) -> Tensor:
-        r"""The :math:`\tanh(\tilde R s + b)` that was added, from :math:`y = s + R \tanh(\tilde R s + b)`: back from the
-        last number, on which no other hangs."""
-        s: list[Tensor] = []
-        bend: list[Tensor] = []
-        for i in reversed(range(self.width)):
-            outer, inner = step.outer[..., i, :], step.inner[..., i, :]
-            rest = y[..., i] - sum(outer[..., i + 1 + j] * b for j, b in enumerate(bend))
-            shift = step.shift[..., i] + sum(inner[..., i + 1 + j] * t for j, t in enumerate(s))
-            one = root(rest, outer[..., i], inner[..., i], shift)
-            s.insert(0, one)
-            bend.insert(0, (inner[..., i] * one + shift).tanh())
-        return torch.stack(bend, -1)
 
-    def _steps(self, context: Tensor) -> list[Step]:
-        width, square = self.width, self.width**2
-        sizes = [self.num_layers * n for n in (width * self.dim, square, square, width)]
-        turns, outer, inner, shift = context.split(sizes, -1)
-        turns = turns.unflatten(-1, (self.num_layers, width, self.dim))
-        outer, inner = (
-            _triangle(t.unflatten(-1, (self.num_layers, width, width))) for t in (outer, inner)
-        )
-        parts = _basis(turns), outer, inner, shift.unflatten(-1, (self.num_layers, width))
-        layers = [Step(*(p.select(p.dim() - n, t) for p, n in zip(parts, (3, 3, 3, 2), strict=True)))
-                  for t in range(self.num_layers)]  # fmt: skip
-        return layers
+def _bend_before(y: Tensor, outer: Tensor, inner: Tensor, shift: Tensor) -> Tensor:
+    r"""The :math:`\tanh(\tilde R s + b)` that was added, from
+    :math:`y = s + R \tanh(\tilde R s + b)`: back from the last number, on which no other hangs."""
+    s: list[Tensor] = []
+    bend: list[Tensor] = []
+    for i in reversed(range(y.shape[-1])):
+        rest = y[..., i] - sum(outer[..., i, i + 1 + j] * b for j, b in enumerate(bend))
+        offset = shift[..., i] + sum(inner[..., i, i + 1 + j] * t for j, t in enumerate(s))
+        slope = inner[..., i, i]
+        one = root(rest, outer[..., i, i], slope, offset)
+        s.insert(0, one)
+        bend.insert(0, (slope * one + offset).tanh())
+    return torch.stack(bend, -1)
 
 
-def _basis(turns: Tensor) -> Tensor:
-    """Orthonormal columns `(*, d, M)`: the first M axes, reflected at each of the M vectors `(*, M, d)`."""
-    units = nn.functional.normalize(turns, dim=-1)
+def orthonormal_columns(turns: Tensor) -> Tensor:
+    """The first M axes, reflected at each of the M vectors `(*, M, d)`: `(*, d, M)`."""
     width, dim = turns.shape[-2:]
-    columns = torch.eye(dim).to(turns)[:, :width].expand(*turns.shape[:-2], dim, width)
+    axes = torch.eye(dim).to(turns)[:width].expand(*turns.shape[:-2], width, dim)
+    units = nn.functional.normalize(turns, dim=-1)
     for i in reversed(range(width)):
-        unit = units[..., i, :].unsqueeze(-1)  # (*, d, 1)
-        columns = columns - 2 * unit * (unit.mT @ columns)
-    return columns
+        axes = reflect(axes, units[..., i, None, :])
+    return axes.mT
 
 
-def _triangle(raw: Tensor) -> Tensor:
+def triangle(raw: Tensor) -> Tensor:
     """Upper triangular, its diagonal in (-1, 1): 0 at 0."""
     return raw.triu(1) + torch.diag_embed(_diagonal(raw).tanh())
 

@@ -9,15 +9,15 @@ from pyro.distributions import Distribution
 from torch import nn
 
 from ppvae.guides.base import GuideBase
-from ppvae.guides.flows import RowNetworks
+from ppvae.guides.pushforward import RowNetworks
 from ppvae.story import Batch, TensorDict, as_batch, local_params, num_rows_of
 
 
 class LocalGuide(GuideBase):
-    """The un-amortized member of a family: a complete set of family parameters for each row.
+    """The unamortized member of a family: a complete set of family parameters for each row.
 
-    For a flow these are the weights of the flow's networks too, a copy for each row. Serves exactly the rows it
-    was made for.
+    For a flow these are the weights of the flow's networks too, a copy for each row. Serves exactly
+    the rows it was made for.
 
     Arguments:
         guide: The amortized guide; its answer is the start.
@@ -29,15 +29,11 @@ class LocalGuide(GuideBase):
     def __init__(self, guide: Any, batch: TensorDict) -> None:
         super().__init__(name="local")
         self.batch = batch
-        self.site_sampler, self.discrete, self.row_dim = (
-            guide.site_sampler,
-            guide.discrete,
-            guide.row_dim,
-        )
+        self.site_sampler, self.discrete = guide.site_sampler, guide.discrete
+        self.row_dim = guide.row_dim
         self._family = (guide,)  # in a tuple: the encoder is no part of this guide
-        self.__dict__["global_guide"] = (
-            guide.global_guide
-        )  # nor is it renamed as a part of this guide
+        # The global guide is shared: as a registered part it would be renamed.
+        self.__dict__["global_guide"] = guide.global_guide
         self.borrowed = (guide.global_guide,)
         with torch.no_grad(), local_params(guide):
             start = guide.parameters_of(batch)
@@ -52,8 +48,8 @@ class LocalGuide(GuideBase):
         """The rows' own parameters, name -> `(B, *shape)`."""
         if num_rows_of(as_batch(batch)) != num_rows_of(self.batch):
             raise ValueError(
-                f"expected the {num_rows_of(self.batch)} rows that this local guide was made for, got "
-                f"{num_rows_of(as_batch(batch))}; call guide.local(batch) on those rows"
+                f"expected the {num_rows_of(self.batch)} rows that this local guide was made for, "
+                f"got {num_rows_of(as_batch(batch))}; call guide.local(batch) on those rows"
             )
         return dict(self.rows.items())
 
@@ -66,17 +62,18 @@ class LocalGuide(GuideBase):
         return family.family(parameters, transport)
 
     def repeated(self, num: int) -> "LocalGuide":
-        """A guide of the same rows, with the same parameters, `num` times over, one round after the other."""
+        """A guide of all rows with their parameters, then of all rows again, `num` times."""
         batch = {k: v.repeat(num, *(1,) * (v.dim() - 1)) for k, v in self.batch.items()}
-        crowd = LocalGuide(self._family[0], batch)
+        repeated = LocalGuide(self._family[0], batch)
         with torch.no_grad():
-            for mine, many in ((self.rows, crowd.rows), (self.networks, crowd.networks)):
+            for mine, many in ((self.rows, repeated.rows), (self.networks, repeated.networks)):
                 for key, parameter in mine.items():
                     many[key].copy_(parameter.repeat(num, *(1,) * (parameter.dim() - 1)))
-        return crowd
+        return repeated
 
     def optimize(self, story: nn.Module, **options: Any) -> Any:
-        """Search for q*, see `ppvae.inference.optimize_local`, which is imported when it is called."""
+        """Search for q*, see `ppvae.inference.optimize_local`, which is imported when it is
+        called."""
         from ppvae.inference.local_search import optimize_local
 
         return optimize_local(story, self, **options)

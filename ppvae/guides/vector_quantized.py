@@ -1,4 +1,5 @@
-r"""Vector quantisation: each code is the entry of the story's codebook nearest to what the encoder says."""
+r"""Vector quantisation: each code is the entry of the story's codebook nearest to what the encoder
+says."""
 
 __all__ = ["VectorQuantized"]
 
@@ -19,29 +20,32 @@ UNUSED_BELOW = 0.01
 
 
 class VectorQuantized(Guide):
-    r"""The nearest code for each entry, with certainty, :math:`k = \arg\min_k \lVert e_k - h(x) \rVert`.
+    r"""The nearest code for each entry, with certainty,
+    :math:`k = \arg\min_k \lVert e_k - h(x) \rVert`.
 
-    The story draws a site of one-hot codes and looks them up in its codebook, `code @ self.codebook`. In training the
-    decoder's gradient passes straight through to `h`, and the loss grows by the commitment
-    :math:`\beta \lVert h - \mathrm{sg}(e_k) \rVert^2`. A codebook that is a buffer of the story follows the means of
-    what chooses each entry, by a moving average; one that is a parameter is trained, by its own gradient and
-    :math:`\lVert \mathrm{sg}(h) - e_k \rVert^2`. The ELBO that is reported has neither term. Other arguments as for
-    `Guide`; the story that it is built with is the one whose codebook it reads.
+    The story draws a site of one-hot codes and looks them up in its codebook,
+    `code @ self.codebook`. In training the decoder's gradient passes straight through to `h`, and
+    the loss grows by the commitment :math:`\beta \lVert h - \mathrm{sg}(e_k) \rVert^2`. A codebook
+    that is a buffer of the story follows the means of what chooses each entry, by a moving average;
+    one that is a parameter is trained, by its own gradient and
+    :math:`\lVert \mathrm{sg}(h) - e_k \rVert^2`. The ELBO that is reported has neither term. Other
+    arguments as for `Guide`; the story that it is built with is the one whose codebook it reads.
 
     Arguments:
         codebook: Name of the story's attribute that holds the entries, `(K, D)`.
-        commitment: Weight :math:`\beta` of the commitment, per squared unit of the codebook, in nats; `kl_warmup` and an objective's `beta`
-            scale it as well.
+        commitment: Weight :math:`\beta` of the commitment, per squared unit of the codebook, in
+            nats; `kl_warmup` and an objective's `beta` scale it as well.
         decay: Weight of the past in the moving average of a training step.
 
     Raises:
-        ValueError: If the story has another latent site than one of one-hot codes, no such codebook, or K < D.
+        ValueError: If the story has another latent site than one of one-hot codes, no such
+            codebook, or K < D.
 
     Source:
         A. van den Oord, O. Vinyals, K. Kavukcuoglu (2017). Neural discrete representation learning.
     """
 
-    adds_to_loss = True  # training mode is not the plain ELBO
+    adds_to_loss = True
     counts: Tensor
     sums: Tensor
 
@@ -77,18 +81,20 @@ class VectorQuantized(Guide):
         site = next(iter(sites.local_discrete.values()), None)
         if len(names) != 1 or site is None or not _is_one_hot(site):
             raise ValueError(
-                f"expected one latent site of one-hot codes for vector_quantized, got {names}; write it as "
-                "OneHotCategorical"
+                f"expected one latent site of one-hot codes for vector_quantized, got {names}; "
+                "write it as OneHotCategorical"
             )
         book = getattr(self._book[0], self._book[1], None)
         if not torch.is_tensor(book) or book.dim() != 2 or len(book) != site.row_shape[-1]:
             raise ValueError(
-                f"site '{site.name}': expected the story to hold a codebook of {site.row_shape[-1]} entries as "
-                f"`{self._book[1]}`, (K, D), got {getattr(book, 'shape', None)}"
+                f"site '{site.name}': expected the story to hold a codebook of "
+                f"{site.row_shape[-1]} entries as `{self._book[1]}`, (K, D), got "
+                f"{getattr(book, 'shape', None)}"
             )
         if len(book) < book.shape[1]:
             raise ValueError(
-                f"expected at least as many codes as numbers in each, got a codebook {tuple(book.shape)}"
+                "expected at least as many codes as numbers in each, got a codebook "
+                f"{tuple(book.shape)}"
             )
 
     def make_discrete(self, sites: Sites) -> DiscreteSampler:
@@ -100,12 +106,12 @@ class VectorQuantized(Guide):
         return {}
 
     def family(self, parameters: TensorDict, transport: Any) -> NoReturn:
-        raise AssertionError("there is no latent number to place")
+        raise AssertionError("there is no continuous latent number")
 
     def local(self, batch: Batch) -> NoReturn:
         raise ValueError(
-            "expected a guide with a density for a search of q*, got vector_quantized, which is certain of its codes; "
-            "compare its elbo with that of a categorical guide"
+            "expected a guide with a density for a search of q*, got vector_quantized, which is "
+            "certain of its codes; compare its elbo with that of a categorical guide"
         )
 
     def site_distribution(self, site: Site, logits: Tensor) -> PointMass:
@@ -133,7 +139,8 @@ class VectorQuantized(Guide):
         pyro.factor(f"_{site.name}_commitment", cost, has_rsample=True)
 
     def _follow(self, said: Tensor, code: Tensor) -> None:
-        """Move each entry towards the mean of what chose it, `said` `(N, D)`; unused entries start again from the data."""
+        """Move each entry towards the mean of what chose it, `said` `(N, D)`; unused entries start
+        again from the data."""
         share = len(said) / len(self.counts)
         with torch.no_grad():
             self.counts.lerp_(code.sum(0), 1 - self.decay)
