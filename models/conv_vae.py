@@ -150,8 +150,7 @@ class ConvVAE(PyroModule):
         latent_dim: int = 20,
         channels: Sequence[int] = (64, 32),
     ) -> "ConvVAE":
-        """The story for pictures like `batch["x"]`, `(B, C, H, W)`, with the fewest usual levels
-        that they keep to."""
+        """The story for pictures like `batch["x"]`, `(B, C, H, W)`, with the fewest levels they need."""
         x = batch["x"]
         if x.dim() != 4:
             raise ValueError(

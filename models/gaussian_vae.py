@@ -1,5 +1,4 @@
-r"""A variational autoencoder for real numbers: the decoder says where each number lies and how
-surely.
+r"""A variational autoencoder for real numbers: the decoder gives each mean and width.
 
 Story
     Each row is a picture in shades of grey, or any vector of real numbers. A few standard normal

@@ -48,8 +48,7 @@ MIN_DF = 3.0  # below, Student's t has no variance
 
 
 class IncompleteVAE(PyroModule):
-    """Heavy-tailed real numbers decoded from standard normal causes; made for data with missing
-    values.
+    """Heavy-tailed numbers decoded from standard normal causes, for data with missing values.
 
     Arguments:
         data_dim: Length `P` of a row.

@@ -1,5 +1,4 @@
-r"""A variational autoencoder with clusters: a discrete cause picks the Normal that the others are
-drawn from.
+r"""A variational autoencoder with clusters: a discrete cause picks the Normal of the others.
 
 Story
     Each row belongs to one of `K` kinds. A kind has its own place and spread in the space of

@@ -45,8 +45,7 @@ from torch.distributions import constraints
 
 
 class ProbabilisticPCA(PyroModule):
-    """Linear-Gaussian story with the same noise everywhere; closed-form posterior, evidence and
-    maximum likelihood.
+    """Linear-Gaussian story with one noise; closed-form posterior, evidence, maximum likelihood.
 
     Arguments:
         data_dim: Number `P` of sensors.

@@ -95,8 +95,7 @@ class TabularVAE(PyroModule):
         latent_dim: int = 3,
         hidden: Sequence[int] = (64,),
     ) -> "TabularVAE":
-        """The story for a table with keys among `real`, `amount`, `count`, `answer` and `choice`,
-        `(B, columns)` each."""
+        """The story for a table: `real`, `amount`, `count`, `answer`, `choice`, `(B, columns)` each."""
         columns = [batch[kind].shape[1] if kind in batch else 0 for kind in KINDS]
         options = int(batch["choice"].nan_to_num(0.0).max()) + 1 if "choice" in batch else 1
         story = cls(columns, options, latent_dim, hidden)

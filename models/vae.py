@@ -62,8 +62,7 @@ class VAE(PyroModule):
         latent_dim: int | None = None,
         hidden: Sequence[int] = (200, 200),
     ) -> "VAE":
-        """The story for pictures like `batch["x"]`, `(B, P)`: 50 causes, for fewer than 200 pixels
-        10."""
+        """The story for pictures like `batch["x"]`, `(B, P)`: 50 causes; below 200 pixels 10."""
         num_pixels = batch["x"][0].numel()
         return cls(num_pixels, latent_dim or (50 if num_pixels >= 200 else 10), hidden)
 

@@ -1,5 +1,4 @@
-r"""A variational autoencoder with a learned prior: a mixture of what pseudo-pictures would be
-encoded to.
+r"""A variational autoencoder with a learned prior: a mixture of encoded pseudo-pictures.
 
 Story
     The causes of a row are not standard normal: they come from a mixture of `K` Normals in equal
@@ -47,8 +46,7 @@ from ppvae.nets import MLP
 
 
 class Components(TorchDistribution):
-    """An equal mixture of diagonal Normals, `loc` and `scale` `(K, D)` each; a draw has shape
-    `(D,)`."""
+    """An equal mixture of diagonal Normals of `(D,)`, `loc` and `scale` `(K, D)` each."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
@@ -102,8 +100,7 @@ class VampVAE(PyroModule):
         num_components: int = 100,
         hidden: Sequence[int] = (200, 200),
     ) -> "VampVAE":
-        """The story for pictures like `batch["x"]`, `(B, P)`, whose first rows the pseudo-pictures
-        start at."""
+        """The story for pictures like `batch["x"]`, `(B, P)`; pseudo-pictures start at the first rows."""
         rows = batch["x"].flatten(1)
         latent_dim = latent_dim or (20 if rows.shape[1] >= 200 else 10)
         story = cls(rows.shape[1], latent_dim, num_components, hidden)

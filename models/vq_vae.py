@@ -1,5 +1,4 @@
-r"""A variational autoencoder of learned symbols: a sentence of codes, each looked up in a book of
-vectors.
+r"""A variational autoencoder of learned symbols: a sentence of codes from a codebook.
 
 Story
     Each row has a sentence of `M` codes out of `K`. A grammar, a network that reads the codes so
@@ -46,8 +45,7 @@ from ppvae.nets import MLP
 
 
 class Grammar(nn.Module):
-    """Log odds of each code of a sentence, given those before it: a recurrent network with letters
-    and a voice of its own at each place.
+    """Log odds of each code of a sentence, given those before it: a recurrent network.
 
     A code need not mean the same at two places, so that each place has its own embedding of the
     codes and its own map to the odds.
@@ -67,8 +65,7 @@ class Grammar(nn.Module):
         self.odds = nn.Parameter(torch.zeros(places, codes))
 
     def forward(self, codes: Tensor) -> Tensor:
-        """One-hot sentences to log odds, both `(N, M, K)`; those of a place see only the codes
-        before it."""
+        """One-hot sentences to log odds, both `(N, M, K)`, each from the codes before it."""
         read = torch.einsum("nmk,mkw->nmw", codes[:, :-1], self.letters)
         features = self.reader(nn.functional.pad(read, (0, 0, 1, 0)))[0]  # (N, M, width)
         return torch.einsum("nmw,mwk->nmk", features, self.heads) + self.odds
@@ -116,8 +113,7 @@ class Sentence(TorchDistribution):
 
 
 class VQVAE(PyroModule):
-    """Bernoulli pixels, decoded from codes that are looked up in a codebook; an autoregressive
-    prior over the codes.
+    """Bernoulli pixels, decoded from codes of a codebook with an autoregressive prior.
 
     Arguments:
         num_pixels: Number `P` of pixels of a picture.
@@ -160,8 +156,7 @@ class VQVAE(PyroModule):
         grammar_width: int | None = None,
         temperature: float = 1.0,
     ) -> "VQVAE":
-        """The story for pictures like `batch["x"]`, `(B, P)`; for fewer than 200 pixels 32 codes
-        and a width of 24."""
+        """The story for pictures like `batch["x"]`, `(B, P)`; below 200 pixels 32 codes, width 24."""
         num_pixels = batch["x"][0].numel()
         codes, width = (128, 64) if num_pixels >= 200 else (32, 24)
         sizes = num_places, num_codes or codes, code_dim

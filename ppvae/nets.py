@@ -1,5 +1,4 @@
-r"""Encoders and decoders: ordinary torch modules that act on the last dimensions, nothing
-probabilistic."""
+r"""Encoders and decoders: torch modules that act on the last dimensions."""
 
 __all__ = [
     "MLP",
@@ -174,8 +173,7 @@ def num_features(encoder: nn.Module, inputs: Tensor) -> int:
 
 
 def hold_norms(module: nn.Module, norm: float) -> None:
-    r"""Keep the norm of the weights into every unit of a module's linear and convolutional layers,
-    in place.
+    r"""Hold the norm of the weights into each unit of linear and convolutional layers, in place.
 
     Each weight vector becomes :math:`H v / \lVert v \rVert`: what is trained is its direction.
 

@@ -1,5 +1,4 @@
-r"""Guides: amortized posteriors made from a story's own trace. One family a file, one row in
-`families`."""
+r"""Guides: amortized posteriors made from a story's own trace; one family a file."""
 
 from typing import Any
 
@@ -17,7 +16,7 @@ FAMILIES: dict[str, type[Guide]] = {**PLAIN, "semi_amortized": SemiAmortized}
 _CLASSES = {family.__name__: family for family in FAMILIES.values()}
 globals().update(_CLASSES)  # the table is the one list of them: `ppvae.guides.MeanField`
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "FAMILIES",
     "Guide",
     "GuideBase",

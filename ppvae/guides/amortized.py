@@ -132,15 +132,13 @@ class Guide(GuideBase):
         """
 
     def make_discrete(self, sites: Sites) -> DiscreteSampler | None:
-        """What draws the discrete sites; None leaves them out: they are summed over, if finite and
-        few."""
+        """What draws the discrete sites; None leaves them out, to be summed over where they are few."""
         if sites:
             Configurations(sites)  # refuses what cannot be summed over
         return None
 
     def check_sites(self, sites: Sites) -> None:
-        """Refuse a story that the family does not suit; by default one without a continuous latent
-        site."""
+        """Refuse a story that the family does not suit: by default one of discrete sites alone."""
         if not sites.local_continuous:
             for name, site in sites.local_discrete.items():
                 if enumerate_support(site) is None:
@@ -177,8 +175,7 @@ class Guide(GuideBase):
         return self.family(parameters, self.transport)
 
     def local(self, batch: Batch) -> LocalGuide:
-        """The un-amortized member of this family: own parameters for each row of `batch`, started
-        here.
+        """The unamortized member of this family: parameters for each row, started at this answer.
 
         Arguments:
             batch: Name -> `(B, *event)`; the local guide serves exactly these rows.

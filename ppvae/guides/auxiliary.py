@@ -1,5 +1,4 @@
-r"""Auxiliary: plain Gaussians for every number, given numbers that the guide draws first and then
-throws away."""
+r"""Auxiliary: plain Gaussians, given auxiliary variables that the guide draws first."""
 
 __all__ = ["Auxiliary", "AuxiliaryMixture", "AuxiliaryNetworks"]
 
@@ -83,8 +82,7 @@ class Auxiliary(FlowGuide):
 
 
 class AuxiliaryNetworks(nn.Module):
-    """From noise to v and u, back, and from u to the reverse model's v; next to the identity at the
-    start.
+    """From noise to v and u, back, and from u to the reverse model's v.
 
     Arguments:
         num_auxiliary: Numbers of v.
@@ -121,8 +119,7 @@ class AuxiliaryNetworks(nn.Module):
         return both
 
     def reverse(self, u: Tensor, context: Tensor) -> Tensor:
-        """Location and raw scale of the reverse model's v at u `(*, d)`, side by side,
-        `(*, 2 a)`."""
+        """Location and raw scale of the reverse model at u `(*, d)`, side by side, `(*, 2 a)`."""
         return self.backwards(torch.cat([u, context], -1))
 
 

@@ -1,5 +1,4 @@
-r"""What amortized and unamortized guides share: a distribution over one real vector, drawn at the
-story's sites."""
+r"""What amortized and unamortized guides share: one real vector, drawn at the story's sites."""
 
 __all__ = ["LOGITS", "GlobalGuide", "GuideBase", "diagonal", "positive", "refuse_below_one"]
 
@@ -33,8 +32,7 @@ def diagonal(parameters: TensorDict) -> Distribution:
 
 
 def positive(raw: Tensor) -> Tensor:
-    """A scale from an unconstrained number: 1 at 0, and linear for large ones, where exp would
-    overflow."""
+    """A scale from an unconstrained number: 1 at 0, linear where exp would overflow."""
     return F.softplus(raw + INVERSE_SOFTPLUS_OF_ONE) + MIN_SCALE
 
 
@@ -95,8 +93,7 @@ class GuideBase(PyroModule, metaclass=_AbstractModule):
         """The family's distribution over `u` for these parameters."""
 
     def site_distribution(self, site: Site, logits: Tensor) -> Distribution:
-        """The distribution from which a discrete site's entries are drawn; a family may relax it in
-        training."""
+        """What a discrete site's entries are drawn from; a family may relax it in training."""
         return plain_site_distribution(site, logits)
 
     @property

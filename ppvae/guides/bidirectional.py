@@ -73,8 +73,7 @@ class Bidirectional(FlowGuide):
 
 
 def up_and_down(layers: Sequence[slice], share: float) -> list[slice]:
-    """The parts of the layers in the order in which they are read: up from the lowest, the top, and
-    down again.
+    """Parts of the layers in the order of reading: up from the lowest, the top, down again.
 
     Arguments:
         layers: Where each layer stands in the vector, the topmost first.

@@ -16,8 +16,7 @@ from ppvae.nets import MLP
 
 
 class SequentialBlocks(nn.Module, ABC):
-    r"""Noise to blocks :math:`v_i = m_i(h_{i-1}) + s_i(h_{i-1}) \epsilon_i`, where :math:`h_i` sums
-    up the first i.
+    r"""Noise to blocks :math:`v_i = m_i(h_{i-1}) + s_i(h_{i-1}) \epsilon_i`, from those before.
 
     Arguments:
         blocks: Where each block stands in the vector, in the order in which they are drawn.

@@ -14,8 +14,7 @@ from ppvae.story import Sites, TensorDict
 
 
 class DiscreteGuide(Guide):
-    """A guide that draws discrete sites, beside a mean-field for the continuous ones. Arguments as
-    for `Guide`.
+    """A guide that draws discrete sites, with a mean-field for the continuous ones.
 
     Raises:
         ValueError: If the story has no discrete latent site, or one with infinitely many values.

@@ -125,8 +125,7 @@ class RelaxedOneHot(LinearOneHot):
 
 
 class RelaxedBernoulli(LinearBernoulli):
-    """A coin with relaxed, differentiable draws; arguments as for `RelaxedOneHot`, `logits` one a
-    coin."""
+    """A coin with relaxed, differentiable draws; arguments as for `RelaxedOneHot`."""
 
     has_rsample = True
 

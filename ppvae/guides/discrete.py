@@ -91,8 +91,7 @@ def plain_site_distribution(site: Site, logits: Tensor) -> Any:
 
 
 def _values(site: Site) -> Tensor:
-    """What an entry can be: `(K, K)` one-hot vectors, `(2,)` sides of a coin as floats, `(K,)`
-    whole numbers."""
+    """An entry's values: `(K, K)` one-hot, `(2,)` sides of a coin (floats), `(K,)` whole numbers."""
     entries = enumerate_support(site)
     if entries is None:
         raise ValueError(

@@ -1,5 +1,4 @@
-r"""The table of families: a family is known by its row here, and its class is a name of
-`ppvae.guides`."""
+r"""The table of families: a family is known by its row here."""
 
 __all__ = ["PLAIN"]
 

@@ -1,5 +1,4 @@
-r"""What the flow families share: a Gaussian start for each row, and networks that bend it at a
-context of the row."""
+r"""What the flow families share: a Gaussian for each row, bent by networks that see it."""
 
 __all__ = ["FlowGuide", "squashed"]
 
@@ -17,8 +16,7 @@ MAX_CONTEXT = 3.0
 
 
 class FlowGuide(Guide):
-    r"""A guide of the form :math:`u = \mu(x) + \sigma(x) T(\epsilon; c(x))`, which starts next to
-    `MeanField`.
+    r"""A guide :math:`u = \mu(x) + \sigma(x) T(\epsilon; c(x))`, which starts next to `MeanField`.
 
     The networks T see a context squashed into (-3, 3): a row far from all that they were trained on
     is bent in a way that they know, not one that they extrapolate. A family gives them in

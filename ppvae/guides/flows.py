@@ -1,5 +1,4 @@
-r"""Autoregressive flows as guides: each number is bent, given those before it. The only file that
-knows zuko."""
+r"""Autoregressive flows as guides: the only file that knows zuko."""
 
 __all__ = ["AutoregressiveGuide", "AutoregressiveTransport"]
 
@@ -19,8 +18,7 @@ from ppvae.guides.pushforward import start_near_zero
 
 @contextmanager
 def _keeping_validation() -> Iterator[None]:
-    """zuko switches argument validation off for the whole process when it is imported: put it
-    back."""
+    """Importing zuko switches argument validation off for the whole process: put it back."""
     before = Distribution._validate_args
     yield
     Distribution.set_default_validate_args(before)
@@ -41,8 +39,7 @@ UNIVARIATES: dict[str, tuple[Any, tuple[tuple[int, ...], ...]]] = {
 
 
 class AutoregressiveGuide(FlowGuide):
-    r"""A `FlowGuide` of autoregressive layers; a family says which. Other arguments as for
-    `FlowGuide` and `Guide`.
+    r"""A `FlowGuide` of autoregressive layers, each number bent given those before it.
 
     Arguments:
         num_layers: Number of layers; the order of the latent numbers is reversed in between.
@@ -73,8 +70,7 @@ class AutoregressiveGuide(FlowGuide):
 
     @abstractmethod
     def layers(self, dim: int, num_layers: int) -> tuple[Sequence[str], int]:
-        """The kinds of the layers in order, and how many groups of numbers each bends one after the
-        other."""
+        """The kinds of the layers, and how many groups of numbers each bends one after the other."""
 
     def make_transport(self, dim: int) -> nn.Module:
         if dim < self.min_dim:

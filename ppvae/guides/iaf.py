@@ -8,8 +8,7 @@ from ppvae.guides.flows import AutoregressiveGuide
 
 
 class IAF(AutoregressiveGuide):
-    r"""A Gaussian bent by an inverse autoregressive flow: each number is shifted and scaled, given
-    those before.
+    r"""A Gaussian bent by an inverse autoregressive flow: each given those before.
 
     Assumes a posterior that a smooth one-to-one map can make from a Gaussian (one piece, any
     correlation and skew). Starts as `MeanField` and contains it. Arguments as for

@@ -14,8 +14,7 @@ from ppvae.story import TensorDict
 
 
 class LowRank(Guide):
-    r"""Gaussian with diagonal plus low-rank covariance, :math:`N(\mu(x), D(x) + F(x) F(x)^T)`, `F`
-    of `rank` columns.
+    r"""Gaussian with diagonal plus low-rank covariance, :math:`N(\mu(x), D(x) + F(x) F(x)^T)`.
 
     Assumes that the posterior is Gaussian on unconstrained space and that few directions carry its
     correlations; holds :math:`d (2 + r)` numbers a row, where `FullRank` holds

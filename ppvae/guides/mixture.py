@@ -72,8 +72,7 @@ def latin_hypercube(num_components: int, dim: int) -> Tensor:
 
 
 class DiagonalMixture(RealVector):
-    r"""Equally weighted diagonal Gaussians; a draw carries the gradient of the component that it
-    came from.
+    r"""Equally weighted diagonal Gaussians; draws carry the gradient of their component.
 
     Particles drawn for a gradient are stratified: each is marginally from the mixture, and together
     they visit the components evenly. Particles drawn without gradients are independent, as standard
@@ -110,8 +109,7 @@ class DiagonalMixture(RealVector):
         return loc + scale * torch.randn_like(loc)
 
     def _components(self, shape: Size, stratified: bool) -> Tensor:
-        """The component of each particle, `shape`; stratified ones divide the particles of a row
-        evenly."""
+        """The component of each particle, `shape`; stratified, each gets as many of a row."""
         num_components, num_rows = self.locs.shape[-2], self.locs.shape[:-2].numel()
         uniform = torch.rand(shape, dtype=self.locs.dtype, device=self.locs.device)
         if stratified:

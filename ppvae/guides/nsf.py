@@ -1,5 +1,4 @@
-r"""Neural spline flow: each number goes through a monotone spline whose knots depend on those
-before."""
+r"""Neural spline flow: monotone splines whose knots depend on the numbers before."""
 
 __all__ = ["NSF"]
 
@@ -9,8 +8,7 @@ from ppvae.guides.flows import AutoregressiveGuide
 
 
 class NSF(AutoregressiveGuide):
-    r"""A Gaussian bent by autoregressive rational-quadratic splines, each followed by an affine
-    layer.
+    r"""A Gaussian bent by autoregressive rational-quadratic splines and affine layers in turn.
 
     Assumes a posterior that a one-to-one map can make from a Gaussian; the splines can tear it into
     several nearly separate pieces. `num_layers` counts pairs of a spline and an affine layer: the

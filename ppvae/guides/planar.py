@@ -55,8 +55,7 @@ class Planar(Guide):
 
 
 def first_directions(num_layers: int, dim: int) -> Tensor:
-    """Directions on which the steps start, `(T, d)`, the same each time: each axis in turn,
-    slightly moved."""
+    """Directions at the start, `(T, d)`, the same each time: each axis in turn, slightly moved."""
     axes = torch.eye(dim).repeat(num_layers // dim + 1, 1)[:num_layers]
     return axes + 0.3 * torch.randn(num_layers, dim, generator=torch.Generator().manual_seed(0))
 

@@ -1,5 +1,4 @@
-r"""Distributions made by transforming noise, which score their own draws without inverting the
-transform."""
+r"""Distributions made by transforming noise, which score their own draws without an inverse."""
 
 __all__ = [
     "Conditioned",
@@ -26,8 +25,7 @@ NEAR_ZERO = 1e-2
 
 
 class RealVector(TorchDistribution):
-    """A distribution over real vectors; parameters of batch shape `(B,)` serve any shape that they
-    broadcast to.
+    """A distribution over real vectors; its parameters serve any shape they broadcast to.
 
     Arguments:
         batch_shape: Shape of the rows.
@@ -57,8 +55,7 @@ class ScoredDraws(RealVector):
 
     @abstractmethod
     def draw(self, shape: Size) -> tuple[Tensor, Tensor]:
-        """Draws `(*shape, d)` and their scores `shape`, in nats; `shape` ends with the batch
-        shape."""
+        """Draws `(*shape, d)` and their scores `shape`, in nats; `shape` ends with the rows."""
 
     @abstractmethod
     def score(self, value: Tensor) -> Tensor:
@@ -187,8 +184,7 @@ class _Method(nn.Module):
 
 
 def start_near_zero(layer: Any) -> None:
-    """Shrink the weights of a last layer and clear its bias: the transform that it gives starts
-    near the identity."""
+    """Shrink a last layer's weights and clear its bias: its transform starts near the identity."""
     with torch.no_grad():
         layer.weight.mul_(NEAR_ZERO)
         layer.bias.zero_()

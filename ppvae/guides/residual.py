@@ -1,5 +1,4 @@
-r"""What flows without networks share: steps :math:`s \mapsto s + a \tanh(c s + b)` with their
-inverse, and reflections."""
+r"""What flows without networks share: steps with a tanh, their inverse, and reflections."""
 
 __all__ = ["at_least_minus_one", "reflect", "root"]
 
@@ -23,8 +22,7 @@ def reflect(v: Tensor, unit: Tensor) -> Tensor:
 
 
 def root(y: Tensor, a: Tensor, c: Tensor, b: Tensor) -> Tensor:
-    r"""The one :math:`s` with :math:`s + a \tanh(c s + b) = y`, for :math:`a c > -1`, entry by
-    entry.
+    r"""The one s with :math:`s + a \tanh(c s + b) = y`, for :math:`a c > -1`, entry by entry.
 
     Bisection, then Newton's steps held between the bounds; the last one carries the gradients.
 

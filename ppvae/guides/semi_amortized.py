@@ -104,8 +104,7 @@ class SemiAmortized(Guide):
         backprop: bool = False,
         seed: int = 0,
     ) -> "SemiAmortized":
-        """Put steps behind a guide that is there already, trained or not; it stays as it is and is
-        shared.
+        """Put steps behind a guide, trained or not, which stays as it is and is shared.
 
         Arguments:
             story: The story that the guide belongs to.
@@ -174,8 +173,7 @@ class SemiAmortized(Guide):
         return self.inner.family(parameters, transport)
 
     def parameters_of(self, batch: Batch) -> TensorDict:
-        """The parameters after the steps, name -> `(B, *shape)`; taken once where particles come in
-        several runs."""
+        """Parameters after the steps, name -> `(B, *shape)`; kept for the next run on these rows."""
         batch = as_batch(batch)
         if self.training or torch.is_grad_enabled():
             return self._after_steps(batch)
@@ -250,6 +248,5 @@ class SemiAmortized(Guide):
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Equal in value, type and device; `torch.equal` alone would not do for two types or
-    devices."""
+    """Equal in value, type and device, which `torch.equal` alone does not compare."""
     return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)

@@ -1,5 +1,4 @@
-r"""The unamortized version of a guide that somebody else wrote: its distributions with free
-parameters."""
+r"""The unamortized version of a guide that is not of this library."""
 
 __all__ = ["SiteLocal"]
 
@@ -19,8 +18,7 @@ from ppvae.story import DATA_PLATE, Batch, Flat, Sites, TensorDict, local_params
 
 
 class SiteLocal(PyroModule):
-    """Every local site keeps its distribution's class and gets that class's parameters for each
-    row.
+    """Every local site keeps the class of its distribution and gets parameters for each row.
 
     Fits guides whose sites are independent of each other given the row, each a parametric
     distribution (Normal, LogNormal, Gamma, Beta, MultivariateNormal, ...), as tutorials write them.
@@ -132,8 +130,7 @@ def _attribute(name: str, key: str) -> str:
 
 
 def _unwrap(fn: Any) -> tuple[Any, int]:
-    """A distribution without its `to_event` wrappings, and the number of event dimensions that they
-    made."""
+    """A distribution without its `to_event`, and the number of event dimensions that it made."""
     num_event = 0
     while isinstance(fn, dist.Independent):
         num_event += fn.reinterpreted_batch_ndims
@@ -142,8 +139,7 @@ def _unwrap(fn: Any) -> tuple[Any, int]:
 
 
 def _parameter_names(base: Any) -> tuple[str, ...]:
-    """The arguments that make a distribution; of alternative forms the one that it was computed
-    with."""
+    """The arguments that make a distribution, in the form that it computes with."""
     if isinstance(base, dist.MultivariateNormal):
         return ("loc", "scale_tril")
     if isinstance(base, dist.Bernoulli | dist.Categorical):

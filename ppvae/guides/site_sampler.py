@@ -29,8 +29,7 @@ def _kl_point_mass(p: Any, q: Any) -> Tensor:
 
 
 def sampling_in_plates(sites: Sites) -> Callable[[Site, Any], Tensor]:
-    """A function that samples a site from a distribution inside its inner plates, for one run of a
-    guide."""
+    """A function that samples a site inside its inner plates, for one run of a guide."""
     sizes = {
         name: plate
         for site in sites.values()
@@ -89,8 +88,7 @@ class SiteSampler:
 
 
 def normal_at(site: Site, loc: Tensor, scale: Tensor, transform: Any) -> Any:
-    """A site's distribution: independent Normals, pushed into its support by `transform` (None
-    where it is real).
+    """A site's distribution: independent Normals, pushed into its support by `transform`.
 
     Arguments:
         site: The site.
@@ -119,8 +117,7 @@ def _point_mass(site: Site, value: Tensor, transform: Any) -> PointMass:
 
 
 def spread(part: Tensor, shape: Size, site: Site) -> Tensor:
-    """A site's part of `u`, `(*batch, d_site)`, with its inner plates moved to their batch
-    dimensions.
+    """A site's part of `u`, `(*batch, d_site)`, its inner plates at their batch dimensions.
 
     `shape` is that of the unconstrained site, inner plates first. Returns `(*batch, *event)`.
     """

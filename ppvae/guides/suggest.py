@@ -37,8 +37,7 @@ def suggest(story: nn.Module, data: Any, *, with_local: bool = False) -> tuple[s
 
 
 def _discrete(story: nn.Module, sites: Sites, with_local: bool) -> tuple[str, ...]:
-    """For stories of discrete sites alone: summed over if few, else quantised if there is a
-    codebook, else drawn."""
+    """For discrete sites alone: summed over if few, else quantised (with a codebook) or drawn."""
     try:
         Configurations(sites)
     except ValueError:

@@ -1,5 +1,4 @@
-r"""Sylvester: a Gaussian bent along several directions at once, which the encoder turns as it
-likes."""
+r"""Sylvester: a Gaussian bent along several directions at once, given by the encoder."""
 
 __all__ = ["Sylvester", "SylvesterSteps"]
 
@@ -99,8 +98,7 @@ class SylvesterSteps:
 
 
 def _bend_before(y: Tensor, outer: Tensor, inner: Tensor, shift: Tensor) -> Tensor:
-    r"""The :math:`\tanh(\tilde R s + b)` that was added, from
-    :math:`y = s + R \tanh(\tilde R s + b)`: back from the last number, on which no other hangs."""
+    r"""From :math:`y = s + R \tanh(\tilde R s + b)` to its tanh, back from the last number."""
     s: list[Tensor] = []
     bend: list[Tensor] = []
     for i in reversed(range(y.shape[-1])):

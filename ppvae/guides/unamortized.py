@@ -72,8 +72,7 @@ class LocalGuide(GuideBase):
         return repeated
 
     def optimize(self, story: nn.Module, **options: Any) -> Any:
-        """Search for q*, see `ppvae.inference.optimize_local`, which is imported when it is
-        called."""
+        """Search for q*; see `ppvae.inference.optimize_local`."""
         from ppvae.inference.local_search import optimize_local
 
         return optimize_local(story, self, **options)

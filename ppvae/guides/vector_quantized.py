@@ -1,5 +1,4 @@
-r"""Vector quantisation: each code is the entry of the story's codebook nearest to what the encoder
-says."""
+r"""Vector quantisation: each code is the codebook's entry nearest to the encoder's answer."""
 
 __all__ = ["VectorQuantized"]
 
@@ -139,8 +138,7 @@ class VectorQuantized(Guide):
         pyro.factor(f"_{site.name}_commitment", cost, has_rsample=True)
 
     def _follow(self, said: Tensor, code: Tensor) -> None:
-        """Move each entry towards the mean of what chose it, `said` `(N, D)`; unused entries start
-        again from the data."""
+        """Move each entry to the mean of what chose it, `(N, D)`; restart unused ones at data."""
         share = len(said) / len(self.counts)
         with torch.no_grad():
             self.counts.lerp_(code.sum(0), 1 - self.decay)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.estimate import Estimate
-from ppvae.guides.flows import Pushforward
+from ppvae.guides.pushforward import Pushforward
 from ppvae.problem.weights import draw
 from ppvae.story import LogJoint
 

@@ -69,7 +69,7 @@ def log_guide_of(guide: nn.Module, batch: TensorDict, drawn: SampleRows, sites: 
         sites: The story's sites.
     """
     posterior: Any = getattr(guide, "posterior", None)
-    if posterior is not None and hasattr(posterior(batch), "extended"):
+    if posterior is not None and not getattr(posterior(batch), "has_density", True):
         return log_guide_at(guide, batch, drawn.values, sites)
     return drawn.local
 

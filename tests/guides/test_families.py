@@ -125,10 +125,10 @@ def test_a_flow_bends_within_bounds_on_rows_far_from_training(family):
     eps = torch.randn(200, 5, 3, generator=torch.Generator().manual_seed(0)).double()
     with torch.no_grad():
         near_q, far_q = guide.posterior(batch), guide.posterior(far)
-        assert float(far_q.context.abs().max()) < MAX_CONTEXT
+        assert float(far_q.transform.context.abs().max()) < MAX_CONTEXT
         bends = []
         for q in (near_q, far_q):
-            v, log_det = q.transport(eps, q.context.expand(200, 5, -1))
+            v, log_det = q.transform(eps)
             bends.append((v.abs().max(), log_det.abs().max()))
     # Without the squashed context: slopes up to 1e3 in each layer.
     assert float(bends[1][0]) < 100 and float(bends[1][1]) < 20, bends
@@ -282,7 +282,7 @@ def test_particles_for_a_gradient_visit_the_components_evenly():
     ("family", "options", "message"),
     [
         ("low_rank", {"rank": 0}, "rank of at least 1, got 0"),
-        ("householder", {"num_steps": 0}, "at least one reflection, got num_steps = 0"),
+        ("householder", {"num_steps": 0}, "num_steps of at least 1, got 0"),
         ("mixture", {"num_components": 1}, "at least two components.*mean_field"),
         ("nsf", {"num_layers": 0}, "num_layers.*at least 1, got 0"),
     ],

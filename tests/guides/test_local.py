@@ -12,7 +12,8 @@ from torch import nn
 
 import ppvae
 from ppvae import guides
-from ppvae.guides.flows import AutoregressiveTransport, RowNetworks
+from ppvae.guides.flows import AutoregressiveTransport
+from ppvae.guides.pushforward import RowNetworks
 from ppvae.inference import optimize_local, unamortized
 from ppvae.inference.elbo_ascent import WINDOW, Plateau
 from ppvae.problem.weights import score
@@ -78,8 +79,8 @@ def test_networks_of_each_row_equal_the_shared_ones_while_the_weights_are_copies
     each = RowNetworks(shared, weights)
     eps, context = torch.randn(7, 5, 3).double(), torch.randn(5, 4).double()
     v, log_det = shared(eps, context.expand(7, 5, 4))
-    torch.testing.assert_close(each(eps, context), (v, log_det))
-    torch.testing.assert_close(each.inverse(v, context), eps)
+    torch.testing.assert_close(each(eps, context.expand(7, 5, 4)), (v, log_det))
+    torch.testing.assert_close(each.inverse(v, context.expand(7, 5, 4)), eps)
     torch.testing.assert_close(shared.inverse(v, context.expand(7, 5, 4)), eps)
 
 

@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 from stories import CASES, rows_of
 
 import ppvae
-from ppvae.guides.bidirectional import there_and_back
+from ppvae.guides.bidirectional import up_and_down
 from ppvae.problem.weights import score
 
 
@@ -110,10 +110,10 @@ def test_a_ladder_cannot_stand_on_what_is_observed():
 
 def test_layers_are_read_from_the_lowest_up_and_from_the_top_down():
     top, middle, low = layers = [slice(0, 2), slice(2, 5), slice(5, 9)]
-    halves = there_and_back(layers, 0.5)
+    halves = up_and_down(layers, 0.5)
     assert halves == [slice(5, 7), slice(2, 4), top, slice(4, 5), slice(7, 9)]
-    assert there_and_back(layers, 0.0) == [top, middle, low]
-    assert there_and_back(layers, 1.0) == [low, middle, top]
+    assert up_and_down(layers, 0.0) == [top, middle, low]
+    assert up_and_down(layers, 1.0) == [low, middle, top]
     for share in (-0.1, 1.1):
         with pytest.raises(ValueError, match="share between 0 and 1 for bidirectional, got"):
             ppvae.guides.build("bidirectional", LinearChain(), torch.zeros(5), share=share)
