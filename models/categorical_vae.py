@@ -72,7 +72,8 @@ class CategoricalVAE(PyroModule):
         alphabet: int | None = None,
         hidden: Sequence[int] = (200, 200),
     ) -> "CategoricalVAE":
-        """The story for pictures like `batch["x"]`, `(B, P)`: 20 letters of 10; below 200 pixels 8."""
+        """The story for pictures like `batch["x"]`, `(B, P)`: 20 letters of 10; below 200 pixels
+        8."""
         num_pixels = batch["x"][0].numel()
         usual = (20, 10) if num_pixels >= 200 else (8, 8)
         return cls(num_pixels, num_letters or usual[0], alphabet or usual[1], hidden)

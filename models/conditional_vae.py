@@ -1,4 +1,4 @@
-r"""A conditional variational autoencoder: the class is given, the rest is told.
+r"""A conditional variational autoencoder: the class is an argument.
 
 Story
     Each row comes with a class, which is not drawn but given. Class and a few standard normal

@@ -5,7 +5,7 @@ Story
     from 0 to 1, as files store them. A few standard normal causes are decoded by convolutions to a
     location and a scale at each value; nearness to the location is logistic, and the chance of a
     level is the logistic's mass around it, all that lies beyond for the first and last. This is
-    `gaussian_vae` with neighbouring pixels told together, and with chances in place of densities:
+    `gaussian_vae` with convolutions, and with probabilities in place of densities:
     the scale needs no floor to keep the likelihood finite, and the evidence is a true code length.
     Divided by `C H W log 2` it is in bits per dimension.
 
@@ -150,7 +150,8 @@ class ConvVAE(PyroModule):
         latent_dim: int = 20,
         channels: Sequence[int] = (64, 32),
     ) -> "ConvVAE":
-        """The story for pictures like `batch["x"]`, `(B, C, H, W)`, with the fewest levels they need."""
+        """The story for pictures like `batch["x"]`, `(B, C, H, W)`, with the fewest levels they
+        need."""
         x = batch["x"]
         if x.dim() != 4:
             raise ValueError(

@@ -52,7 +52,8 @@ FLOOR = 1e-3  # power of a silent band, in units of the loudest possible
 
 
 class PluckedString(PyroModule):
-    """A damped string heard through a noisy logarithmic spectrogram; nothing is learned unless freed.
+    """A damped string heard through a noisy logarithmic spectrogram; nothing is learned unless
+    freed.
 
     Arguments:
         rate: Samples of sound per second.

@@ -1,4 +1,4 @@
-r"""A variational autoencoder for a table: columns of five kinds, told by the same causes.
+r"""A variational autoencoder for a table: columns of five kinds, with the same causes.
 
 Story
     Each row of a table has real numbers, positive amounts, counts, yes-or-no answers and choices
@@ -95,7 +95,8 @@ class TabularVAE(PyroModule):
         latent_dim: int = 3,
         hidden: Sequence[int] = (64,),
     ) -> "TabularVAE":
-        """The story for a table: `real`, `amount`, `count`, `answer`, `choice`, `(B, columns)` each."""
+        """The story for a table: `real`, `amount`, `count`, `answer`, `choice`, `(B, columns)`
+        each."""
         columns = [batch[kind].shape[1] if kind in batch else 0 for kind in KINDS]
         options = int(batch["choice"].nan_to_num(0.0).max()) + 1 if "choice" in batch else 1
         story = cls(columns, options, latent_dim, hidden)

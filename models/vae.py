@@ -1,4 +1,4 @@
-r"""The variational autoencoder's story, as Kingma and Welling told it for binary images.
+r"""The variational autoencoder for binary images, as Kingma and Welling defined it.
 
 Story
     Each row is a black-and-white picture. A few standard normal causes decide it: a neural network,

@@ -100,7 +100,8 @@ class VampVAE(PyroModule):
         num_components: int = 100,
         hidden: Sequence[int] = (200, 200),
     ) -> "VampVAE":
-        """The story for pictures like `batch["x"]`, `(B, P)`; pseudo-pictures start at the first rows."""
+        """The story for pictures like `batch["x"]`, `(B, P)`; pseudo-pictures start at the first
+        rows."""
         rows = batch["x"].flatten(1)
         latent_dim = latent_dim or (20 if rows.shape[1] >= 200 else 10)
         story = cls(rows.shape[1], latent_dim, num_components, hidden)

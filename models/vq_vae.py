@@ -156,7 +156,8 @@ class VQVAE(PyroModule):
         grammar_width: int | None = None,
         temperature: float = 1.0,
     ) -> "VQVAE":
-        """The story for pictures like `batch["x"]`, `(B, P)`; below 200 pixels 32 codes, width 24."""
+        """The story for pictures like `batch["x"]`, `(B, P)`; below 200 pixels 32 codes, width
+        24."""
         num_pixels = batch["x"][0].numel()
         codes, width = (128, 64) if num_pixels >= 200 else (32, 24)
         sizes = num_places, num_codes or codes, code_dim

@@ -1,7 +1,7 @@
 r"""The guide contract: what every amortized family shares, done once.
 
 A guide reads the story's latent sites, encodes a batch, turns the encoder's features into the
-family's parameters, and places the sites. A *family* is a final class that says two things: which
+family's parameters, and samples the sites. A *family* is a final class that gives two things: which
 parameters a row has, and which distribution over :math:`u \in R^d` they give. Constrained supports,
 several sites, inner plates, missing data, global sites and the plate `data` are handled here.
 """
@@ -45,7 +45,7 @@ class Guide(GuideBase):
 
     Arguments:
         story: The story; only its sites are read, it is not kept.
-        data: Rows like those to come, anything that `ppvae.data.as_rows` takes: tells which sites
+        data: Rows like those to come, anything that `ppvae.data.as_rows` takes: shows which sites
             are observed, their shapes and ranges, and whether entries are missing (of a stream, its
             first rows do).
         encoder: A module from a batch's rows to `(B, features)`; by default chosen from their
@@ -111,7 +111,7 @@ class Guide(GuideBase):
         like = reference_tensor(story)
         self.to(device=like.device, dtype=like.dtype)
 
-    # What a family says.
+    # What a family gives.
 
     @abstractmethod
     def parameter_shapes(self, dim: int) -> Mapping[str, tuple[int, ...]]:
@@ -132,7 +132,8 @@ class Guide(GuideBase):
         """
 
     def make_discrete(self, sites: Sites) -> DiscreteSampler | None:
-        """What draws the discrete sites; None leaves them out, to be summed over where they are few."""
+        """What draws the discrete sites; None leaves them out, to be summed over where they are
+        few."""
         if sites:
             Configurations(sites)  # refuses what cannot be summed over
         return None
@@ -160,7 +161,7 @@ class Guide(GuideBase):
     # What every guide does.
 
     def parameters_of(self, batch: Batch) -> TensorDict:
-        """The encoder's answer: family parameters of each row, name -> `(B, *shape)`."""
+        """The encoder's output: family parameters of each row, name -> `(B, *shape)`."""
         if not self.sizes:
             return {}
         flat = self.to_parameters(self.features(as_batch(batch)))

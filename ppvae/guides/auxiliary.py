@@ -20,7 +20,7 @@ from ppvae.story import TensorDict
 
 
 class Auxiliary(FlowGuide):
-    r"""A mixture over numbers of the guide's own,
+    r"""A mixture over auxiliary variables v,
     :math:`q(u|x) = \int N(u; \mu(x, v), \sigma(x, v)) \, N(v; 0, 1) \, dv`.
 
     Assumes that the latent numbers are independent given the row and v; over v they may depend on
@@ -127,7 +127,7 @@ class AuxiliaryMixture(ScoredDraws):
     r"""The distribution of u alone, where v and u come from :math:`q(v, u)`.
 
     Its own draws are scored by :math:`\log q(v, u) - \log r(v|u)` at the v that they came with.
-    That is no log density of u, but what a weight wants in its place:
+    That is no log density of u, but unbiased in a weight:
     :math:`E\, p(u) \, r(v|u) / q(v, u) = \int p(u) du`. Other values are scored by
     :math:`\log \frac1{2K} \sum_k q(v_k, u) / m(v_k)` over K fixed, evenly spread quantiles
     :math:`v_k` of the reverse model and K of the standard normal, from which v starts, with half of
@@ -140,7 +140,7 @@ class AuxiliaryMixture(ScoredDraws):
         num_nodes: K, of each of the two.
     """
 
-    has_density = False  # of its own draws
+    has_density = False  # its draws' scores are no log densities
 
     def __init__(self, joint: Pushforward, dim: int, num_nodes: int) -> None:
         self.joint, self.dim, self.num_nodes = joint, dim, num_nodes

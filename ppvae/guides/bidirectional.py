@@ -20,13 +20,13 @@ from ppvae.story import Sites
 
 class Bidirectional(FlowGuide):
     r"""Inference up and down a hierarchy,
-    :math:`q(u|x) = \prod_{i=1}^{L-1} N(b_i | x, b_{<i}) \; N(z_L | x, b) \prod_{i=L-1}^{1} N(t_i | x, b, t_{>i}, z_L)`.
+    :math:`q(u|x) = \prod_{i<L} N(b_i | x, b_{<i}) \, N(z_L | x, b) \prod_{i<L} N(t_i | x, b, z_L, t_{>i})`.
 
     The story's sites are taken for layers, the topmost first. The numbers of each site below the
     topmost are cut in two: `b` is read on the way up, given the row and what was read below, `t` on
     the way down, given all of that and the layers above. A deterministic path runs along with both:
-    a vector that starts at the encoder's context, and to which every part that is drawn adds what
-    it says. The story needs no split of its own: how a layer is read is the guide's matter. Assumes
+    a vector that starts at the encoder's context, and to which every part that is drawn adds
+    a term. The story itself needs no such split. Assumes
     that the numbers within a part are independent given the row and the parts before it. Other
     arguments as for `FlowGuide` and `Guide`.
 

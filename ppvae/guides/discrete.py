@@ -91,7 +91,8 @@ def plain_site_distribution(site: Site, logits: Tensor) -> Any:
 
 
 def _values(site: Site) -> Tensor:
-    """An entry's values: `(K, K)` one-hot, `(2,)` sides of a coin (floats), `(K,)` whole numbers."""
+    """An entry's values: `(K, K)` one-hot, `(2,)` sides of a coin (floats), `(K,)` whole
+    numbers."""
     entries = enumerate_support(site)
     if entries is None:
         raise ValueError(

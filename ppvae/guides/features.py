@@ -1,4 +1,4 @@
-r"""What the encoder sees: a batch as one tensor a row, missing entries filled and marked."""
+r"""The encoder's input: a batch as one tensor, missing entries filled and marked; its features."""
 
 __all__ = ["Features"]
 
@@ -24,7 +24,7 @@ class Features(nn.Module):
     a mask is appended (as further channels, for images).
 
     Arguments:
-        batch: Rows that tell shapes, ranges and missing keys, name -> `(B, *event)`.
+        batch: Rows that show shapes, ranges and missing keys, name -> `(B, *event)`.
         encoder: From the joined input to `(B, features)`; None chooses by shape.
         hidden: Hidden widths of the default encoder.
         masked: Keys with missing values, where `batch` is only the head of the data.
@@ -73,12 +73,12 @@ class Features(nn.Module):
                 f"expected a batch with the keys {sorted(self.shapes)} that the guide was built "
                 f"for, got {sorted(batch)}; build a guide for these data"
             )
-        parts = [self._one(key, batch[key]) for key in self.shapes]
+        parts = [self._input_of(key, batch[key]) for key in self.shapes]
         if len(parts) == 1:
             return parts[0]
         return torch.cat([p.flatten(1) for p in parts], -1)
 
-    def _one(self, key: str, value: Tensor) -> Tensor:
+    def _input_of(self, key: str, value: Tensor) -> Tensor:
         if value.shape[1:] != self.shapes[key]:
             raise ValueError(
                 f"'{key}': expected rows of shape {tuple(self.shapes[key])}, for which the guide "

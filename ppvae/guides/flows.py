@@ -70,7 +70,8 @@ class AutoregressiveGuide(FlowGuide):
 
     @abstractmethod
     def layers(self, dim: int, num_layers: int) -> tuple[Sequence[str], int]:
-        """The kinds of the layers, and how many groups of numbers each bends one after the other."""
+        """The kinds of the layers, and how many groups of numbers each bends one after the
+        other."""
 
     def make_transport(self, dim: int) -> nn.Module:
         if dim < self.min_dim:

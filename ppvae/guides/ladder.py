@@ -72,7 +72,7 @@ class Ladder(Guide):
                 parents = parent_sites(self.stories[0], {}, 2)
         except TypeError as error:
             raise ValueError(
-                "expected a story without covariates for ladder, got one whose forward says: "
+                "expected a story without covariates for ladder, got one whose forward raises: "
                 f"{error}; use structured"
             ) from error
         observed_parents = sorted(parents & set(sites.observed))
@@ -91,7 +91,7 @@ class Ladder(Guide):
 
 
 class TopDown(ScoredDraws):
-    """A story's latent sites with every Normal prior multiplied by a Gaussian of the row's own.
+    """A story's latent sites with every Normal prior multiplied by a Gaussian for each row.
 
     Arguments:
         story: The story.

@@ -22,13 +22,10 @@ class Mixture(Guide):
     :math:`q(u|x) = \frac1K \sum_k \prod_i N(u_i; \mu_{ki}(x), \sigma_{ki}(x))`.
 
     Assumes that the posterior has at most K pieces, each without correlations. The weights are
-    equal and a heavy piece takes several components. Learnt weights need either score-function
-    gradients or draws that carry mass across the empty land between pieces, where hardly any of
-    them is: of two parted components the gradient of the weights had 300 times the standard
-    deviation that draws from each component in turn give, and ten times its own size
+    equal, and a heavy piece takes several components: the gradient of learnt weights along the path
+    of the draws had ten times its own size in noise, since hardly any draw lies between pieces
     (`test_weights_learnt_along_the_path_of_parted_components_drown_in_noise`). The components start
-    next to each other, spread by half a standard deviation so that they can part. Other arguments
-    as for `Guide`.
+    next to each other, spread by half a standard deviation. Other arguments as for `Guide`.
 
     Arguments:
         num_components: Number K of Gaussians.

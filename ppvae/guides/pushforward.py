@@ -134,7 +134,7 @@ class Conditioned:
 
 
 class RowNetworks:
-    """Networks with weights of each row's own, batched with `torch.func`.
+    """Networks with other weights for each row, batched with `torch.func`.
 
     Arguments:
         networks: The module that gives the architecture, called with `(*, d)` and `(*, context)`.

@@ -1,4 +1,4 @@
-r"""Semi-amortized: the encoder's answer, improved by a few gradient steps of each row's own."""
+r"""Semi-amortized: the encoder's parameters, improved by a few gradient steps for each row."""
 
 __all__ = ["SemiAmortized"]
 
@@ -32,14 +32,14 @@ from ppvae.story import (
 DECAY, SQUARE_DECAY, SMALL_GRADIENT = 0.9, 0.9, 1e-2
 
 
-# What the guide has in common with the one whose answer is the start.
+# Attributes shared with the guide at whose parameters the steps start.
 PARTS = (
     "sites", "site_sampler", "discrete", "row_dim", "shapes", "sizes", "global_guide", "transport",
 )  # fmt: skip
 
 
 class SemiAmortized(Guide):
-    r"""A family whose parameters climb from the encoder's answer,
+    r"""A family whose parameters take gradient steps from those of the encoder,
     :math:`\lambda_{k+1} = \lambda_k + \alpha \nabla L(\lambda_k)`.
 
     q(z | x) is still a fixed function of the row: the draws behind the steps come from one seed and
@@ -55,13 +55,13 @@ class SemiAmortized(Guide):
         num_steps: Steps; an attribute that may be changed at any time.
         num_particles: Particles of each row and step.
         step_size: First step of each unconstrained parameter, before training.
-        backprop: Whether training sees how the encoder's answer changes the steps (second
+        backprop: Whether training sees how the encoder's parameters change the steps (second
             derivatives), as if they were layers; else the steps count as constants.
         seed: Seed of the draws behind the steps.
 
     Attributes:
-        log_joint_of: What is climbed: from a batch to a function of its latent sites that gives log
-            p(x, z), `(S, B)`, in nats.
+        log_joint_of: What the steps raise: from a batch to a function of its latent sites that
+            gives log p(x, z), `(S, B)`, in nats.
 
     Raises:
         ValueError: If the family is unknown, draws discrete sites, or does not suit the story; if a
@@ -115,7 +115,7 @@ class SemiAmortized(Guide):
             The guide with steps.
 
         Raises:
-            ValueError: If the guide has no family parameters to climb with.
+            ValueError: If the guide has no family parameters, or has steps.
         """
         if not isinstance(guide, Guide) or isinstance(guide, SemiAmortized):
             raise ValueError(
@@ -154,8 +154,8 @@ class SemiAmortized(Guide):
             self.__dict__[part] = getattr(start, part)
         self.num_steps, self.num_particles = num_steps, num_particles
         self.backprop, self.seed = backprop, seed
-        # Settings, weights and rows of the last answer (copies: fused optimisers change weights
-        # unseen), and the answer.
+        # Settings, weights and rows of the last steps (copies: fused optimisers change weights in
+        # place without a mark), and the parameters after them.
         self._cached: tuple[Any, list[Tensor], TensorDict] = (None, [], {})
         log_step = torch.full((len(start.shapes),), step_size).log()
         self.log_step = nn.Parameter(log_step.to(start.to_parameters.bias))
@@ -163,7 +163,7 @@ class SemiAmortized(Guide):
 
     @property
     def inner(self) -> Any:
-        """The guide whose answer is the start."""
+        """The guide at whose parameters the steps start."""
         return self.start[0]
 
     def parameter_shapes(self, dim: int) -> Mapping[str, tuple[int, ...]]:
@@ -173,7 +173,8 @@ class SemiAmortized(Guide):
         return self.inner.family(parameters, transport)
 
     def parameters_of(self, batch: Batch) -> TensorDict:
-        """Parameters after the steps, name -> `(B, *shape)`; kept for the next run on these rows."""
+        """Parameters after the steps, name -> `(B, *shape)`; kept for the next run on these
+        rows."""
         batch = as_batch(batch)
         if self.training or torch.is_grad_enabled():
             return self._after_steps(batch)

@@ -50,8 +50,8 @@ class SiteSampler:
     """Samples the sites of a story from a distribution over :math:`u`, inside a guide.
 
     Of a distribution that factorises into Normals each site samples its own, so that analytic KL
-    terms apply. Any other is drawn once, at an auxiliary site, and its parts stand at the sites as
-    point masses that carry the Jacobian.
+    terms apply. Any other is drawn once, at an auxiliary site, and its parts become the sites'
+    values as point masses that carry the Jacobian.
 
     Arguments:
         sites: The latent sites to sample: all local ones, or all global ones.

@@ -50,9 +50,10 @@ class Sylvester(Guide):
                 "mean_field"
             )
         layers, width = self._num_layers, min(self._width, dim)
+        square = (layers, width, width)
         return {
             "loc": (dim,), "raw_scale": (dim,), "turns": (layers, width, dim),
-            "outer": (layers, width, width), "inner": (layers, width, width), "shift": (layers, width),
+            "outer": square, "inner": square, "shift": (layers, width),
         }  # fmt: skip
 
     def family(self, parameters: TensorDict, transport: Any) -> Pushforward:

@@ -20,7 +20,7 @@ class LocalGuide(GuideBase):
     the rows it was made for.
 
     Arguments:
-        guide: The amortized guide; its answer is the start.
+        guide: The amortized guide; its parameters are the start.
         batch: The rows, name -> `(B, *event)`.
     """
 
@@ -45,7 +45,7 @@ class LocalGuide(GuideBase):
                 self.networks[name.replace(".", "/")] = nn.Parameter(copies)
 
     def parameters_of(self, batch: Batch) -> TensorDict:
-        """The rows' own parameters, name -> `(B, *shape)`."""
+        """Parameters of each row, name -> `(B, *shape)`."""
         if num_rows_of(as_batch(batch)) != num_rows_of(self.batch):
             raise ValueError(
                 f"expected the {num_rows_of(self.batch)} rows that this local guide was made for, "

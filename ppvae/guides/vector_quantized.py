@@ -25,7 +25,7 @@ class VectorQuantized(Guide):
     The story draws a site of one-hot codes and looks them up in its codebook,
     `code @ self.codebook`. In training the decoder's gradient passes straight through to `h`, and
     the loss grows by the commitment :math:`\beta \lVert h - \mathrm{sg}(e_k) \rVert^2`. A codebook
-    that is a buffer of the story follows the means of what chooses each entry, by a moving average;
+    that is a buffer of the story holds the moving averages of what chooses each entry;
     one that is a parameter is trained, by its own gradient and
     :math:`\lVert \mathrm{sg}(h) - e_k \rVert^2`. The ELBO that is reported has neither term. Other
     arguments as for `Guide`; the story that it is built with is the one whose codebook it reads.
@@ -62,7 +62,7 @@ class VectorQuantized(Guide):
             raise ValueError(
                 f"expected commitment >= 0 and 0 <= decay < 1, got {commitment} and {decay}"
             )
-        self._book = (story, codebook)  # in a tuple: the story is no part of the guide
+        self._codebook = (story, codebook)  # in a tuple: the story is no part of the guide
         self.commitment, self.decay = commitment, decay
         super().__init__(story, data, **options)
         entries = self.entries
@@ -72,7 +72,7 @@ class VectorQuantized(Guide):
     @property
     def entries(self) -> Tensor:
         """The story's codebook, `(K, D)`."""
-        story, name = self._book
+        story, name = self._codebook
         return getattr(story, name)
 
     def check_sites(self, sites: Sites) -> None:
@@ -83,11 +83,12 @@ class VectorQuantized(Guide):
                 f"expected one latent site of one-hot codes for vector_quantized, got {names}; "
                 "write it as OneHotCategorical"
             )
-        book = getattr(self._book[0], self._book[1], None)
+        story, name = self._codebook
+        book = getattr(story, name, None)
         if not torch.is_tensor(book) or book.dim() != 2 or len(book) != site.row_shape[-1]:
             raise ValueError(
                 f"site '{site.name}': expected the story to hold a codebook of "
-                f"{site.row_shape[-1]} entries as `{self._book[1]}`, (K, D), got "
+                f"{site.row_shape[-1]} entries as `{name}`, (K, D), got "
                 f"{getattr(book, 'shape', None)}"
             )
         if len(book) < book.shape[1]:
@@ -115,38 +116,42 @@ class VectorQuantized(Guide):
 
     def site_distribution(self, site: Site, logits: Tensor) -> PointMass:
         """All mass on the nearest code; `logits` are the encoder's `h`, `(*batch, *entries, D)`."""
-        entries, said = self.entries.detach(), logits
-        index = torch.cdist(said.detach(), entries).argmin(-1)
-        code = nn.functional.one_hot(index, len(entries)).to(said)
+        entries, encoded = self.entries.detach(), logits
+        index = torch.cdist(encoded.detach(), entries).argmin(-1)
+        code = nn.functional.one_hot(index, len(entries)).to(encoded)
         if not (self.training and torch.is_grad_enabled()):
             return PointMass(code, event_dim=1)
-        self._commit(site, said, index)
+        self._add_commitment(site, encoded, index)
         if not self.entries.requires_grad:
-            self._follow(said.detach().flatten(0, -2), code.flatten(0, -2))
-        # What the story looks up, code @ entries, moves exactly as `said` does.
-        return PointMass(code + (said - said.detach()) @ torch.linalg.pinv(entries), event_dim=1)
+            self._update_codebook(encoded.detach().flatten(0, -2), code.flatten(0, -2))
+        # What the story looks up, code @ entries, moves exactly as `encoded` does.
+        return PointMass(
+            code + (encoded - encoded.detach()) @ torch.linalg.pinv(entries), event_dim=1
+        )
 
-    def _commit(self, site: Site, said: Tensor, index: Tensor) -> None:
+    def _add_commitment(self, site: Site, encoded: Tensor, index: Tensor) -> None:
         """Add the commitment to the loss, row by row."""
         chosen = self.entries[index]
-        cost = self.commitment * (said - chosen.detach()).square()
+        cost = self.commitment * (encoded - chosen.detach()).square()
         if self.entries.requires_grad:
-            cost = cost + (said.detach() - chosen).square()
+            cost = cost + (encoded.detach() - chosen).square()
         inner = [dim for dim, _ in site.layout.inner]
         cost = cost.flatten(site.layout.depth).sum(-1)  # as the plates: rows, and inner ones
         cost = cost.sum(inner, keepdim=True) if inner else cost
         pyro.factor(f"_{site.name}_commitment", cost, has_rsample=True)
 
-    def _follow(self, said: Tensor, code: Tensor) -> None:
+    def _update_codebook(self, encoded: Tensor, code: Tensor) -> None:
         """Move each entry to the mean of what chose it, `(N, D)`; restart unused ones at data."""
-        share = len(said) / len(self.counts)
+        share = len(encoded) / len(self.counts)
         with torch.no_grad():
             self.counts.lerp_(code.sum(0), 1 - self.decay)
-            self.sums.lerp_(code.T @ said, 1 - self.decay)
+            self.sums.lerp_(code.T @ encoded, 1 - self.decay)
             unused = self.counts < UNUSED_BELOW * share
-            anew = said[torch.randint(len(said), (len(self.counts),), device=said.device)]
+            restarts = encoded[
+                torch.randint(len(encoded), (len(self.counts),), device=encoded.device)
+            ]
             self.counts.masked_fill_(unused, share)
-            self.sums.copy_(torch.where(unused.unsqueeze(-1), share * anew, self.sums))
+            self.sums.copy_(torch.where(unused.unsqueeze(-1), share * restarts, self.sums))
             # `data`: an earlier particle's graph may hold the codebook.
             self.entries.data.copy_(self.sums / self.counts.unsqueeze(-1))
 

@@ -1,4 +1,5 @@
-"""The auxiliary guide: weights that are right, a density by quadrature, and what must not be asked of it; float64."""
+"""The auxiliary guide: weights that are right, a density by quadrature, and what must not be asked
+of it; float64."""
 
 import pyro
 import pyro.distributions as dist
@@ -127,7 +128,8 @@ class Unseen(PyroModule):
 
 
 def test_coverage_holds_densities_against_densities():
-    """v carries most of z, and the reverse model does not know: what draws weigh is far from their density."""
+    """v carries most of z, and the reverse model does not know: what draws weigh is far from their
+    density."""
     story = Unseen()
     rows = {"x": torch.randn(20, 1).double()}
     guide = built(story, rows, flow_hidden=(), context=1)

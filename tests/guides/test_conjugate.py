@@ -1,4 +1,5 @@
-r"""Constrained sites whose posterior is known: Gamma, Beta and Dirichlet by conjugacy, all supports by simulation."""
+r"""Constrained sites whose posterior is known: Gamma, Beta and Dirichlet by conjugacy, all supports
+by simulation."""
 
 import pyro
 import pyro.distributions as dist
@@ -64,7 +65,8 @@ def made(name, family, num_rows=4, **options):
 
 
 def errors(story, guide, batch, num_draws=100_000):
-    """Relative errors of the guide's means and sds, `(B,)`, the largest of a row's numbers, from draws of each row."""
+    """Relative errors of the guide's means and sds, `(B,)`, the largest of a row's numbers, from
+    draws of each row."""
     with torch.no_grad(), seeded_eval(0, guide):
         drawn = guide.flat.unflatten(guide.posterior(batch).sample((num_draws,)))[0]["cause"]
     exact = story.posterior(batch)
@@ -87,7 +89,8 @@ def test_the_best_mixture_has_the_exact_posteriors_mean_and_sd(name):
 
 @pytest.mark.parametrize("name", STORIES)
 def test_a_trained_spline_has_the_exact_posteriors_mean_and_sd_on_new_rows(name):
-    """One encoder for all rows: within 2 % in the median row, not on the rarest rows, which it hardly saw."""
+    """One encoder for all rows: within 2 % in the median row, not on the rarest rows, which it
+    hardly saw."""
     story, batch, guide = made(name, "nsf", 2000, hidden=(64, 64))
     ppvae.fit(
         story, guide, batch, objective="stl", epochs=20, lr=3e-3, num_particles=8, ema_decay=0.99,
@@ -101,7 +104,8 @@ def test_a_trained_spline_has_the_exact_posteriors_mean_and_sd_on_new_rows(name)
 
 
 def test_a_normal_pushed_through_exp_has_a_gammas_mean_and_a_known_sd():
-    """The best LogNormal law of Gamma(a, b) has the mean a / b and the width² 1 / a, so its sd is too large."""
+    """The best LogNormal law of Gamma(a, b) has the mean a / b and the width² 1 / a, so its sd is
+    too large."""
     story, batch, guide = made("gamma_poisson", "mean_field")
     local = guide.local(batch)
     local.optimize(story, num_particles=64, tolerance=1e-4)
@@ -116,8 +120,8 @@ def test_a_spline_closes_the_gap_that_the_normal_leaves():
     story, batch, _ = made("gamma_poisson", "mean_field", 2)
     total = batch["x"].sum(-1)
     log_evidence = (
-        gammaln(2 + total) - (2 + total) * torch.tensor(3.5).double().log() + 2 * torch.tensor(0.5).log()
-        - gammaln(batch["x"] + 1).sum(-1)
+        gammaln(2 + total) - (2 + total) * torch.tensor(3.5).double().log()
+        + 2 * torch.tensor(0.5).log() - gammaln(batch["x"] + 1).sum(-1)
     )  # fmt: skip
     gaps = []
     for family in ("mean_field", "nsf"):
@@ -131,8 +135,9 @@ def drawn_from_the_prior(story, name, num_draws):
     """Latent sites of `num_draws` rows, by simulation."""
     if name != "correlation":
         return ppvae.simulate(story, num_draws, seed=1)
-    # torch's own draws of LKJCholesky have too large later correlations (2.15: squares of 0.214 on average where the
-    # density says 1/6): partial correlations instead, D. Lewandowski, D. Kurowicka, H. Joe (2009).
+    # torch's own draws of LKJCholesky have too large later correlations (2.15: squares of 0.214 on
+    # average where the density says 1/6): partial correlations instead, D. Lewandowski, D.
+    # Kurowicka, H. Joe (2009).
     partial = dist.Beta(*2 * [torch.tensor([2.5, 2.5, 2.0]).double()]).sample((num_draws,))
     return {"chol": biject_to(constraints.corr_cholesky)((2 * partial - 1).atanh())}
 

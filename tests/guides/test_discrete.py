@@ -202,7 +202,8 @@ def test_q_star_of_a_categorical_is_that_of_coordinate_ascent():
 
 
 def best_mean_field(story, batch, num_sweeps=100):
-    """ELBO of the best q(word_0) q(word_1) q(coin), by coordinate ascent on the table of log p(x, word, coin)."""
+    """ELBO of the best q(word_0) q(word_1) q(coin), by coordinate ascent on the table of log p(x,
+    word, coin)."""
     letters = torch.eye(4).double()
     index = torch.cartesian_prod(torch.arange(4), torch.arange(4), torch.arange(2))
     word = torch.stack([letters[index[:, 0]], letters[index[:, 1]]], 1)

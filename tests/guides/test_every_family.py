@@ -1,4 +1,5 @@
-r"""Families × constrained supports: densities over the supports themselves, single precision, batching, files."""
+r"""Families × constrained supports: densities over the supports themselves, single precision,
+batching, files."""
 
 import pyro
 import pytest
@@ -28,7 +29,8 @@ def made(name, family, seed=0):
 
 
 def half_line(t):
-    """(0, 1) onto the positive numbers, and the size of the cells there; knows nothing of `biject_to`."""
+    """(0, 1) onto the positive numbers, and the size of the cells there; knows nothing of
+    `biject_to`."""
     return t / (1 - t), (1 - t) ** -2
 
 

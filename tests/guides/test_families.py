@@ -240,7 +240,8 @@ def test_the_gradient_of_a_mixtures_draws_is_that_of_the_exact_moment():
 
 
 def test_weights_learnt_along_the_path_of_parted_components_drown_in_noise():
-    """Why `Mixture` has equal weights: draws would have to carry mass over empty land, where hardly any of them is."""
+    """Why `Mixture` has equal weights: draws would have to carry mass over empty land, where hardly
+    any of them is."""
 
     def log_joint(z):  # modes of weight 0.85 and 0.15
         return dist.Normal(0.578, 1.0).log_prob(z[..., 0]) + dist.Normal(1.5, 0.3).log_prob(

@@ -1,4 +1,5 @@
-r"""Rows far from all that the encoder was trained on: a flow stays near `mean_field`, whatever its networks extrapolate."""
+r"""Rows far from all that the encoder was trained on: a flow stays near `mean_field`, whatever its
+networks extrapolate."""
 
 from functools import cache
 
@@ -15,9 +16,10 @@ from ppvae.nets import MLP
 
 FLOWS = ["householder", "iaf", "realnvp", "nsf", "planar", "sylvester", "auxiliary"]
 TIMES = (10, 100, 1000)
-# Times the cost of mean_field, on any row and in the median. Measured with 1,000 rows and 300 steps on stories with
-# Normal data: at most 2.4 and 1.12; with counts, here: 35 (planar, one row at 1,000 times the counts; 17.5 where no
-# gradient is shortened) and 1.23. What stands behind an exp far away is only held to an order of magnitude.
+# Times the cost of mean_field, on any row and in the median. Measured with 1,000 rows and 300 steps
+# on stories with Normal data: at most 2.4 and 1.12; with counts, here: 35 (planar, one row at 1,000
+# times the counts; 17.5 where no gradient is shortened) and 1.23. What stands behind an exp far
+# away is only held to an order of magnitude.
 ANY_ROW, ANY_ROW_OF_COUNTS, MEDIAN = 4.0, 100.0, 1.5
 
 
@@ -69,7 +71,8 @@ def counts():
 
 @cache
 def costs(make, family):
-    """−ELBO of new rows times 1 and each of `TIMES`, `(4, B)`, in nats, under a guide trained on rows as they are."""
+    """−ELBO of new rows times 1 and each of `TIMES`, `(4, B)`, in nats, under a guide trained on
+    rows as they are."""
     with torch.random.fork_rng():
         story = make().requires_grad_(False)
         train, new = rows_of(story, 500), rows_of(story, 40, seed=2)
@@ -94,7 +97,8 @@ def test_a_flow_costs_no_more_than_a_few_times_mean_field_on_far_rows(make, fami
     assert float(ratio.median(-1).values.max()) < MEDIAN, ratio.median(-1).values
 
 
-# Without sylvester, which 150 steps do not train here: it costs 4 times mean_field on a row that is near.
+# Without sylvester, which 150 steps do not train here: it costs 4 times mean_field on a row that is
+# near.
 @pytest.mark.parametrize("family", [f for f in FLOWS if f != "sylvester"])
 def test_a_flow_stays_near_mean_field_on_far_counts(family):
     ours, plain = costs(counts, family), costs(counts, "mean_field")
@@ -104,13 +108,15 @@ def test_a_flow_stays_near_mean_field_on_far_counts(family):
 
 
 def test_an_encoder_does_not_blow_up_behind_an_exp():
-    """With inputs that grow in proportion: 1e27 nats at 100 times the counts, and at 1,000 times 1e286 or NaN."""
+    """With inputs that grow in proportion: 1e27 nats at 100 times the counts, and at 1,000 times
+    1e286 or NaN."""
     cost = costs(counts, "mean_field").mean(-1)
     assert float(cost[2]) < 1e6 and float(cost[3]) < 1e9, cost
 
 
 @pytest.mark.parametrize("make", [correlated, curved])
 def test_far_rows_are_far(make):
-    """A guide that answered rightly there would pay a few nats over the evidence, not thousands over the near rows."""
+    """A guide that answered rightly there would pay a few nats over the evidence, not thousands
+    over the near rows."""
     near, *_, furthest = costs(make, "mean_field")
     assert float(furthest.mean()) > 1e5 * float(near.mean().abs())

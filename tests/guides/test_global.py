@@ -1,4 +1,5 @@
-r"""Sites outside the plate, beside local ones: the part of the guide that no encoder serves, weighed by N/B."""
+r"""Sites outside the plate, beside local ones: the part of the guide that no encoder serves,
+weighed by N/B."""
 
 import math
 
@@ -16,7 +17,8 @@ NUM_ROWS, NOISE, WIDTH = 60, 0.65, 0.7
 
 
 class Apart(PyroModule):
-    """A level and a rate for all rows, a cause for each: independent given the data, so that every posterior is known."""
+    """A level and a rate for all rows, a cause for each: independent given the data, so that every
+    posterior is known."""
 
     def __init__(self):
         super().__init__()
@@ -90,7 +92,8 @@ def test_global_posteriors_are_found_from_small_batches():
 
 
 def mean_gradient(story, guide, rows, objective, num_particles, num_rows):
-    """Gradient at the global part's parameters over four small batches: mean and standard error of 20 rounds."""
+    """Gradient at the global part's parameters over four small batches: mean and standard error of
+    20 rounds."""
     loss_of = objectives.build(
         objective,
         story,
@@ -119,7 +122,8 @@ def mean_gradient(story, guide, rows, objective, num_particles, num_rows):
 )
 @pytest.mark.filterwarnings("ignore:no closed form")
 def test_small_batches_pull_the_best_global_part_nowhere(family, objective, num_particles):
-    """Best is the level's exact posterior, and for the Gamma rate the LogNormal law of the same mean, width² 1/shape."""
+    """Best is the level's exact posterior, and for the Gamma rate the LogNormal law of the same
+    mean, width² 1/shape."""
     story = Apart()
     guide, rows = built(story, ("height", "count", "x"), family)
     (mean, sd), (shape, rate) = exact_level(rows), exact_rate(rows)
@@ -137,7 +141,8 @@ def test_small_batches_pull_the_best_global_part_nowhere(family, objective, num_
 
 
 def test_a_level_is_held_apart_from_the_causes_around_it():
-    """The guide's product form keeps the mean, and takes z as given: precision 1/4 + N, not 1/4 + N / (1 + width²)."""
+    """The guide's product form keeps the mean, and takes z as given: precision 1/4 + N, not 1/4 + N
+    / (1 + width²)."""
     story = Together()
     guide, rows = built(story, ("x",))
     ppvae.fit(

@@ -15,7 +15,8 @@ from ppvae.problem.weights import score
 
 
 class LinearChain(PyroModule):
-    """Three levels of single numbers, linear and Gaussian: the posterior is Gaussian, and hangs together."""
+    """Three levels of single numbers, linear and Gaussian: the posterior is Gaussian, and hangs
+    together."""
 
     def __init__(self):
         super().__init__()
@@ -31,7 +32,8 @@ class LinearChain(PyroModule):
         return dist.Normal(0.0 * self.one, (1.5**2 + 0.5**2 + 0.3**2) ** 0.5).log_prob(batch["x"])
 
 
-# Posterior precision [[10, -6], [-6, 136/9]]: the diagonal Gaussian loses half log(Λ_11 Λ_22 / det Λ).
+# Posterior precision [[10, -6], [-6, 136/9]]: the diagonal Gaussian loses half log(Λ_11 Λ_22 / det
+# Λ).
 MEAN_FIELD_GAP = 0.5 * math.log(10 * (136 / 9) / (10 * (136 / 9) - 36))
 
 

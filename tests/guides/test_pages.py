@@ -1,4 +1,5 @@
-r"""The pages on guides: the recipe's family works as the page gives it, and no family is left out."""
+r"""The pages on guides: the recipe's family works as the page gives it, and no family is left
+out."""
 
 import re
 from pathlib import Path

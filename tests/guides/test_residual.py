@@ -1,4 +1,5 @@
-r"""Planar and Sylvester steps: they can be undone, and their log determinant is that of their Jacobian."""
+r"""Planar and Sylvester steps: they can be undone, and their log determinant is that of their
+Jacobian."""
 
 import pytest
 import torch
