@@ -20,7 +20,8 @@ from ppvae.story import Sites
 
 class Bidirectional(FlowGuide):
     r"""Inference up and down a hierarchy,
-    :math:`q(u|x) = \prod_{i<L} N(b_i | x, b_{<i}) \, N(z_L | x, b) \prod_{i<L} N(t_i | x, b, z_L, t_{>i})`.
+    :math:`q(u|x) = \prod_{i<L} N(b_i | x, b_{<i}) \, N(z_L | x, b) \,
+    \prod_{i<L} N(t_i | x, b, z_L, t_{>i})`.
 
     The story's sites are taken for layers, the topmost first. The numbers of each site below the
     topmost are cut in two: `b` is read on the way up, given the row and what was read below, `t` on

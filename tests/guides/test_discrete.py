@@ -1,5 +1,7 @@
 r"""Guides of discrete sites: exact where they sum, unbiased or of known bias where they draw."""
 
+from functools import partial
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -7,6 +9,7 @@ import torch
 from discrete_stories import DRAWS, Codes, Counts, made
 from pyro.infer import SVI, Trace_ELBO
 from pyro.nn import PyroModule
+from stories import TwoSites
 from test_summing import GaussianMixture, by_hand
 from torch import nn
 
@@ -31,21 +34,21 @@ def test_enumerated_draws_and_means_are_the_exact_posterior():
     torch.manual_seed(0)
     chances = ppvae.embed(story, guide, batch, num_particles=2000)
     sites = trace_sites(story, batch)
-    each = []
-    for k in range(4):
-        letter = nn.functional.one_hot(torch.tensor(k), 4).double()
-        total = []
-        for other in range(4):
-            for coin in (0.0, 1.0):
-                second = nn.functional.one_hot(torch.tensor(other), 4).double()
-                word = torch.stack([letter, second]).expand(1, 20, 2, 4)
-                latents = {"word": word, "coin": torch.full((1, 20), coin).double()}
-                total.append(log_joint(story, batch, latents)[0])
-        each.append(torch.stack(total).logsumexp(0))
-    truth = torch.stack(each, -1).softmax(-1)
+    each = log_p_table(story, batch).flatten(1, 2).logsumexp(1)
+    truth = each.T.softmax(-1)
     error = (truth * (1 - truth) / 2000).sqrt()
     assert bool(((chances["word"].value[:, 0] - truth).abs() < 4.5 * error + 1e-6).all())
     assert set(draw_all(story, guide, batch, 2, sites).values) == {"word", "coin"}
+
+
+def log_p_table(story, batch):
+    """log p(x, letter, letter, coin) of `Codes`, `(4, 4, 2, B)`, in nats."""
+    letters = torch.eye(4).double()
+    index = torch.cartesian_prod(torch.arange(4), torch.arange(4), torch.arange(2))
+    latents = {"word": letters[index[:, :2]], "coin": index[:, 2].double()}
+    num_rows = len(batch["x"])
+    latents = {k: v.unsqueeze(1).expand(32, num_rows, *v.shape[1:]) for k, v in latents.items()}
+    return log_joint(story, batch, latents).reshape(4, 4, 2, num_rows)
 
 
 @pytest.mark.parametrize("family", DRAWS)
@@ -204,13 +207,7 @@ def test_q_star_of_a_categorical_is_that_of_coordinate_ascent():
 def best_mean_field(story, batch, num_sweeps=100):
     """ELBO of the best q(word_0) q(word_1) q(coin), by coordinate ascent on the table of log p(x,
     word, coin)."""
-    letters = torch.eye(4).double()
-    index = torch.cartesian_prod(torch.arange(4), torch.arange(4), torch.arange(2))
-    word = torch.stack([letters[index[:, 0]], letters[index[:, 1]]], 1)
-    latents = {"word": word[:, None], "coin": index[:, 2, None].double()}
-    num_rows = len(batch["x"])
-    latents = {k: v.expand(32, num_rows, *v.shape[2:]) for k, v in latents.items()}
-    log_p = log_joint(story, batch, latents).reshape(4, 4, 2, num_rows)
+    log_p, num_rows = log_p_table(story, batch), len(batch["x"])
     a, b, c = (torch.full((k, num_rows), 1 / k).double() for k in (4, 4, 2))
     for _ in range(num_sweeps):
         a = torch.einsum("abcn,bn,cn->an", log_p, b, c).softmax(0)
@@ -239,3 +236,29 @@ def test_pyros_own_loop_trains_it(family):
     losses = [svi.step(batch) for _ in range(60)]
     assert sum(losses[-10:]) < sum(losses[:10])
     pyro.clear_param_store()
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("family", "story", "options", "message"),
+    [
+        ("mean_field", Codes, {}, r"only the discrete.*word.*categorical or concrete"),
+        ("iaf", Codes, {}, r"only the discrete.*word.*categorical or concrete"),
+        ("structured", GaussianMixture, {}, r"'k'.*enumerated.*categorical or concrete"),
+        ("categorical", TwoSites, {}, r"discrete latent site.*mean_field"),
+        ("concrete", TwoSites, {}, r"discrete latent site.*mean_field"),
+        ("concrete", Counts, {}, r"site 'heads'.*OneHotCategorical or Bernoulli"),
+        ("enumerated", partial(Codes, True), {}, r"only discrete.*\['z'\].*mean_field"),
+        *(
+            ("concrete", Codes, options, "0 < final_temperature <= temperature")
+            for options in (
+                {"temperature": 0.0}, {"temperature": 0.1}, {"cooling": 1.0}, {"cooling": -0.1},
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_a_story_or_an_option_that_does_not_suit_is_named(family, story, options, message):
+    with pytest.raises(ValueError, match=message):
+        made(family, story(), **options)

@@ -63,15 +63,19 @@ def test_an_own_encoder_takes_the_storys_precision():
     assert guide.features.encoder.weight.dtype == torch.float64
 
 
-def test_an_encoder_that_gives_no_vector_a_row_is_an_error():
-    encoder = nn.Sequential(nn.Linear(5, 4), nn.Unflatten(-1, (2, 2)))
-    with pytest.raises(ValueError, match=r"one vector a row, \(2, features\); got \(2, 2, 2\)"):
-        guides.build("mean_field", Shaped(5), rows(5), encoder=encoder)
-
-
-def test_an_encoder_without_hidden_layers_is_an_error():
-    with pytest.raises(ValueError, match="at least one hidden width"):
-        guides.build("mean_field", Shaped(5), rows(5), hidden=())
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden": ()}, "at least one hidden width"),
+        (
+            {"encoder": nn.Sequential(nn.Linear(5, 4), nn.Unflatten(-1, (2, 2)))},
+            r"one vector a row, \(2, features\); got \(2, 2, 2\)",
+        ),
+    ],
+)
+def test_an_encoder_without_features_is_an_error(options, message):
+    with pytest.raises(ValueError, match=message):
+        guides.build("mean_field", Shaped(5), rows(5), **options)
 
 
 def test_several_keys_and_covariates_reach_the_encoder():
@@ -134,14 +138,10 @@ def test_inputs_far_from_the_rows_that_were_seen_are_drawn_in_by_a_logarithm():
     )
 
 
-def test_other_keys_than_the_guides_are_an_error():
+def test_other_keys_or_shapes_than_the_guides_are_errors():
     guide = guides.build("mean_field", Shaped(5), rows(5))
     with pytest.raises(ValueError, match=r"keys \['x'\].*got \['x', 'y'\]"):
         guide.posterior({"x": rows(5), "y": rows(5)})
-
-
-def test_another_shape_than_the_guides_is_an_error():
-    guide = guides.build("mean_field", Shaped(5), rows(5))
     with pytest.raises(ValueError, match=r"'x': expected rows of shape \(5,\).*got \(4,\)"):
         guide.posterior({"x": rows(4)})
 
@@ -161,19 +161,17 @@ def drawing(*sites, **shapes):
     return Own()
 
 
-def test_a_guide_that_misses_a_site_is_an_error():
-    with pytest.raises(ValueError, match=r"got none for \['z'\]; it samples \[\]"):
-        score(Shaped(5), drawing(), rows(5))
-
-
-def test_a_guide_with_a_site_too_many_is_an_error():
-    with pytest.raises(ValueError, match=r"got also \['w'\].*is_auxiliary"):
-        score(Shaped(5), drawing("z", "w"), rows(5))
-
-
-def test_a_guide_with_another_shape_is_an_error():
-    with pytest.raises(ValueError, match=r"site 'z'.*draw \(2,\) in each row.*got \(3,\)"):
-        score(Shaped(5), drawing("z", z=(3,)), rows(5))
+@pytest.mark.parametrize(
+    ("guide", "message"),
+    [
+        (drawing(), r"got none for \['z'\]; it samples \[\]"),
+        (drawing("z", "w"), r"got also \['w'\].*is_auxiliary"),
+        (drawing("z", z=(3,)), r"site 'z'.*draw \(2,\) in each row.*got \(3,\)"),
+    ],
+)
+def test_a_guide_that_misses_a_site_or_draws_another_is_named(guide, message):
+    with pytest.raises(ValueError, match=message):
+        score(Shaped(5), guide, rows(5))
 
 
 def test_a_guide_that_draws_outside_the_plate_is_an_error():

@@ -4,8 +4,8 @@ batching, files."""
 import pyro
 import pytest
 import torch
+from built import built
 from families import CONTINUOUS, ESTIMATED, pairs
-from stories import CASES, rows_of
 from torch.func import grad, vmap
 
 import ppvae
@@ -13,19 +13,6 @@ from ppvae import guides
 
 NUM_ROWS = 12
 CONSTRAINED = ("log_normal", "heavy_tail", "bounded", "unit_interval", "positive", "simplex")
-
-
-def made(name, family, seed=0):
-    """A story, rows of it, and a guide whose parameters are away from their special start."""
-    story = CASES[name].story()
-    batch = rows_of(CASES[name], story, NUM_ROWS)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        guide = guides.build(family, story, batch, hidden=(16,))
-        with torch.no_grad():
-            for parameter in guide.parameters():
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return story, batch, guide
 
 
 def half_line(t):
@@ -59,7 +46,7 @@ def grid_over(key, num_nodes):
 @pytest.mark.parametrize("family", ["mean_field", "mixture"])
 @pytest.mark.parametrize("name", CONSTRAINED)
 def test_the_density_over_the_support_itself_integrates_to_one(name, family):
-    _, batch, guide = made(name, family)
+    _, batch, guide = built(name, family)
     (key,) = guide.flat.sites
     value, cell = grid_over(key, 20_000 if key in ONE else 250)
     value = value.unsqueeze(1).expand(-1, 2, *value.shape[1:])
@@ -74,7 +61,7 @@ def test_the_density_over_the_support_itself_integrates_to_one(name, family):
 @pytest.mark.parametrize(("name", "family"), pairs(*CONSTRAINED, "ordered", "correlation"))
 def test_single_precision_draws_in_the_support_and_scores_as_double_does(name, family):
     torch.manual_seed(0)
-    story, batch, guide = made(name, family)
+    story, batch, guide = built(name, family)
     (key,) = guide.flat.sites
     with torch.no_grad():
         q = guide.posterior(batch)
@@ -98,7 +85,7 @@ def test_single_precision_draws_in_the_support_and_scores_as_double_does(name, f
 
 @pytest.mark.parametrize("family", [f for f in CONTINUOUS if f not in ESTIMATED])
 def test_torch_func_gives_each_rows_gradient(family):
-    _, batch, guide = made("two_sites", family)
+    _, batch, guide = built("two_sites", family)
     with torch.no_grad():
         parameters = {k: v.requires_grad_() for k, v in guide.parameters_of(batch).items()}
         u = torch.randn(
@@ -119,9 +106,9 @@ def test_torch_func_gives_each_rows_gradient(family):
 
 @pytest.mark.parametrize("family", CONTINUOUS)
 def test_a_guide_comes_back_from_a_file(family, tmp_path):
-    story, batch, guide = made("two_sites", family)
+    story, batch, guide = built("two_sites", family)
     ppvae.save(tmp_path / "weights", story, guide)
-    other_story, _, other = made("two_sites", family, seed=1)
+    other_story, _, other = built("two_sites", family, seed=1)
     before = ppvae.elbo(other_story, other, batch, seed=0).value
     ppvae.load(tmp_path / "weights", other_story, other)
     expected, found = (

@@ -3,13 +3,12 @@ r"""Regularised amortization: noise on the encoder's inputs, and weights of a he
 import pyro
 import pytest
 import torch
+from built import built
 from discrete_stories import DRAWS, Codes
 from discrete_stories import made as made_discrete
 from exact import linear_gaussian, rows_of
 from families import CONTINUOUS
 from pyro.infer import SVI, Trace_ELBO
-from stories import CASES
-from stories import rows_of as rows_of_case
 from torch import nn
 
 import ppvae
@@ -87,22 +86,18 @@ def test_answers_move_no_more_than_the_norm_allows():
     assert bool(((loc.unsqueeze(0) - loc.unsqueeze(1)).abs() <= 0.1 * distance + 1e-9).all())
 
 
-@pytest.mark.parametrize("family", CONTINUOUS)
-def test_every_continuous_family_takes_both(family):
-    story = CASES["two_sites"].story()
-    batch = rows_of_case(CASES["two_sites"], story)
-    guide = guides.build(family, story, batch, denoising=0.2, weight_norm=1.0)
+@pytest.mark.parametrize("family", [*CONTINUOUS, *DRAWS])
+def test_every_family_takes_both(family):
+    if family in DRAWS:
+        story, batch, _ = made_discrete(family, Codes())
+    else:
+        story, batch, _ = built("two_sites", "mean_field")
+    options = {"hidden": (16,), "denoising": 0.2, "weight_norm": 1.0}
+    guide, other = (guides.build(family, story, batch, **options) for _ in range(2))
     assert bool(torch.isfinite(score(story, guide, batch, 2).log_weights).all())
-    other = guides.build(family, story, batch, denoising=0.2, weight_norm=1.0)
     other.load_state_dict(guide.state_dict())
     first, second = (g.eval().parameters_of(batch) for g in (guide, other))
     assert all(torch.equal(first[key], second[key]) for key in first)
-
-
-@pytest.mark.parametrize("family", DRAWS)
-def test_so_does_every_family_that_draws_discrete_sites(family):
-    story, batch, guide = made_discrete(family, Codes(), denoising=0.2, weight_norm=1.0)
-    assert bool(torch.isfinite(score(story, guide, batch, 2).log_weights).all())
 
 
 def test_pyros_svi_trains_the_directions():
@@ -128,6 +123,5 @@ def test_pyros_svi_trains_the_directions():
     ],
 )
 def test_a_wrong_option_is_named(options, message):
-    story = CASES["two_sites"].story()
     with pytest.raises(ValueError, match=message):
-        guides.build("mean_field", story, rows_of_case(CASES["two_sites"], story), **options)
+        built("two_sites", "mean_field", **options)

@@ -3,9 +3,8 @@ Jacobian."""
 
 import pytest
 import torch
-from stories import CASES, rows_of
+from built import built
 
-from ppvae import guides
 from ppvae.guides.planar import PlanarSteps, first_directions
 from ppvae.guides.residual import at_least_minus_one, root
 from ppvae.guides.sylvester import SylvesterSteps, orthonormal_columns, triangle
@@ -76,9 +75,7 @@ def test_gradients_pass_through_the_inverse(kind):
 
 @both
 def test_steps_start_as_the_identity(kind):
-    story = CASES["two_sites"].story()
-    batch = rows_of(CASES["two_sites"], story)
-    guide = guides.build(kind, story, batch)
+    _, batch, guide = built("two_sites", kind, moved=0.0)
     with torch.no_grad():
         guide.to_parameters.weight.zero_()
         guide.to_parameters.bias.zero_()

@@ -5,12 +5,11 @@ from copy import deepcopy
 import pyro
 import pytest
 import torch
+from built import built
 from exact import elbo as exact_elbo
 from exact import linear_gaussian, rows_of
 from families import CONTINUOUS, suits
 from pyro.infer import SVI, Trace_ELBO
-from stories import CASES
-from stories import rows_of as rows_of_case
 from torch import nn
 
 import ppvae
@@ -22,16 +21,8 @@ from ppvae.story import local_params, observe, trace_sites
 INNER = [family for family in CONTINUOUS if family != "semi_amortized"]
 
 
-def made(name, seed=0, **options):
-    story = CASES[name].story()
-    batch = rows_of_case(CASES[name], story)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return (
-            story,
-            batch,
-            guides.build("semi_amortized", story, batch, hidden=(16,), **options),
-        )
+def made(name, **options):
+    return built(name, "semi_amortized", moved=0.0, **options)
 
 
 def test_many_steps_reach_the_best_member_of_the_family():
@@ -127,9 +118,7 @@ def test_the_steps_are_taken_once_for_all_particles_and_anew_after_a_change(monk
 
 def test_steps_go_behind_a_guide_that_pyro_has_trained():
     pyro.clear_param_store()
-    story = CASES["simplex"].story()
-    batch = rows_of_case(CASES["simplex"], story)
-    guide = guides.build("full_rank", story, batch, hidden=(16,))
+    story, batch, guide = built("simplex", "full_rank", moved=0.0)
     svi = SVI(observe(story), guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
     for _ in range(20):
         svi.step(batch)

@@ -5,6 +5,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.nn import PyroModule
+from stories import TwoSites
 from torch import nn
 
 import ppvae
@@ -167,32 +168,22 @@ class NoBook(Quantised):
     def forward(self, n):
         with pyro.plate("data", n):
             code = pyro.sample("code", dist.OneHotCategorical(logits=self.even).to_event(1))
-            pyro.sample(
-                "x",
-                dist.Normal(
-                    code.sum((-1, -2)).unsqueeze(-1).expand(*code.shape[:-2], 10), 0.3
-                ).to_event(1),
-            )
+            loc = code.sum((-1, -2)).unsqueeze(-1).expand(*code.shape[:-2], 10)
+            pyro.sample("x", dist.Normal(loc, 0.3).to_event(1))
 
 
-def test_a_story_without_a_codebook_is_refused():
-    with pytest.raises(ValueError, match=r"site 'code'.*codebook of 8 entries as `codebook`"):
-        ppvae.guides.build("vector_quantized", NoBook(), torch.zeros(5, 10))
-
-
-def test_a_story_of_other_sites_is_refused():
-    from stories import CASES, rows_of
-
-    case = CASES["two_sites"]
-    story = case.story()
-    with pytest.raises(ValueError, match=r"one latent site of one-hot codes.*\['a', 'b'\]"):
-        ppvae.guides.build("vector_quantized", story, rows_of(case, story))
-
-
-def test_more_numbers_than_codes_are_refused():
-    story = Quantised(num_codes=1)
-    with pytest.raises(ValueError, match="at least as many codes as numbers"):
-        ppvae.guides.build("vector_quantized", story, torch.zeros(5, 10))
+@pytest.mark.parametrize(
+    ("story", "message"),
+    [
+        (NoBook(), r"site 'code'.*codebook of 8 entries as `codebook`"),
+        (Quantised(num_codes=1), "at least as many codes as numbers"),
+        (TwoSites(), r"one latent site of one-hot codes.*\['a', 'b'\]"),
+    ],
+)
+def test_a_story_without_a_codebook_is_refused(story, message):
+    data = torch.zeros(5, 3 if isinstance(story, TwoSites) else 10)
+    with pytest.raises(ValueError, match=message):
+        ppvae.guides.build("vector_quantized", story, data)
 
 
 def test_q_star_of_a_certain_guide_is_refused():

@@ -9,18 +9,16 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from built import built
 from families import CONTINUOUS, pairs
 from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from pyro.nn import PyroModule
-from stories import CASES, rows_of
 from torch.distributions import Normal, kl_divergence
 
 import ppvae
 from ppvae import guides
 from ppvae.inference import optimize_local
 from ppvae.story import local_params, observe, trace_sites
-
-NUM_ROWS = 12
 
 
 @pytest.fixture(autouse=True)
@@ -31,25 +29,13 @@ def empty_store():
     pyro.clear_param_store()
 
 
-def made(case, family, **options):
-    story = CASES[case].story()
-    batch = rows_of(CASES[case], story, NUM_ROWS)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        guide = guides.build(family, story, batch, hidden=(16,), **options)
-        with torch.no_grad():
-            for parameter in guide.parameters():
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return story, batch, guide
-
-
 def test_svi_moves_every_parameter_of_a_story_and_of_several_guides():
-    story, batch, _ = made("hierarchical", "mean_field")
-    made_guides = [made("hierarchical", family, name=f"guide_{family}")[2] for family in CONTINUOUS]
-    for guide in made_guides:
+    story, batch, _ = built("hierarchical", "mean_field")
+    several = [built("hierarchical", family, name=f"guide_{family}")[2] for family in CONTINUOUS]
+    for guide in several:
         modules = [("story", story), ("guide", guide)]
         before = {(w, k): p.clone() for w, m in modules for k, p in m.named_parameters()}
-        others = [p.clone() for g in made_guides if g is not guide for p in g.parameters()]
+        others = [p.clone() for g in several if g is not guide for p in g.parameters()]
         svi = SVI(observe(story), guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
         for _ in range(3):
             svi.step(batch)
@@ -57,13 +43,13 @@ def test_svi_moves_every_parameter_of_a_story_and_of_several_guides():
             for key, parameter in module.named_parameters():
                 if key != "noise_unconstrained":  # takes no part in this story
                     assert not torch.equal(parameter, before[which, key]), f"{which} {key}"
-        still = [p for g in made_guides if g is not guide for p in g.parameters()]
+        still = [p for g in several if g is not guide for p in g.parameters()]
         assert all(torch.equal(a, b) for a, b in zip(others, still, strict=True))
 
 
 def test_svi_and_the_library_see_the_same_parameters():
     torch.manual_seed(0)
-    story, batch, guide = made("two_sites", "iaf")
+    story, batch, guide = built("two_sites", "iaf")
     svi = SVI(observe(story), guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
     start = ppvae.elbo(story, guide, batch).mean().value
     for _ in range(100):
@@ -75,7 +61,7 @@ def test_svi_and_the_library_see_the_same_parameters():
 
 @pytest.mark.parametrize(("name", "family"), pairs("inner_explicit", "simplex", "names"))
 def test_predictive_draws_every_site(name, family):
-    story, batch, guide = made(name, family)
+    story, batch, guide = built(name, family)
     sites = trace_sites(story, batch)
     with torch.no_grad():
         for parallel in (False, True):
@@ -101,7 +87,7 @@ def losses(elbo, story, guide, batch, repeats=30):
 @pytest.mark.parametrize("name", ["two_sites", "positive", "simplex", "inner_explicit", "bounded"])
 def test_the_analytic_elbo_has_the_mean_of_the_plain_one(name, family):
     torch.manual_seed(0)
-    story, batch, guide = made(name, family)
+    story, batch, guide = built(name, family)
     nesting = trace_sites(story, batch).max_plate_nesting
     for one in (guide, guide.local(batch)):
         options = {"num_particles": 100, "vectorize_particles": True, "max_plate_nesting": nesting}
@@ -155,7 +141,7 @@ def test_importing_ppvae_changes_no_global_setting():
 def test_fit_elbo_and_gaps_leave_the_parameter_store_empty(family, monkeypatch):
     few_steps = partial(optimize_local, max_steps=20)
     monkeypatch.setattr(import_module("ppvae.gaps"), "optimize_local", few_steps)
-    story, batch, guide = made("two_sites", family)
+    story, batch, guide = built("two_sites", family)
     state = torch.get_rng_state()
     ppvae.fit(story, guide, batch, epochs=2, batch_size=5, progress=False)
     ppvae.elbo(story, guide, batch)
