@@ -109,7 +109,7 @@ class SemiAmortized(Guide):
         Arguments:
             story: The story that the guide belongs to.
             guide: A guide of `ppvae.guides` that draws no discrete sites.
-            num_steps: As in the class, and so the rest.
+            num_steps, num_particles, step_size, backprop, seed: As in the class.
 
         Returns:
             The guide with steps.
