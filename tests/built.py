@@ -6,7 +6,7 @@ from stories import CASES, rows_of
 from ppvae import guides
 
 
-def built(name, family, seed=0, moved=0.1, num_rows=12, **options):
+def built(name, family, /, seed=0, moved=0.1, num_rows=12, **options):
     """A story of `CASES`, rows of it, and a guide whose parameters are moved by `moved` times a Normal draw."""
     story = CASES[name].story()
     batch = rows_of(CASES[name], story, num_rows)
