@@ -1,5 +1,4 @@
-r"""Row by row: may the guide be trusted here, how many nats does it lose, and in which direction is
-it off?
+r"""Row by row: may the guide be trusted, how many nats does it lose, in which direction is it off?
 
 The importance weights of a row's particles say all of it: k-hat judges the weights themselves, log
 p(x) by them less the mean log weight is what the guide loses, and moments under them are those of
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.data.chunks import CHUNK_NUMBERS
+from ppvae.data.chunks import CHUNK_NUMBERS, MAX_CHUNK_ROWS
 from ppvae.diagnostics.finding import (
     GOOD_SHARE,
     Finding,
@@ -27,19 +26,13 @@ from ppvae.diagnostics.finding import (
 from ppvae.diagnostics.requirements import Pair, as_problem
 from ppvae.diagnostics.scored_draws import ScoredDraws, cat_nested, score_draws
 from ppvae.estimate import Estimate
-from ppvae.inference.khat import (
-    effective_sample_size,
-    khat,
-    khat_threshold,
-    smooth_log_weights,
-)
+from ppvae.inference.khat import effective_sample_size, khat, khat_threshold, smooth_log_weights
 from ppvae.result import Result
 from ppvae.story import Sites
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_ROWS = 1000
 NUM_NAMED = 5  # rows that the advice names
 TINY = 1e-12
 
@@ -75,8 +68,7 @@ class ByRow(Result):
 
     @property
     def threshold(self) -> float:
-        """k-hat above which the weights of a row, and all that is read off them, are not to be
-        trusted."""
+        """k-hat above which a row's weights, and all that they tell, are not to be trusted."""
         return khat_threshold(self.num_particles)
 
     @property
@@ -87,31 +79,27 @@ class ByRow(Result):
 
     @property
     def shift(self) -> Tensor:
-        """Root mean square of `mean_error` over the latent numbers, `(B,)`, in standard
-        deviations of the guide."""
-        return self._side_by_side(self.mean_error).square().mean(-1).sqrt()
+        """Root mean square of `mean_error` over a row's numbers, `(B,)`, in sd of the guide."""
+        return self._stack(self.mean_error).square().mean(-1).sqrt()
 
     @property
     def scale(self) -> Tensor:
-        """Standard deviation of the guide over that of the posterior, geometric mean over the
-        numbers, `(B,)`."""
-        return self._side_by_side(self.log_scale_error).mean(-1).exp()
+        """Geometric mean over a row's numbers of the guide's sd over the posterior's, `(B,)`."""
+        return self._stack(self.log_scale_error).mean(-1).exp()
 
-    def _side_by_side(self, errors: dict[str, Estimate]) -> Tensor:
+    def _stack(self, errors: dict[str, Estimate]) -> Tensor:
         """All continuous latent numbers of a row, `(B, d)`."""
         parts = [v.value.reshape(len(v), -1) for v in errors.values()]
         return torch.cat(parts, -1) if parts else self.elbo.value.new_empty(len(self.khat), 0)
 
     @property
     def verdict(self) -> Verdict:
-        """`fail` if the weights of more than 20 % of the rows are not to be trusted, `warn`
-        above 5 %."""
+        """`fail` if weights of over 20 % of the rows are not to be trusted, `warn` above 5 %."""
         return khat_verdict(self.khat, self.threshold)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Share of rows not to be trusted, what the guide loses, its direction, and the worth of
-        a particle."""
+        """Rows not to be trusted, what the guide loses, its direction, worth of a particle."""
         worst = ", ".join(str(int(row)) for row in self.failing[:NUM_NAMED])
         advice = (
             f"the guide's tails are too thin on these rows, worst first: {worst}; try a larger "
@@ -134,8 +122,7 @@ class ByRow(Result):
         )
 
     def to_pandas(self) -> "pd.DataFrame":
-        """One line a row, with the continuous number whose mean and the one whose scale is
-        furthest off."""
+        """One line a row, with the numbers whose mean and whose scale are furthest off."""
         import pandas as pd
 
         columns = {
@@ -159,8 +146,8 @@ class ByRow(Result):
         if not self.mean_error:
             return {}
         names = number_names({k: v.value.shape[1:] for k, v in self.mean_error.items()})
-        means = self._side_by_side(self.mean_error)
-        scales = self._side_by_side(self.log_scale_error)
+        means = self._stack(self.mean_error)
+        scales = self._stack(self.log_scale_error)
         moved, misscaled = (v.abs().argmax(-1, keepdim=True) for v in (means, scales))
         return {
             "most_shifted": [names[int(i)] for i in moved],
@@ -178,13 +165,12 @@ def by_row(
     num_particles: int = 1000,
     seed: int = 0,
 ) -> ByRow:
-    r"""Judge the guide on each row by the importance weights :math:`\log w = \log p(x, z) - \log
-    q(z \mid x)`.
+    r"""Judge the guide on each row by its importance weights.
 
-    Mean and scale of the posterior are taken under smoothed weights, of continuous sites: a
-    category has neither. Where k-hat is above its threshold they understate how far the guide is
-    off, and a mode that the guide lost is missing from all of it: `reference_posterior` looks
-    there.
+    These are :math:`\log w = \log p(x, z) - \log q(z \mid x)`. Mean and scale of the posterior are
+    taken under smoothed weights, of continuous sites: a category has neither. Where k-hat is above
+    its threshold they understate how far the guide is off, and a mode that the guide lost is
+    missing from all of it: `reference_posterior` looks there.
 
     Arguments:
         story: The story; or a `Problem` of story, guide and rows, with nothing for the two next.
@@ -207,9 +193,9 @@ def by_row(
     """
     khat_threshold(num_particles)
     problem = as_problem(story, guide, data, "a judgement of each row")
-    num_latent = sum(site.row_shape.numel() for site in problem.sites.latent.values())
-    kept = 2 + len(problem.sites.observed) + num_latent
-    step = max(1, min(MAX_ROWS, CHUNK_NUMBERS // (kept * num_particles)))
+    numbers = 2 + len(problem.sites.observed)  # kept of each particle
+    numbers += sum(site.row_shape.numel() for site in problem.sites.latent.values())
+    step = max(1, min(MAX_CHUNK_ROWS, CHUNK_NUMBERS // (numbers * num_particles)))
     with torch.no_grad(), problem.eval_mode(seed):
         parts = [_judge(score_draws(p, num_particles), p.sites) for p in problem.pieces(step)]
     return ByRow(**cat_nested(parts), num_particles=num_particles)
@@ -241,20 +227,19 @@ def _judge(draws: ScoredDraws, sites: Sites) -> dict[str, Any]:
 
 
 def _moment_errors(weights: Tensor, values: Tensor) -> tuple[Estimate, Estimate]:
-    """Errors of the guide's mean and log scale, `(B, *row)`; their standard errors by the delta
-    method."""
+    """Errors of the guide's mean and log scale, `(B, *row)`, with delta-method errors."""
     num_particles = len(weights)
+    w = weights.reshape(*weights.shape, *(1,) * (values.dim() - 2))
     z = values.to(weights.dtype)
-    w = weights.reshape(*weights.shape, *(1,) * (z.dim() - 2))
-    ours, even = z.mean(0), 1 / num_particles
-    z = z - ours  # the guide's mean is now 0
-    spread = z.square().mean(0).clamp(min=TINY)
-    theirs = (w * z).sum(0)
-    away = z - theirs
-    variance = (w * away.square()).sum(0).clamp(min=TINY)
-    mean_noise = (w * away - even * z).square().sum(0)
-    scale_noise = w * (away.square() / variance - 1) - even * (z.square() / spread - 1)
+    z = z - z.mean(0)  # the guide's mean is now 0
+    guide_variance = z.square().mean(0).clamp(min=TINY)
+    mean = (w * z).sum(0)
+    centred = z - mean
+    variance = (w * centred.square()).sum(0).clamp(min=TINY)
+    mean_noise = (w * centred - z / num_particles).square().sum(0)
+    guide_noise = (z.square() / guide_variance - 1) / num_particles
+    scale_noise = w * (centred.square() / variance - 1) - guide_noise
     return (
-        Estimate(-theirs / spread.sqrt(), (mean_noise / spread).sqrt()),
-        Estimate(0.5 * (spread / variance).log(), 0.5 * scale_noise.square().sum(0).sqrt()),
+        Estimate(-mean / guide_variance.sqrt(), (mean_noise / guide_variance).sqrt()),
+        Estimate(0.5 * (guide_variance / variance).log(), 0.5 * scale_noise.square().sum(0).sqrt()),
     )

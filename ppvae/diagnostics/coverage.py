@@ -59,8 +59,7 @@ class Coverage(Result):
 
     @property
     def excess(self) -> Estimate:
-        """Mean of coverage less level, a share; below 0 the guide is too sure, above 0 too
-        cautious."""
+        """Mean of coverage less level, a share; below 0 the guide is too sure."""
         return Estimate.of_draws(0.5 - self.rank_statistics.scaled[0])
 
     @property

@@ -1,5 +1,4 @@
-r"""How far a guide's draws lie from a reference posterior: moments, sliced Wasserstein distance,
-and a classifier."""
+r"""How far a guide lies from a reference: moments, sliced Wasserstein, a classifier."""
 
 __all__ = ["Distance", "distance_to_reference"]
 
@@ -45,8 +44,7 @@ class Distance(Result):
 
     @property
     def verdict(self) -> Verdict:
-        """`fail` if a classifier is right in more than 60 % of all cases, `warn` if it does so
-        on some rows."""
+        """`fail` if a classifier is right in more than 60 % of cases, `warn` if on some rows."""
         if float(self.accuracy.value.mean()) > GOOD_ACCURACY:
             return "fail"
         sure = self.accuracy.value - 2 * self.accuracy.std_error > GOOD_ACCURACY
@@ -121,8 +119,7 @@ def distance_to_reference(
 
 
 def sliced_wasserstein(draws: Tensor, others: Tensor, directions: Tensor) -> Tensor:
-    """Root mean square over directions `(D, d)` of the 2-Wasserstein distance along each, `(S,
-    B, d)` to `(B,)`."""
+    """RMS over directions `(D, d)` of the 2-Wasserstein distance, `(S, B, d)` to `(B,)`."""
     one, other = ((v @ directions.T).sort(0).values for v in (draws, others))
     return (one - other).square().mean((0, 2)).sqrt()
 

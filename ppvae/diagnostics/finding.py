@@ -96,7 +96,6 @@ def share_above(khat: Tensor, threshold: float) -> Estimate:
 
 
 def khat_verdict(khat: Tensor, threshold: float) -> Verdict:
-    """`fail` if the weights of more than 20 % of the rows are not to be trusted, `warn` above 5
-    %."""
+    """`fail` if weights of over 20 % of the rows are not to be trusted, `warn` above 5 %."""
     share = float(share_above(khat, threshold).value)
     return "fail" if share > BAD_SHARE else "warn" if share > GOOD_SHARE else "pass"

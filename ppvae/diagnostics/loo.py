@@ -138,8 +138,7 @@ def _scores(draws: ScoredDraws) -> dict[str, Tensor]:
 
 
 def _leave_one_out(log_likelihood: Tensor, log_ratio: Tensor, has_global: bool) -> LeaveOneOut:
-    """Self-normalised importance sampling of p(x_i | z) under the weights `log_ratio`, both `(S,
-    B)`."""
+    """Self-normalised estimate of p(x_i | x_-i) with weights `log_ratio`, all `(S, B)`."""
     num_particles = len(log_likelihood)
     weights = smooth_log_weights(log_ratio).log_softmax(0)
     value = (weights + log_likelihood).logsumexp(0)

@@ -64,8 +64,7 @@ class PredictiveCheck(Result):
 
     @property
     def tail_probability(self) -> dict[str, Estimate]:
-        """P(T(rep) >= T(data)), ties counted half, with its binomial error; near 0 or 1 the data
-        are unlike."""
+        """P(T(rep) >= T(data)), ties counted half; near 0 or 1 the data are unlike."""
         found = {}
         for name, value in self.observed.items():
             rep = self.replicated[name]
@@ -101,8 +100,7 @@ class PredictiveCheck(Result):
 
     @property
     def worst(self) -> dict[str, tuple[float, float]]:
-        """Of each statistic the tail probability furthest from one half, with its standard
-        error."""
+        """Of each statistic the tail probability furthest from one half, and its error."""
         found = {}
         for name, p in self.tail_probability.items():
             at = int((p.value - 0.5).abs().argmax())

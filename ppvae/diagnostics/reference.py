@@ -173,8 +173,7 @@ def _row_numbers(problem: Problem, rows: Sequence[int] | None) -> Tensor:
 
 
 def _start(problem: Problem, num_chains: int) -> Tensor:
-    """Draws of the prior, every second one replaced by a draw of the guide if there is one, `(C,
-    B, d)`."""
+    """Draws of the prior, every second one of the guide if there is one, `(C, B, d)`."""
     flatten = problem.unconstrained.flatten
     inputs: dict[str, Any] = problem.program.inputs(problem.batch)
     prior = [simulate(problem.story, problem.num_rows, **inputs) for _ in range(num_chains)]

@@ -1,5 +1,4 @@
-r"""What diagnostics need of a problem: independent rows, a guide for new rows, a guide with a
-density."""
+r"""What diagnostics need: a problem, a guide for new rows, a guide with a density."""
 
 __all__ = ["Pair", "as_problem", "check_amortized", "check_draws_sites"]
 

@@ -56,8 +56,7 @@ class SBC(Result):
 
     @property
     def worst(self) -> int:
-        """Position of the quantity with the least uniform ranks; a latent number, if one of them
-        fails."""
+        """Position of the least uniform quantity; a latent number, if one of them fails."""
         ranks, p = self.sbc_ranks, self.sbc_ranks.p_values
         distance = (ranks.ecdf - ranks.levels).abs().amax(-1)
         latent = torch.arange(len(p)) < self.num_latent

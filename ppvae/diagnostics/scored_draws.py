@@ -1,5 +1,4 @@
-r"""Draws of a guide with their log densities under story and guide: what importance weighting
-needs."""
+r"""Draws of a guide with their log densities under story and guide."""
 
 __all__ = ["ScoredDraws", "cat_nested", "score_draws"]
 
@@ -50,8 +49,7 @@ class ScoredDraws:
 
     @classmethod
     def cat(cls, parts: Sequence["ScoredDraws"], dim: int = 0) -> "ScoredDraws":
-        """Draws of the same rows (dim 0), or of consecutive rows without global sites (dim 1),
-        as one."""
+        """More draws of the same rows (dim 0), or of consecutive rows (dim 1), as one."""
         return cls(**cat_nested([vars(part) for part in parts], dim))
 
 
@@ -88,8 +86,7 @@ def _score(problem: Problem, num_particles: int) -> ScoredDraws:
 
 
 def cat_nested(parts: Sequence[Any], dim: int = 0) -> Any:
-    """Tensors, estimates, or dicts of them joined along a dimension; what has no such dimension
-    is taken once."""
+    """Tensors, estimates or dicts of them joined along a dimension, if they have it."""
     first = parts[0]
     if isinstance(first, dict):
         return {name: cat_nested([part[name] for part in parts], dim) for name in first}

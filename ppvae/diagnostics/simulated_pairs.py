@@ -1,5 +1,4 @@
-r"""Rows simulated from the story with the latent values behind them: what calibration is
-measured on."""
+r"""Rows simulated from the story, with the latent values behind them."""
 
 __all__ = ["SimulatedPairs", "simulate_pairs"]
 
@@ -32,8 +31,7 @@ class SimulatedPairs:
     truth: TensorDict
 
     def pieces(self, num_draws: int) -> Iterator[tuple[slice, Problem, TensorDict]]:
-        """Consecutive pieces of which `num_draws` draws fit in memory: which rows, their
-        problem, and their truth."""
+        """Pieces of which `num_draws` draws fit in memory: rows, problem and truth."""
         for piece in self.problem.pieces(rows_per_chunk(self.problem.batch, num_draws)):
             rows = slice(piece.first_row, piece.first_row + piece.num_rows)
             yield rows, piece, {name: value[rows] for name, value in self.truth.items()}

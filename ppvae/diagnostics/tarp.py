@@ -88,8 +88,7 @@ def _stack(latents: TensorDict) -> Tensor:
 
 
 def _robust_scale(values: Tensor) -> Tensor:
-    """Half the distance of the quartiles, as of a normal; the standard deviation where they
-    coincide."""
+    """Scale by the quartiles, as of a normal; by the sd where they coincide."""
     quartiles = torch.quantile(values, values.new_tensor([0.25, 0.75]), dim=0)
     scale = (quartiles[1] - quartiles[0]) / (2 * QUARTILE)
     scale = torch.where(scale > 0, scale, values.std(0))

@@ -44,8 +44,7 @@ class RankStatistics:
 
     @cached_property
     def p_values(self) -> Tensor:
-        """Of each quantity by itself, `(Q,)`: the probability of ranks as uneven as these if
-        they were uniform."""
+        """Probability, if uniform, of ranks as uneven as those of each quantity, `(Q,)`."""
         null = _null(self.num_simulations, self.num_draws, _num_replicates(len(self.names)))
         counts = self._counts().numpy()
         found = _statistic(counts, self.num_simulations, self.num_draws)
@@ -98,21 +97,18 @@ class RankStatistics:
 
     @property
     def shift(self) -> Estimate:
-        """Mean rank as a share, less one half, `(Q,)`; above 0 the true values lie above the
-        draws."""
+        """Mean rank as a share, less one half, `(Q,)`; above 0 the draws lie too low."""
         return Estimate.of_draws(self.scaled.T - 0.5)
 
     @property
     def spread(self) -> Estimate:
-        """Variance of the ranks over that of uniform ranks, `(Q,)`; above 1 the guide is too
-        narrow."""
+        """Variance of the ranks over the uniform one, `(Q,)`; above 1 the guide is narrow."""
         uniform = (1 - 1 / (self.num_draws + 1) ** 2) / 12
         return Estimate.of_draws((self.scaled.T - 0.5).square() / uniform)
 
 
 def rank_among(truth: Tensor, draws: Tensor) -> Tensor:
-    """Rank of a value among draws, ties broken at random: `(*,)` and `(S, *)` to `(*,)`,
-    integers 0 to S."""
+    """Rank among draws, ties broken at random: `(*,)` and `(S, *)` to `(*,)`, 0 to S."""
     below, ties = (draws < truth).sum(0), (draws == truth).sum(0)
     return below + (torch.rand(ties.shape, device=ties.device) * (ties + 1)).long().minimum(ties)
 

@@ -144,8 +144,7 @@ def _summary(draws: Tensor, site: Site, level: float) -> TensorDict:
 
 
 def _quantile(ordered: Tensor, probability: float) -> Tensor:
-    """The quantile over the first dimension, as `torch.quantile`, which takes 16 million numbers
-    at most."""
+    """As `torch.quantile` over dimension 0, which takes 16 million numbers at most."""
     position = probability * (len(ordered) - 1)
     below = int(position)
     above = min(below + 1, len(ordered) - 1)

@@ -93,8 +93,7 @@ def _decode(
     u_global: Tensor | None,
     given: Sequence[str],
 ) -> TensorDict:
-    """Latent sites and means of observed ones at points `u` `(T, B, d)`, `(T, B, *row)`; steps
-    are particles."""
+    """Latent sites and decoded means at points `u` `(T, B, d)`, each `(T, B, *row)`."""
     parts = []
     for points in u.split(particle_step(problem.batch, problem.num_rows)):
         latents = space.unflatten(points, u_global)
@@ -104,8 +103,7 @@ def _decode(
 
 
 def _parents_of_decoded(problem: Problem, given: Collection[str]) -> set[str]:
-    """Sites that the decoded ones depend on directly; all of an adopted model, which does not
-    tell."""
+    """Sites that decoded ones depend on directly; all of an adopted model."""
     if problem.is_adopted:
         return set(problem.sites)
     direct = site_dependencies(problem.story, problem.covariates, 2)

@@ -1,5 +1,4 @@
-r"""The continuous latent sites of a story as unconstrained real vectors, where straight lines
-and means stay in the supports."""
+r"""Continuous latent sites as real vectors, where lines and means stay in the supports."""
 
 __all__ = ["LatentSpace"]
 
@@ -46,8 +45,7 @@ class LatentSpace:
     def posterior_means(
         self, problem: Problem, num_particles: int, seed: int
     ) -> tuple[Tensor, Tensor | None]:
-        """Posterior means of `u`: of each row `(B, d)`, and of the global sites `(d_global,)`,
-        None without any."""
+        """Posterior means of `u`, `(B, d)`, and of the global sites, `(d_global,)` or None."""
         means = posterior_means(
             problem, num_particles, seed=seed, global_names=[GLOBAL], transform=self._flatten
         )

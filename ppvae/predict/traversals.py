@@ -1,5 +1,4 @@
-r"""Latent traversals of a row: one latent dimension at a time moves over its range, all others
-stay as the row has them."""
+r"""Latent traversals of a row: one latent dimension moves, all others stay."""
 
 __all__ = ["LatentTraversals", "latent_traversals"]
 
