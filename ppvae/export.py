@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ppvae.data.chunks import particle_step, rows_per_chunk
 from ppvae.diagnostics.loo import LeaveOneOut
@@ -127,33 +127,25 @@ def _from_guide(
 ) -> dict[str, TensorDict]:
     """Draws of the guide and what follows from them: group -> variable -> `(S, B, *)`."""
     draws = score_draws(problem, num_samples)
-    latents, likelihood = draws.latents, draws.log_likelihood
-    stats = {"log_p": draws.log_joint, "log_q": draws.log_guide}
+    made: dict[str, TensorDict] = {
+        "posterior": draws.latents,
+        "sample_stats": {"log_p": draws.log_joint, "log_q": draws.log_guide},
+        "log_likelihood": draws.log_likelihood,
+    }
     if problem.sites.global_latent:
-        stats |= dict(
-            zip(GLOBAL_STATS, (draws.log_joint_global, draws.log_guide_global), strict=True)
-        )
+        global_stats = draws.log_joint_global, draws.log_guide_global
+        made["sample_stats"] |= dict(zip(GLOBAL_STATS, global_stats, strict=True))
     if corrected:
-        picks = _resample(draws.log_weights)
-        latents, stats, likelihood = (_pick(v, picks) for v in (latents, stats, likelihood))
-    made = {"posterior": latents, "sample_stats": stats, "log_likelihood": likelihood}
+        weights = smooth_log_weights(draws.log_weights).softmax(0)
+        picks = torch.multinomial(weights.T, num_samples, replacement=True).T
+        columns = torch.arange(problem.num_rows, device=picks.device)
+        made = {g: {k: v[picks, columns] for k, v in made[g].items()} for g in made}
     if "posterior_predictive" in groups:
         step = particle_step(problem.batch, problem.num_rows)
-        starts = range(0, num_samples, step)
-        some = [{k: v[i : i + step] for k, v in latents.items()} for i in starts]
-        made["posterior_predictive"] = cat_nested([problem.replicate(part) for part in some])
+        latents, starts = made["posterior"], range(0, num_samples, step)
+        parts = [{k: v[i : i + step] for k, v in latents.items()} for i in starts]
+        made["posterior_predictive"] = cat_nested([problem.replicate(part) for part in parts])
     return made
-
-
-def _resample(log_weights: Tensor) -> Tensor:
-    """Numbers of particles drawn in proportion to their smoothed weights, `(S, B)`."""
-    weights = smooth_log_weights(log_weights).softmax(0)
-    return torch.multinomial(weights.T, len(weights), replacement=True).T
-
-
-def _pick(values: TensorDict, picks: Tensor) -> TensorDict:
-    columns = torch.arange(picks.shape[1], device=picks.device)
-    return {k: v[picks, columns] for k, v in values.items()}
 
 
 def _from_story(problem: Problem, num_samples: int) -> dict[str, TensorDict]:
@@ -177,23 +169,20 @@ def _dataset(group: str, variables: TensorDict, sites: Sites, num_chains: int) -
     arrays: dict[str, tuple[list[str], np.ndarray]] = {}
     for name, tensor in variables.items():
         value = tensor.detach().cpu().numpy()
-        lead = ["chain", "draw"] if sampled else []
-        if sampled:  # draw by draw to the chains
-            value = value.reshape(num_chains, -1, *value.shape[1:])
-        own = _dims(name, sites.get(name), value.ndim - len(lead))
+        dims = _dims(name, sites.get(name), value.ndim - sampled)
         if per_row:
-            own = [] if name in GLOBAL_STATS else ["row"]
-        arrays[name] = ([*lead, *own], value)
-    sizes = {
-        d: n for dims, value in arrays.values() for d, n in zip(dims, value.shape, strict=True)
-    }
-    coords = {d: np.arange(n) for d, n in sizes.items()}
+            dims = [] if name in GLOBAL_STATS else ["row"]
+        if sampled:  # draw by draw to the chains
+            dims = ["chain", "draw", *dims]
+            value = value.reshape(num_chains, -1, *value.shape[1:])
+        arrays[name] = (dims, value)
     attrs = {"inference_library": "ppvae"} | (SAMPLED if sampled else {})
-    return xarray.Dataset(arrays, coords=coords, attrs=attrs)
+    dataset = xarray.Dataset(arrays, attrs=attrs)
+    return dataset.assign_coords({dim: np.arange(n) for dim, n in dataset.sizes.items()})
 
 
 def _dims(name: str, site: Site | None, num_dims: int) -> list[str]:
-    """Names of a variable's own dimensions: rows, inner plates, then the event's."""
+    """Names of a variable's dimensions without chain and draw: rows, inner plates, the event's."""
     named = ["row"] if site is None or site.is_local else []
     named += [f"plate_{p}" for p in site.inner_plates] if site is not None else []
     return named + [f"{name}_dim_{i}" for i in range(num_dims - len(named))]

@@ -22,6 +22,7 @@ from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.requirements import Pair, as_problem, check_amortized, check_draws_sites
 from ppvae.estimate import Estimate
 from ppvae.problem import Problem
+from ppvae.result import Result
 from ppvae.story import TensorDict, enumerate_support
 from ppvae.story.validation import parent_sites
 
@@ -30,7 +31,7 @@ PURPOSE = "mutual information"
 
 
 @dataclass(frozen=True)
-class ELBODecomposition:
+class ELBODecomposition(Result):
     """The two parts of the mean KL, in nats per row.
 
     Arguments:
@@ -62,10 +63,9 @@ class ELBODecomposition:
     def findings(self) -> tuple[Finding, Finding]:
         """Information about the row, and the distance of the aggregate posterior from the prior."""
         advice = f"the code says nothing about the row (posterior collapse): {COLLAPSE_REMEDY}"
-        part = (
-            "" if self.num_rows == self.num_given else f", {self.num_rows} of {self.num_given} rows"
-        )
-        bar = f">= {MIN_INFORMATION}, at most log N = {self.log_rows:.2f}{part}"
+        bar = f">= {MIN_INFORMATION}, at most log N = {self.log_rows:.2f}"
+        if self.num_rows < self.num_given:
+            bar += f", {self.num_rows} of {self.num_given} rows"
         name = "KL(aggregate posterior || prior), nats"
         return (
             Finding.of("I(x; z), nats", self.mutual_information, bar, self.verdict, advice),

@@ -25,10 +25,11 @@ from ppvae.diagnostics.requirements import Pair, as_problem
 from ppvae.diagnostics.scored_draws import ScoredDraws, cat_nested, score_draws
 from ppvae.estimate import Estimate
 from ppvae.inference.khat import khat, khat_threshold, smooth_log_weights
+from ppvae.result import Result
 
 
 @dataclass(frozen=True)
-class LeaveOneOut:
+class LeaveOneOut(Result):
     """What every row's own prediction is worth.
 
     Arguments:
@@ -38,7 +39,7 @@ class LeaveOneOut:
             less `elpd` this is the effective number of parameters, as far as the guide is the
             posterior.
         num_particles: Particles behind each.
-        has_global: Whether rows touch each other, through global sites.
+        has_global: Whether rows depend on each other, through global sites.
     """
 
     elpd: Estimate
@@ -75,9 +76,6 @@ class LeaveOneOut:
         bar = f"k-hat > {self.threshold:.2f} on <= {GOOD_SHARE:.0%} of rows"
         name = "leave-one-out log p(x), nats"
         return (Finding.of(name, self.elpd.mean(), bar, self.verdict, advice),)
-
-    def __str__(self) -> str:
-        return str(self.findings[0])
 
 
 def loo(

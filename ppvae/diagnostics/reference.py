@@ -15,6 +15,7 @@ from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.requirements import Pair, as_problem
 from ppvae.inference.chains import run_chains
 from ppvae.problem import Problem
+from ppvae.result import Result
 from ppvae.story import Sites, TensorDict, simulate
 
 MAX_RHAT = 1.01
@@ -23,7 +24,7 @@ MIN_SAMPLES = 4  # below this the halves of a chain have no variance
 
 
 @dataclass(frozen=True)
-class Reference:
+class Reference(Result):
     """Draws of p(z | x) of some rows, and whether the chains agree.
 
     Arguments:
@@ -76,10 +77,8 @@ class Reference:
         """Largest R-hat over rows and numbers."""
         num_failed, num_rows = int((~self.converged).sum()), len(self.converged)
         advice = f"{num_failed} of {num_rows} rows: run longer (num_warmup, num_samples)"
-        if int(self.divergences.sum()):
-            advice += (
-                f"; {int(self.divergences.sum())} divergences: the posterior is narrow somewhere"
-            )
+        if num_divergences := int(self.divergences.sum()):
+            advice += f"; {num_divergences} divergences: the posterior is narrow somewhere"
         bar = f"< {MAX_RHAT}, ESS >= {MIN_ESS:.0f} (least {float(self.ess.min()):.0f})"
         name = "reference chains, largest R-hat"
         return (Finding.of(name, float(self.rhat.max()), bar, self.verdict, advice),)

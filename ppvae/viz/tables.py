@@ -111,8 +111,8 @@ def tables_of(result: Any) -> list[Table]:
     Raises:
         TypeError: If the result has none.
     """
-    findings = getattr(result, "findings", None) or (getattr(result, "finding", None),)
-    if findings == (None,):
+    findings = getattr(result, "findings", None)
+    if findings is None:
         raise TypeError(f"expected a result that has a table, got {type(result).__name__}")
     return [_findings_table(type(result).__name__, findings)]
 
