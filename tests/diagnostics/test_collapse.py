@@ -30,11 +30,23 @@ def rows(story):
 # --- active units -----------------------------------------------------------
 
 
-def test_active_units_find_the_cause_that_nothing_depends_on(story, rows):
-    found = active_units(story, ScaledPosterior(story), rows)
-    assert found.active["z"].tolist() == [True, True, False]
-    assert (found.num_active, found.num_units, found.verdict) == (2, 3, "warn")
-    assert "1 of 3 latent numbers" in found.findings[0].advice
+@pytest.mark.parametrize(
+    ("guide", "active", "verdict", "advice"),
+    [
+        (ScaledPosterior, [True, True, False], "warn", "1 of 3 latent numbers"),
+        # a narrow guide cannot be told from the right one: its means move as they should
+        (lambda story: ScaledPosterior(story, 0.3), [True, True, False], "warn", "1 of 3"),
+        (PriorGuide, [False, False, False], "fail", "collapsed"),
+    ],
+    ids=["right", "narrow", "prior"],
+)
+def test_active_units_find_the_causes_that_the_means_follow(
+    story, rows, guide, active, verdict, advice
+):
+    found = active_units(story, guide(story), rows)
+    assert found.active["z"].tolist() == active and found.verdict == verdict
+    assert (found.num_active, found.num_units) == (sum(active), 3)
+    assert advice in found.findings[0].advice
 
 
 def test_the_variance_is_that_of_the_exact_posterior_means(story, rows):
@@ -42,17 +54,6 @@ def test_the_variance_is_that_of_the_exact_posterior_means(story, rows):
     exact = story.posterior(rows).loc.var(0)
     noise = 4 * 0.3 * (2 * exact.clamp(min=1e-3) / len(rows)).sqrt()  # of 50 particles a row
     assert bool(((found.value - exact).abs() < noise).all())
-
-
-def test_a_collapsed_guide_has_no_active_unit(story, rows):
-    found = active_units(story, PriorGuide(story), rows)
-    assert (found.num_active, found.verdict) == (0, "fail")
-    assert "collapsed" in found.findings[0].advice
-
-
-def test_active_units_cannot_tell_a_narrow_guide_from_the_right_one(story, rows):
-    narrow = active_units(story, ScaledPosterior(story, 0.3), rows)
-    assert narrow.active["z"].tolist() == [True, True, False]
 
 
 # --- KL by site -------------------------------------------------------------

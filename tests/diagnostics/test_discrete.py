@@ -134,7 +134,7 @@ def test_labels_that_some_rows_show_are_summed_out_of_the_aggregate_prior(story,
 
 def test_reference_chains_walk_in_the_number_with_the_label_summed_out(story, rows):
     few = {"x": torch.tensor([-1.5, 0.5, 2.0]).double()}
-    found = reference_posterior(story, few, num_warmup=150, num_samples=300)
+    found = reference_posterior(story, few, num_warmup=100, num_samples=150)
     assert bool(found.converged.all()) and set(found.draws) == {"z"}
     exact = story.log_label(few).exp()
     mean = (story.center + few["x"][:, None] / NOISE**2) / (1 + 1 / NOISE**2)
@@ -205,7 +205,9 @@ def test_enumerated_is_right_in_all_that_can_be_asked_of_it(mixture, points):
     assert found.sbc.p_value > LEAST_P and found.tarp.p_value > LEAST_P
     assert set(found.reasons) == {"reference chains", "expected coverage", "I(x; z)"}
     assert all("['k']" in reason for reason in found.reasons.values())
-    assert "most_shifted" not in found.by_row.to_pandas() and "most shifted" not in str(found.by_row)
+    assert "most_shifted" not in found.by_row.to_pandas() and "most shifted" not in str(
+        found.by_row
+    )
     found.plot().canvas.draw()
 
 
