@@ -197,11 +197,11 @@ def by_row(
     numbers += sum(site.row_shape.numel() for site in problem.sites.latent.values())
     step = max(1, min(MAX_CHUNK_ROWS, CHUNK_NUMBERS // (numbers * num_particles)))
     with torch.no_grad(), problem.eval_mode(seed):
-        parts = [_judge(score_draws(p, num_particles), p.sites) for p in problem.pieces(step)]
+        parts = [_measure(score_draws(p, num_particles), p.sites) for p in problem.pieces(step)]
     return ByRow(**cat_nested(parts), num_particles=num_particles)
 
 
-def _judge(draws: ScoredDraws, sites: Sites) -> dict[str, Any]:
+def _measure(draws: ScoredDraws, sites: Sites) -> dict[str, Any]:
     """All that `ByRow` holds, for a piece of the rows."""
     log_w = draws.log_weights
     num_particles = len(log_w)

@@ -140,8 +140,8 @@ def diagnose(
     Returns:
         The findings, printable as a table. A diagnostic that does not suit the story (global or
         discrete sites, covariates) or the guide (local) is reported as not measured, with the
-        reason. Leave-one-out is measured only where rows touch through global sites; elsewhere it
-        is log p(x).
+        reason. Leave-one-out is measured only where rows depend on each other through global sites;
+        elsewhere it is log p(x).
 
     Raises:
         ValueError: If the data or the guide do not fit the story.

@@ -6,7 +6,7 @@ for it with the weight
 off is put right. The weights are Pareto smoothed, and k-hat says where they are not to be trusted.
 
 A row's own latent sites know nothing without their row, so that there :math:`r_i = p(z_i) / q(z_i |
-x_i)` leads from the posterior all the way to the prior. Without global sites the rows do not touch,
+x_i)` leads from the posterior all the way to the prior. Without global sites rows are independent,
 and leave-one-out is log p(x) of the row: `ppvae.log_evidence` measures that far better. With global
 sites it is the question that a new row puts.
 """
