@@ -18,12 +18,7 @@ from ppvae.story import adopt, check_story, log_joint, simulate, trace_sites
 SIDE = 4
 
 
-@pytest.fixture(autouse=True)
-def empty_store():
-    """Other tests may have used Pyro's global parameter store."""
-    pyro.clear_param_store()
-    yield
-    pyro.clear_param_store()
+pytestmark = pytest.mark.usefixtures("empty_store")
 
 
 class Encoder(nn.Module):

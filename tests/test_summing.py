@@ -140,7 +140,7 @@ def test_missing_labels_are_drawn_and_known_ones_come_back(labelled):
     data = {"x": x, "y": some}
     ppvae.check_story(story, data)
     guide = ppvae.guides.build("mean_field", story, data, hidden=(8,)).local(data)
-    guide.optimize(story)
+    guide.optimize(story, max_steps=300)
     chances = ppvae.embed(story, guide, data)["y"].value
     known = ~torch.isnan(some[:, 0])
     assert torch.equal(chances[known], y[known])
