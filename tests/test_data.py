@@ -120,37 +120,27 @@ def test_redrawn_bits_have_the_probabilities_as_means_and_missing_values_stay():
         assert abs(bits[:, column].mean() - p) < 4 * std_error
 
 
-def test_bits_differ_between_batches_and_agree_for_one_seed():
+def test_bits_differ_between_batches_agree_for_one_seed_and_may_be_drawn_once():
     rows, generator = probabilities(), seeded(0)
     first, second = (rows.batch(slice(50), generator)["x"][:, :4] for _ in range(2))
     again = rows.batch(slice(50), seeded(0))["x"][:, :4]
     assert not torch.equal(first, second) and torch.equal(first, again)
     assert rows.tensors["x"][0, 1] == 0.2  # the probabilities are untouched
-
-
-def test_bits_drawn_once_are_the_same_for_good():
-    once = probabilities().binarize_once(3)
-    again, other = (probabilities().binarize_once(seed).batch()["x"][:, :4] for seed in (3, 4))
+    once, same, other = (rows.binarize_once(seed) for seed in (3, 3, 4))
     assert once.dynamic == frozenset()
-    for _ in range(2):
-        assert torch.equal(once.batch()["x"][:, :4], again)
-    assert not torch.equal(again, other)
+    bits = [drawn.batch()["x"][:, :4] for drawn in (once, once, same, other)]
+    assert [torch.equal(bits[0], b) for b in bits] == [True, True, True, False]
+    half = Rows({"x": torch.full((8, 2), 0.5, dtype=torch.bfloat16)}, dynamic=frozenset({"x"}))
+    assert half.batch()["x"].dtype == torch.bfloat16
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_seed_gives_the_same_bits_and_order_on_every_device():
-    rows = probabilities(100)
-
-    def taken(rows: Rows) -> torch.Tensor:
+    taken = []
+    for rows in (probabilities(100), probabilities(100).to("cuda")):
         batches = rows.batches(32, shuffle=True, generator=seeded(0))
-        return torch.cat([batch["x"][:, :4].cpu() for batch in batches])
-
-    assert torch.equal(taken(rows), taken(rows.to("cuda")))
-
-
-def test_half_precision_probabilities_are_redrawn_in_half_precision():
-    rows = Rows({"x": torch.full((8, 2), 0.5, dtype=torch.bfloat16)}, dynamic=frozenset({"x"}))
-    assert rows.batch()["x"].dtype == torch.bfloat16
+        taken.append(torch.cat([batch["x"][:, :4].cpu() for batch in batches]))
+    assert torch.equal(*taken)
 
 
 @pytest.mark.parametrize(
@@ -204,16 +194,12 @@ def test_integers_take_the_default_dtype_of_the_moment():
         torch.set_default_dtype(torch.float32)
 
 
-def test_a_dict_names_sites_and_covariates():
-    rows = as_rows({"x": np.ones((4, 2)), "dose": torch.arange(4)}, name="trial")
-    assert rows.names == ("x", "dose") and rows.name == "trial"
-    assert rows.tensors["dose"].dtype == torch.float32 and as_rows(rows) is rows
-
-
-def test_missing_values_pass_and_gradients_do_not():
+def test_a_dict_names_sites_and_covariates_whose_gradients_are_left_behind():
     x = torch.tensor([[1.0, float("nan")]], requires_grad=True)
-    taken = as_rows(x).tensors["x"]
-    assert taken[0, 1].isnan() and not taken.requires_grad
+    rows = as_rows({"x": x, "dose": torch.arange(1)}, name="trial")
+    assert rows.names == ("x", "dose") and rows.name == "trial" and as_rows(rows) is rows
+    assert rows.tensors["x"][0, 1].isnan() and not rows.tensors["x"].requires_grad
+    assert rows.tensors["dose"].dtype == torch.float32
 
 
 def test_masked_cells_and_those_that_a_frame_lacks_are_missing():
@@ -234,17 +220,16 @@ def test_a_data_set_and_its_loader_give_the_same_rows(count):
     assert torch.equal(torch.get_rng_state(), state)
     loaded = as_rows(DataLoader(Pairs(count), batch_size=64))
     assert direct.names == loaded.names == ("x", "y") and len(direct) == count
-    for name in direct.names:
-        assert torch.equal(direct.tensors[name], loaded.tensors[name])
+    assert all(torch.equal(direct.tensors[name], loaded.tensors[name]) for name in direct.names)
     assert direct.tensors["y"].dtype == torch.float32
 
 
 def test_items_may_be_tensors_dicts_or_streamed():
     x = torch.randn(5, 2, generator=seeded(0))
-    assert torch.equal(as_rows(TensorDataset(x)).tensors["x"], x)
-    assert torch.equal(as_rows(Stream(list(x))).tensors["x"], x)
-    streamed = as_rows(Stream([{"x": row, "t": 0.5} for row in x]))
-    assert torch.equal(streamed.tensors["x"], x) and streamed.tensors["t"].dtype == torch.float32
+    named = Stream([{"x": row, "t": 0.5} for row in x])
+    for data in (TensorDataset(x), Stream(list(x)), named):
+        assert torch.equal(as_rows(data).tensors["x"], x)
+    assert as_rows(named).tensors["t"].dtype == torch.float32
 
 
 FRAMES = {

@@ -1,4 +1,4 @@
-r"""Files that were damaged by chance or made to harm: one clear error each, no code run, bounded memory."""
+r"""Files damaged by chance or made to harm: one clear error each, no code run, bounded memory."""
 
 import collections
 import io
@@ -16,8 +16,6 @@ import pytest
 import torch
 
 from ppvae.data import load, mapped
-
-pytestmark = pytest.mark.slow
 
 SEED, ROUNDS = 0, 300
 VALUES = np.random.default_rng(SEED).normal(size=(12, 3)).round(3)
@@ -78,6 +76,7 @@ def is_refused(path: Path, take: object = load) -> bool:
     return False
 
 
+@pytest.mark.slow
 @SUFFIXES
 @pytest.mark.filterwarnings("ignore")
 def test_a_file_damaged_at_random_is_rows_or_one_clear_error(tmp_path, suffix):
@@ -179,6 +178,7 @@ def test_an_archive_without_arrays_is_refused(tmp_path):
         load(tmp_path / "a.npz")
 
 
+@pytest.mark.slow
 def test_a_table_of_a_repeated_number_may_not_mean_gigabytes(tmp_path):
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -239,6 +239,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_bombs_are_refused_without_the_memory_that_they_mean(tmp_path):
     bombs(tmp_path)

@@ -1,4 +1,4 @@
-r"""Training from a torch DataLoader: its own order, its own draws, and a resumption within an epoch."""
+r"""Training from a torch DataLoader: its own order, its own draws, resumed within an epoch."""
 
 import random
 from typing import Any
@@ -31,6 +31,16 @@ class Flow(IterableDataset[Any]):
 
     def __iter__(self) -> Any:
         return iter(torch.tensor(grey(np.float32)))
+
+
+class Batches(IterableDataset[Any]):
+    """Makes batches by itself; its length counts those."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self) -> Any:
+        return iter(torch.tensor(grey(np.float32))[:12].split(4))
 
 
 def loader(kind: str) -> DataLoader[Any]:
@@ -76,6 +86,7 @@ def test_a_loader_says_how_many_rows_it_gives():
     assert len(open_rows(DataLoader(Flow(), batch_size=10, drop_last=True))) == 40
     groups = [[0, 1, 2], [5, 6]]
     assert len(open_rows(DataLoader(values, batch_sampler=groups))) == 5
+    assert len(LoaderRows(DataLoader(Batches(), batch_size=None))) == 12
     lying = open_rows(DataLoader(Flow(), batch_size=10))
     for length, got in ((40, "more"), (50, "47")):
         object.__setattr__(lying, "num_rows", length)
@@ -91,7 +102,7 @@ def test_a_loader_says_how_many_rows_it_gives():
 @pytest.mark.parametrize("kind", ["plain", "seeded", "workers", "flow"])
 def test_a_run_over_a_loader_resumes_bit_for_bit_within_an_epoch(tmp_path, monkeypatch, kind):
     whole = trained(loader(kind), loader(kind), run_dir=tmp_path / "whole", checkpoint_every=0)
-    plain, count = Trainer._step, iter(range(1000))
+    plain, count = Trainer._run_step, iter(range(1000))
 
     def killed(self: Any, *rest: Any) -> Any:
         if next(count) == 7:  # in the middle of the second epoch
@@ -99,7 +110,7 @@ def test_a_run_over_a_loader_resumes_bit_for_bit_within_an_epoch(tmp_path, monke
         return plain(self, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", killed)
+        patch.setattr(Trainer, "_run_step", killed)
         with pytest.raises(KeyboardInterrupt):
             trained(loader(kind), loader(kind), run_dir=tmp_path / "cut", checkpoint_every=0)
     kept = RunFolder.create(tmp_path / "cut", {}, resume=True).checkpoints.newest_first()[0].name
@@ -119,17 +130,3 @@ def test_a_loader_in_order_trains_as_rows_that_are_not_shuffled(monkeypatch):
     )
     assert_same(streamed, trained(values))
     assert isinstance(open_rows(DataLoader(values)), LoaderRows)
-
-
-class Batches(IterableDataset[Any]):
-    """Makes batches by itself; its length counts those."""
-
-    def __len__(self) -> int:
-        return 3
-
-    def __iter__(self) -> Any:
-        return iter(torch.tensor(grey(np.float32))[:12].split(4))
-
-
-def test_a_data_set_that_makes_batches_is_counted_by_rows():
-    assert len(LoaderRows(DataLoader(Batches(), batch_size=None))) == 12

@@ -1,4 +1,4 @@
-r"""Rows on disk that are read as they are needed: the same batches, and the same training, as from memory."""
+r"""Rows on disk, read as they are needed: the same batches and training as from memory."""
 
 import json
 import subprocess
@@ -163,6 +163,7 @@ def test_compare_and_a_named_objective_take_what_is_on_disk(tmp_path):
     assert all(value.isfinite().all() for value in weights.values())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and sets limits")
 def test_training_goes_through_a_file_four_times_larger_than_an_imposed_limit(tmp_path):
     # 512 MB of float64, of which one row in twenty takes disk; 128 MB are left to the process.

@@ -62,13 +62,13 @@ def concatenate(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def table_values(frame: Any, source: str, first_line: int | None = None) -> np.ndarray:
+def table_values(frame: Any, source: str, unit: str = "row", first: int = 0) -> np.ndarray:
     r"""The numbers of a data frame, NaN where a cell is missing.
 
     Arguments:
         frame: a pandas data frame of integers, floats and bools, nullable ones too.
         source: where it comes from, for error messages.
-        first_line: line of its first row in a text file; None numbers rows from 0.
+        unit, first: what a row is called in error messages, and the number of the first.
 
     Returns:
         `(N, columns)`, float64.
@@ -77,17 +77,13 @@ def table_values(frame: Any, source: str, first_line: int | None = None) -> np.n
         ValueError: a column of text, categories, dates or objects, or an infinite cell; the message
             names column, row and cell.
     """
-
-    def place(row: int) -> str:
-        return f"row {row}" if first_line is None else f"line {first_line + row}"
-
     for name, column in frame.items():
         if len(column) and getattr(column.dtype, "kind", "O") not in "fiub":
             row = next((i for i, cell in enumerate(column) if not is_number(cell)), 0)
             raise ValueError(
                 f"expected numbers in column '{name}' of {source}, got {column.iloc[row]!r} "
-                f"({column.dtype}) in {place(row)}: replace text and categories by codes or by "
-                "pandas.get_dummies, dates by numbers, or drop the column; empty means missing"
+                f"({column.dtype}) in {unit} {first + row}: replace text and categories by codes "
+                "or by pandas.get_dummies, dates by numbers, or drop the column; empty is missing"
             )
     values: np.ndarray = frame.to_numpy(dtype=np.float64, na_value=np.nan)
     infinite = np.argwhere(np.isinf(values))
@@ -95,7 +91,7 @@ def table_values(frame: Any, source: str, first_line: int | None = None) -> np.n
         row, column = infinite[0]
         raise ValueError(
             f"expected finite numbers in column '{frame.columns[column]}' of {source}, got "
-            f"{values[row, column]} in {place(row)}: empty means missing"
+            f"{values[row, column]} in {unit} {first + row}: empty is missing"
         )
     return values
 

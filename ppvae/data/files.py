@@ -60,21 +60,24 @@ def read_file(path: Path, split: str) -> list[tuple[str, dict[str, Tensor]]]:
             return [("all", dict(rows.tensors))]
         index = split_indices(len(rows), PARTS["all"], FILE_HELD_OUT, shuffled=True)
         chosen = [(part, rows.subset(torch.from_numpy(index[part]))) for part in PARTS[split]]
-        return [(part, dict(rows.tensors)) for part, rows in chosen]
-    if unsplit:
+    elif unsplit:
         raise ValueError(
             f"expected a split (train, valid, test) in every key of {path} or in none, got "
             f"{unsplit} without"
         )
-    present = {part for _, part in keys.values()}
-    wanted = [part for part in PARTS[split] if part in present or split != "all"]
-    if not present.issuperset(wanted):
-        raise ValueError(
-            f"expected keys of the split '{min(set(wanted) - present)}' in {path}, got only "
-            f"{list(columns)}"
-        )
-    parts = {p: {keys[k][0]: columns[k] for k in keys if keys[k][1] == p} for p in wanted}
-    return [(part, dict(_rows(parts[part], path).tensors)) for part in wanted]
+    else:
+        held = {part for _, part in keys.values()}
+        wanted = [part for part in PARTS[split] if part in held or split != "all"]
+        if not held.issuperset(wanted):
+            missing = min(set(wanted) - held)
+            raise ValueError(
+                f"expected keys of the split '{missing}' in {path}, got only {list(columns)}"
+            )
+        chosen = []
+        for wanted_part in wanted:
+            own = {name: columns[k] for k, (name, part) in keys.items() if part == wanted_part}
+            chosen.append((wanted_part, _rows(own, path)))
+    return [(part, dict(rows.tensors)) for part, rows in chosen]
 
 
 def _split_key(key: str) -> tuple[str, str]:
@@ -135,7 +138,7 @@ def _read_csv(path: Path, separator: str) -> dict[str, Any]:
         if all(map(is_number, header)):
             raise ValueError("a first line without the names of the columns: add a header")
         frame = pandas.read_csv(path, sep=separator, encoding="utf-8-sig", low_memory=False)
-    return _table(frame, path, first_line=2)
+    return _table(frame, path, "line", 2)
 
 
 def _read_parquet(path: Path) -> dict[str, Any]:
@@ -149,8 +152,8 @@ def _read_parquet(path: Path) -> dict[str, Any]:
     return _table(frame, path)
 
 
-def _table(frame: Any, path: Path, first_line: int | None = None) -> dict[str, Any]:
-    values = torch.from_numpy(table_values(frame, str(path), first_line).copy())
+def _table(frame: Any, path: Path, unit: str = "row", first: int = 0) -> dict[str, Any]:
+    values = torch.from_numpy(table_values(frame, str(path), unit, first).copy())
     return {"x": values.to(torch.get_default_dtype())}
 
 
@@ -166,16 +169,11 @@ def _read_pt(path: Path) -> dict[str, Any]:
         for key, value in columns.items():
             if not isinstance(key, str) or not isinstance(value, Tensor):
                 raise ValueError(f"{type(value).__name__} at {key!r}")
-            if value.layout is not torch.strided or value.device.type != "cpu":
+            # A tensor may have no numbers, or be a view that repeats a few stored ones for ever.
+            is_dense = value.layout is torch.strided and value.device.type == "cpu"
+            if not is_dense or value.nbytes > value.untyped_storage().nbytes():
                 raise ValueError(
-                    f"{value.layout} on {value.device} at {key!r}, not dense on the CPU"
-                )
-            # A tensor may be a view that repeats a few stored numbers for ever.
-            stored = value.untyped_storage().nbytes() // value.element_size()
-            if value.numel() > stored:
-                raise ValueError(
-                    f"{value.numel()} numbers at {key!r}, of which {stored} are stored: save a "
-                    "clone() of an expanded tensor"
+                    f"no dense stored tensor at {key!r}: save a clone() of an expanded one"
                 )
         return columns
 

@@ -21,7 +21,6 @@ __all__ = [
 import gzip
 import math
 import struct
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -153,25 +152,22 @@ def read_folder(root: Path, pool: str) -> Images:
     r"""Every image under a folder, as RGB of one size; its subfolders may serve as classes."""
     if not root.is_dir():
         raise ValueError(f"expected 'image_folder:PATH' with a folder of images, got {root}")
-    folder = _torchvision_module("folder")
+    folder = _torchvision_datasets().folder
     paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in folder.IMG_EXTENSIONS)
     if not paths:
         raise ValueError(f"expected at least one image in {root}, got none")
-    pixels = np.empty(0, np.uint8)
-    for row, path in enumerate(paths):
+    images: list[np.ndarray] = []
+    for path in paths:
         with reading("an image", path):
-            image = np.asarray(folder.default_loader(str(path))).transpose(2, 0, 1)
-        if row == 0:
-            pixels = np.empty((len(paths), *image.shape), np.uint8)
-        if image.shape != pixels.shape[1:]:
+            images.append(np.asarray(folder.default_loader(str(path))).transpose(2, 0, 1))
+        if images[-1].shape != images[0].shape:
             raise ValueError(
-                f"expected images of one size (C, H, W) = {pixels.shape[1:]} as in {paths[0]}, "
-                f"got {image.shape} in {path}: resize them first"
+                f"expected images of one size (C, H, W) = {images[0].shape} as in {paths[0]}, "
+                f"got {images[-1].shape} in {path}: resize them first"
             )
-        pixels[row] = image
     classes = [path.relative_to(root).parts[0] for path in paths if path.parent != root]
     labels = np.unique(classes, return_inverse=True)[1] if len(classes) == len(paths) else None
-    return Images(pixels, labels)
+    return Images(np.stack(images), labels)
 
 
 def _arrays(path: Path, *keys: str) -> list[np.ndarray]:
@@ -187,9 +183,8 @@ def _arrays(path: Path, *keys: str) -> list[np.ndarray]:
 
 
 def _torchvision_set(name: str, root: Path, **options: Any) -> Any:
-    sets = _torchvision_module()
     try:
-        return getattr(sets, name)(str(root), download=True, **options)
+        return getattr(_torchvision_datasets(), name)(str(root), download=True, **options)
     except (RuntimeError, OSError, ImportError) as error:
         raise ValueError(
             f"expected {name} in {root} or to be downloaded into it, got: {error}. "
@@ -197,12 +192,13 @@ def _torchvision_set(name: str, root: Path, **options: Any) -> Any:
         ) from error
 
 
-def _torchvision_module(name: str = "") -> Any:
+def _torchvision_datasets() -> Any:
     try:
-        return import_module(f"torchvision.datasets.{name}".rstrip("."))
+        import torchvision.datasets
     except (ImportError, RuntimeError, OSError) as error:
         # The usual reason: a torchvision built for CUDA beside a torch built for the CPU.
         raise ValueError(
             "expected torchvision for this data set, but it does not import beside torch: "
             f"{error}. Install the torchvision that was built for this torch"
         ) from error
+    return torchvision.datasets

@@ -50,23 +50,19 @@ class Source:
     labelled: bool = True
 
 
+def _mnist_like(content: str, folder: str) -> Source:
+    description = f"{content}, 28x28 (50,000 / 10,000 / 10,000)"
+    return Source(description, partial(images.read_mnist_like, folder), held_out={"valid": 10_000})
+
+
 SOURCES: dict[str, Source] = {
     "digits": Source(
         "1797 handwritten digits, 8x8, inside this package (1297 / 250 / 250)",
         images.read_digits, ONE_POOL, {"valid": 250, "test": 250}, shuffled=True, divisor=16.0,
     ),
-    "mnist": Source(
-        "handwritten digits, 28x28 (50,000 / 10,000 / 10,000)",
-        partial(images.read_mnist_like, "MNIST"), held_out={"valid": 10_000},
-    ),
-    "fashion_mnist": Source(
-        "photographs of clothes, 28x28 (50,000 / 10,000 / 10,000)",
-        partial(images.read_mnist_like, "FashionMNIST"), held_out={"valid": 10_000},
-    ),
-    "kmnist": Source(
-        "cursive Japanese characters, 28x28 (50,000 / 10,000 / 10,000)",
-        partial(images.read_mnist_like, "KMNIST"), held_out={"valid": 10_000},
-    ),
+    "mnist": _mnist_like("handwritten digits", "MNIST"),
+    "fashion_mnist": _mnist_like("photographs of clothes", "FashionMNIST"),
+    "kmnist": _mnist_like("cursive Japanese characters", "KMNIST"),
     "omniglot": Source(
         "characters of 50 alphabets, 28x28 (23,000 / 1,345 / 8,115); not the files of Burda et al.",
         images.read_omniglot, held_out={"valid": 1345}, shuffled=True,
@@ -201,15 +197,12 @@ def _split_images(
             )
         in_pool = [part for part in pool_of if pool_of[part] == pool]
         index = split_indices(len(found.pixels), in_pool, source.held_out, shuffled=source.shuffled)
-        for part in in_pool:
-            if part not in PARTS[split]:
-                continue
+        for part in filter(PARTS[split].__contains__, in_pool):
             pixels = torch.from_numpy(found.pixels[index[part]]).to(dtype)  # (n, C, H, W)
             pixels = pixels.add_(source.offset).div_(source.divisor)
             columns = {"x": pixels.flatten(1) if flat else pixels}
             if labels and found.labels is not None:
-                columns["y"] = torch.from_numpy(found.labels[index[part]].astype(np.int64)).to(
-                    dtype
-                )
+                classes = found.labels[index[part]].astype(np.int64)
+                columns["y"] = torch.from_numpy(classes).to(dtype)
             parts.append((part, columns))
     return parts

@@ -40,7 +40,17 @@ class Rows:
         object.__setattr__(self, "dynamic", frozenset(self.dynamic))
         _check_tensors(self.tensors, self.name)
         for name in self.dynamic:
-            _check_probabilities(self.tensors, name, self.name)
+            if name not in self.tensors:
+                raise ValueError(
+                    f"expected dynamic names among {list(self.tensors)} of '{self.name}', "
+                    f"got {name!r}"
+                )
+            # Written so that NaN, which compares false with everything, passes.
+            if bool(((self.tensors[name] < 0) | (self.tensors[name] > 1)).any()):
+                raise ValueError(
+                    f"expected probabilities within [0, 1] at the dynamic name '{name}' of "
+                    f"'{self.name}', got values outside: rescale them"
+                )
 
     def __len__(self) -> int:
         return next(iter(self.tensors.values())).shape[0]
@@ -227,15 +237,3 @@ def _check_tensors(tensors: Mapping[str, Tensor], rows: str) -> None:
                 f"expected all tensors on one device, got '{first}' on {lead.device} "
                 f"and '{name}' on {tensor.device}"
             )
-
-
-def _check_probabilities(tensors: Mapping[str, Tensor], name: str, rows: str) -> None:
-    r"""Raises ValueError unless the dynamic `name` is there and its values lie within [0, 1]."""
-    if name not in tensors:
-        raise ValueError(f"expected dynamic names among {list(tensors)} of '{rows}', got {name!r}")
-    # Written so that NaN, which compares false with everything, passes.
-    if bool((tensors[name] < 0).any()) or bool((tensors[name] > 1).any()):
-        raise ValueError(
-            f"expected probabilities within [0, 1] at the dynamic name '{name}' of '{rows}', "
-            "got values outside: rescale them"
-        )

@@ -59,19 +59,10 @@ class Stream(ABC):
     def batches(
         self, batch_size: int, *, generator: torch.Generator | None = None, shuffle: bool = False
     ) -> Iterator[dict[str, Tensor]]:
-        r"""Goes once over the rows in batches, as `Rows.batches` does.
+        r"""Goes once over the rows in batches; arguments, returns and errors as in `Rows.batches`.
 
-        Arguments:
-            batch_size: rows per batch, at least 1; the last batch may have fewer.
-            generator: source of the order and of redrawn bits; a CPU generator.
-            shuffle: whether the rows come in random order.
-
-        Returns:
-            An iterator over batches, name → tensor `(B, *event)`.
-
-        Raises:
-            ValueError: a batch size below 1; later, values that are infinite or no numbers, or data
-                that changed meanwhile.
+        The generator is a CPU generator. Values that are infinite or no numbers, and data that
+        changed meanwhile, are a ValueError when their batch comes.
         """
         check_batch_size(batch_size)
         for rows in self.read(batch_size, generator, shuffle):
