@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ppvae import data, diagnostics, guides, inference, nets, objectives, stories
     from ppvae.compare import League, compare
+    from ppvae.diagnostics import diagnose
     from ppvae.estimate import Estimate
     from ppvae.export import to_arviz
     from ppvae.gaps import Gaps, gaps
@@ -53,6 +54,7 @@ _PUBLIC = {
     "bdmc": "inference",
     "check_story": "story",
     "compare": "compare",
+    "diagnose": "diagnostics",
     "elbo": "inference",
     "embed": "predict",
     "estimator_bench": "objectives.bench",
@@ -100,6 +102,7 @@ __all__ = [
     "check_story",
     "compare",
     "data",
+    "diagnose",
     "diagnostics",
     "elbo",
     "embed",
