@@ -58,11 +58,10 @@ class Finding:
         advice: str = "",
     ) -> "Finding":
         """The line of a number or an estimate; advice is kept only where it does not pass."""
-        number, error = value, math.nan
-        if isinstance(value, Estimate):
-            number, error = float(value.value), float(value.std_error)
+        error = float(value.std_error) if isinstance(value, Estimate) else math.nan
+        number = float(value.value if isinstance(value, Estimate) else value)
         advice = advice if verdict in ("warn", "fail") else ""
-        return cls(name, float(number), error, threshold, verdict, advice)
+        return cls(name, number, error, threshold, verdict, advice)
 
     def __str__(self) -> str:
         value = with_error(self.value, self.std_error)

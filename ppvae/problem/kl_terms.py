@@ -34,7 +34,8 @@ def kl_terms(problem: Problem, num_particles: int) -> tuple[TensorDict, TensorDi
         stand under one name, joined by `+`.
     """
     sites, guide_factors, story_factors = problem.sites, _Factors(), _Factors()
-    drawn = draw(problem.guide, problem.batch, num_particles, sites, guide_factors.around)
+    guide: Any = problem.guide
+    drawn = draw(guide, problem.batch, num_particles, sites, guide_factors.around)
     own = list(drawn.values)
     latents, log_conditional = problem.complete(drawn.values, 1 if own else num_particles)
     left_out = [name for name in latents if name not in own]
