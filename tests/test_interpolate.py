@@ -1,19 +1,17 @@
 r"""From row to row: straight between posterior means, inside the supports, decoded on the way."""
 
-import pyro
-import pyro.distributions as dist
 import pytest
 import torch
 from labelled import Labelled, LabelledGuide
 from stories import CASES, built
-from test_predict import ExactGuide
+from test_predict import ExactGuide, adopted_pair
 
 import ppvae
 from models.factor_analysis import FactorAnalysis
 from ppvae.guides import build
 from ppvae.predict import embed, interpolate, reconstruct
 from ppvae.stories import load_story
-from ppvae.story import adopt, simulate, trace_sites
+from ppvae.story import simulate, trace_sites
 
 NUM_ROWS, NUM_STEPS = 6, 5
 
@@ -112,17 +110,7 @@ def test_a_mean_is_taken_where_the_numbers_are_real():
 def test_an_adopted_pair_is_interpolated(pair):
     loadings = pair[0].loadings.detach().float()
     one, other = (x.float() for x in pair[2:])
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(z @ loadings.T, 1.0).to_event(1), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(x[:, :2], 1e-9).to_event(1))
-
-    found = path(*adopt(model, guide, example=one), one, other)
+    found = path(*adopted_pair(loadings, one), one, other)
     torch.testing.assert_close(found["x"][2], (one + other)[:, :2] / 2 @ loadings.T)
 
 

@@ -52,6 +52,21 @@ class GroupedGuide(PyroModule):
             pyro.sample("z", dist.Normal(5 * batch["x"].T, 0.1))
 
 
+def adopted_pair(loadings, x):
+    """A plain Pyro pair whose guide answers with the first two numbers of a row, adopted."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ loadings.T, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, :2], 1e-9).to_event(1))
+
+    return adopt(model, guide, example=x)
+
+
 @pytest.fixture
 def pair():
     torch.manual_seed(0)
@@ -89,17 +104,15 @@ def test_generating_leaves_the_global_generator_alone(pair):
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_no_rows_to_generate_is_an_error(pair):
+class Label(PyroModule):
+    def forward(self, n):
+        with pyro.plate("data", n):
+            pyro.sample("y", dist.Categorical(torch.ones(3)))
+
+
+def test_no_rows_and_the_mean_of_a_category_are_refused(pair):
     with pytest.raises(ValueError, match="at least one row"):
         generate(pair[0], 0, mean=True)
-
-
-def test_a_mean_of_a_category_is_refused():
-    class Label(PyroModule):
-        def forward(self, n):
-            with pyro.plate("data", n):
-                pyro.sample("y", dist.Categorical(torch.ones(3)))
-
     with pytest.raises(ValueError, match=r"site 'y'.*got Categorical; generate with mean=False"):
         generate(Label(), 3, mean=True)
 
@@ -177,20 +190,9 @@ def test_labels_can_be_held_at_their_data_and_are_refused_otherwise():
 
 
 def test_an_adopted_pair_is_reconstructed_from_its_latents_alone(pair):
-    story, _, x = pair
-    x = x.float()  # a pair without parameters is taken in single precision
-    loadings, scale = story.loadings.detach().float(), story.noise_scale.detach().float()
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(z @ loadings.T, scale).to_event(1), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(x[:, :2], 1e-9).to_event(1))
-
-    adopted = adopt(model, guide, example=x)
+    x = pair[2].float()  # a pair without parameters is taken in single precision
+    loadings = pair[0].loadings.detach().float()
+    adopted = adopted_pair(loadings, x)
     found = reconstruct(*adopted, x)["x"]
     assert torch.allclose(found, x[:, :2] @ loadings.T, atol=1e-6)
     assert torch.allclose(embed(*adopted, x)["z"].value, x[:, :2])
