@@ -20,7 +20,6 @@ import ppvae
 from ppvae.data import Request, Rows, load_request
 from ppvae.stories import load_story
 from ppvae.story import seeded
-from ppvae.viz.plots import image_grid
 
 SEED, BATCH_SIZE, LR = 0, 100, 1e-3
 SHOWN, PICTURED = 14, 2  # digits of a class, of the story with so many causes
@@ -82,7 +81,7 @@ def main(
             results.write_text(json.dumps(found))
         if pictures is not None and latent_dim == PICTURED:
             by_class = written["means"].reshape(10, a_class, -1)[:, :SHOWN]
-            sheet = image_grid({str(k): one for k, one in enumerate(by_class)})
+            sheet = ppvae.plots.image_grid({str(k): one for k, one in enumerate(by_class)})
             sheet.savefig(pictures / "asked_for_digits.png", dpi=70)
     return found
 

@@ -26,7 +26,6 @@ from ppvae.nets import ConvEncoder
 from ppvae.problem.weights import check_pair, draw
 from ppvae.stories import load_story
 from ppvae.story import LogJoint, seeded, seeded_eval
-from ppvae.viz.plots import image_grid
 
 SEED, SURE, PIECE = 0, 0.9, 5000
 COPIES = 3  # black-and-white drawings of each training picture that the grammar learns from
@@ -158,7 +157,7 @@ def main(
     if pictures is not None:
         rows_of_12 = {name: some[:12] for name, some in shown.items()}
         rows_of_12["more at 1"] = shown["written at 1"][12:24]
-        image_grid(rows_of_12).savefig(pictures / "codes.png", dpi=100)
+        ppvae.plots.image_grid(rows_of_12).savefig(pictures / "codes.png", dpi=100)
     return found
 
 

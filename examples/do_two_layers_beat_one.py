@@ -21,7 +21,6 @@ from ppvae.data import Request, load_request
 from ppvae.inference import importance_evidence
 from ppvae.stories import load_story
 from ppvae.story import seeded
-from ppvae.viz.plots import image_grid
 
 BATCH_SIZE, LR, SCHEDULE, WARMUP = 100, 1e-3, "cosine", 3
 RESULTS = Path(__file__).parent / "results" / "do_two_layers_beat_one.json"
@@ -117,7 +116,7 @@ def main(
         for name in rivals:
             story = trained(name, seeds[0], train, epochs, runs)[0]
             shown[name] = ppvae.generate(story, 12, mean=True, seed=0)["x"]
-        image_grid(shown).savefig(pictures / "layers_and_priors.png", dpi=100)
+        ppvae.plots.image_grid(shown).savefig(pictures / "layers_and_priors.png", dpi=100)
     return found
 
 

@@ -15,7 +15,6 @@ import ppvae
 from ppvae.data import Request, load_request
 from ppvae.stories import load_story
 from ppvae.story import seeded
-from ppvae.viz.plots import image_grid, image_plane, plane
 
 SEED, SHAPE = 0, (28, 20)
 RESULTS = Path(__file__).parent / "results" / "does_a_face_take_shape.json"
@@ -61,9 +60,9 @@ def main(
             "made up": ppvae.generate(story, 12, mean=True, seed=SEED)["x"],
         }
         shown = {k: v.reshape(-1, *SHAPE).clamp(0, 1) for k, v in shown.items()}
-        image_grid(shown).savefig(pictures / "frey_face.png", dpi=100)
-        walk = ppvae.traverse(trained(train, valid, 2, epochs)[0], {"z": plane(9, 0.9)})
-        sheet = image_plane(walk["x"].clamp(0, 1), SHAPE)
+        ppvae.plots.image_grid(shown).savefig(pictures / "frey_face.png", dpi=100)
+        walk = ppvae.traverse(trained(train, valid, 2, epochs)[0], {"z": ppvae.plots.plane(9, 0.9)})
+        sheet = ppvae.plots.image_plane(walk["x"].clamp(0, 1), SHAPE)
         sheet.savefig(pictures / "frey_face_plane.png", dpi=90)
     return found
 

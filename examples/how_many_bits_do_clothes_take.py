@@ -24,7 +24,6 @@ from ppvae.data import Request, Rows, load_request
 from ppvae.inference import importance_evidence
 from ppvae.stories import load_story
 from ppvae.story import seeded
-from ppvae.viz.plots import image_grid
 
 SEED, BATCH_SIZE, LR, LATENT = 0, 100, 2e-3, 32
 LEVELS, SHOWN = 256, 14
@@ -125,7 +124,9 @@ def main(
             found["rivals"][name] = measured(name, train, test, epochs, particles, runs)
             results.write_text(json.dumps(found))
     if pictures is not None:
-        image_grid(pictured(train, test, epochs, runs)).savefig(pictures / "clothes.png", dpi=90)
+        ppvae.plots.image_grid(pictured(train, test, epochs, runs)).savefig(
+            pictures / "clothes.png", dpi=90
+        )
     return found
 
 

@@ -17,7 +17,6 @@ import ppvae
 from ppvae.data import load_request, parse_request
 from ppvae.stories import example_of, example_rows, load_story
 from ppvae.story import seeded
-from ppvae.viz.plots import image_grid
 
 SEED, COUNT, LR = 0, 9, 1e-3
 RESULTS = Path(__file__).parent / "results" / "what_do_the_stories_make_up.json"
@@ -79,7 +78,7 @@ def main(
         sheet[name] = strip(again, new)
         print(name, found["stories"][name], flush=True)
         if pictures is not None:
-            image_grid(sheet).savefig(pictures / "gallery.png", dpi=70)
+            ppvae.plots.image_grid(sheet).savefig(pictures / "gallery.png", dpi=70)
         if results is not None:
             results.write_text(json.dumps(found))
     return found

@@ -14,7 +14,6 @@ import ppvae
 from ppvae.data import Request, Rows, load_request
 from ppvae.stories import load_story
 from ppvae.story import seeded
-from ppvae.viz.plots import image_plane, latent_scatter, plane
 
 SEED, BATCH_SIZE, LR, CAUSES = 0, 100, 1e-3, (2, 10)
 ROWS_SHOWN = 2000
@@ -46,12 +45,12 @@ def main(
         found[latent_dim] = {"elbo": elbo, "seconds": seconds}
         print(f"{latent_dim:>3} causes   ELBO {elbo}   {seconds:5.0f} s")
         if latent_dim == 2 and pictures is not None:
-            walk = ppvae.traverse(story, {"z": plane(20)})
-            image_plane(walk["x"]).savefig(pictures / "plane.png", dpi=80)
+            walk = ppvae.traverse(story, {"z": ppvae.plots.plane(20)})
+            ppvae.plots.image_plane(walk["x"]).savefig(pictures / "plane.png", dpi=80)
             few = digits.head(min(ROWS_SHOWN, len(digits)))
             z = ppvae.embed(story, guide, few, num_particles=20, seed=SEED)["z"].value
             labels = test.tensors["y"][: len(few)].long()
-            latent_scatter(z, labels).savefig(pictures / "plane_of_rows.png", dpi=80)
+            ppvae.plots.latent_scatter(z, labels).savefig(pictures / "plane_of_rows.png", dpi=80)
     return found
 
 

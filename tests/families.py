@@ -1,15 +1,9 @@
 r"""Which family of guides takes which of the test stories, and pairs of the two."""
 
-from typing import Any
+from stories import CASES
 
-import torch
-from stories import CASES, rows_of
-from torch import Tensor, nn
-
-from ppvae import guides
 from ppvae.guides import FAMILIES
 
-NUM_ROWS = 12
 ONE_NUMBER = {"log_normal", "heavy_tail", "unit_interval", "scalar", "global", "global_plate"}
 ONE_NUMBER |= {"covariate"}
 NEEDS_TWO = {"iaf", "realnvp", "sylvester"}
@@ -52,18 +46,3 @@ def covering_pairs() -> list[tuple[str, str]]:
     for case in CASES:
         found += [(case, "mean_field"), (case, "nsf" if case in ONE_NUMBER else "iaf")]
     return list(dict.fromkeys(found))
-
-
-def made(
-    name: str, family: str, seed: int = 0, **options: Any
-) -> tuple[nn.Module, dict[str, Tensor], Any]:
-    """A story, rows of it, and a guide whose parameters are away from their special start."""
-    story = CASES[name].story()
-    batch = rows_of(CASES[name], story, NUM_ROWS)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        guide = guides.build(family, story, batch, hidden=(16,), **options)
-        with torch.no_grad():
-            for parameter in guide.parameters():
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return story, batch, guide

@@ -39,7 +39,9 @@ def test_rows_that_changed_since_are_refused(tmp_path):
 
 def test_other_epochs_are_taken_and_said(tmp_path):
     train(tmp_path / "run")
-    with pytest.warns(UserWarning, match=r"epochs 3 -> 5: the learning rate goes on by .* 'constant_then_linear'"):
+    with pytest.warns(
+        UserWarning, match=r"epochs 3 -> 5: the learning rate goes on by .* 'constant_then_linear'"
+    ):
         _, records = train(tmp_path / "run", resume=True, epochs=5)
     assert len(records) == 5
     with pytest.raises(ValueError, match="at least the 5 epochs that the run has done"):

@@ -58,7 +58,7 @@ def traverse(
     Arguments:
         story: The story.
         latents: Latent site -> its value at each of `n` points, `(n, *row)`;
-            `ppvae.viz.plots.plane` gives those of a square.
+            `ppvae.plots.plane` gives those of a square.
         seed: Seed of the sites that are drawn.
         covariates: Name -> `(n, *)`, passed to the story.
 

@@ -2,7 +2,7 @@ r"""The figure of each result: which of its numbers `ppvae.plots` draws, under w
 
 __all__ = ["draw"]
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import singledispatch
 from typing import Any
 
@@ -35,9 +35,7 @@ from ppvae.viz.plots import (
 )
 
 COLUMNS = 3
-PANEL = (5.4, 4.2)  # inches
-
-Panel = Callable[[Axes], object]
+PANEL_SIZE = (5.4, 4.2)  # inches
 
 
 @singledispatch
@@ -59,17 +57,12 @@ def draw(result: Any, axes: Axes | None = None, **options: Any) -> Figure:
 
 @draw.register
 def _(league: League, axes: None = None, compact: bool = False) -> Figure:
-    rows = league.rows
-    return gap_bars(
-        [row.name for row in rows],
-        [_pair(row.approximation_gap) for row in rows],
-        [_pair(row.amortization_gap) for row in rows],
-        compact=compact,
-    )
+    def pairs(name: str) -> list[tuple[float, float]]:
+        estimates: list[Estimate] = [getattr(row, name) for row in league.rows]
+        return [(float(e.value), float(e.std_error)) for e in estimates]
 
-
-def _pair(estimate: Estimate) -> tuple[float, float]:
-    return float(estimate.value), float(estimate.std_error)
+    names = [row.name for row in league.rows]
+    return gap_bars(names, pairs("approximation_gap"), pairs("amortization_gap"), compact=compact)
 
 
 @draw.register
@@ -167,7 +160,7 @@ def _(
     found: Diagnosis, axes: None = None, against: Tensor | None = None, label: str | None = None
 ) -> Figure:
     """One page: which rows fail and how; calibration; what is in use; the story itself."""
-    panels: list[Panel] = []
+    panels: list[Callable[[Axes], object]] = []
     if (rows := found.by_row) is not None:
         panels = [
             lambda axes: draw(rows, axes, against=against, label=label),
@@ -179,34 +172,22 @@ def _(
         if rows.mean_error:
             failing = rows.khat > rows.threshold
             panels.append(lambda axes: direction_map(rows.scale, rows.shift, failing, axes=axes))
-    parts = (
-        found.distance,
-        found.sbc,
-        found.coverage,
-        found.tarp,
-        found.active_units,
-        found.kl_by_site,
-    )
+    calibration = (found.distance, found.sbc, found.coverage, found.tarp)
+    parts = (*calibration, found.active_units, found.kl_by_site)
     panels += [part.plot for part in parts if part is not None]
-    checks = [
-        check for check in (found.posterior_predictive, found.prior_predictive) if check is not None
-    ]
-    dots = {f"{c.kind}, {name}": worst for c in checks for name, worst in c.worst.items()}
+    checks = (found.posterior_predictive, found.prior_predictive)
+    dots = {f"{c.kind}, {name}": worst for c in checks if c for name, worst in c.worst.items()}
     if dots:
         panels.append(lambda axes: tail_dots(dots, EXTREME, axes=axes))
-    return _page(panels, TITLE)
-
-
-def _page(panels: Sequence[Panel], title: str) -> Figure:
-    """Panels in rows of three, in the order of reading."""
     if not panels:
         raise ValueError("expected at least one diagnostic that was measured, got none")
-    rows = -(-len(panels) // COLUMNS)
-    figure = Figure(figsize=(COLUMNS * PANEL[0], rows * PANEL[1] + 0.4), layout="constrained")
-    figure.suptitle(title)
-    grid = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
-    for panel, axes in zip(panels, grid, strict=False):
-        panel(axes)
-    for axes in grid[len(panels) :]:
-        axes.set_axis_off()
+    num_rows = -(-len(panels) // COLUMNS)
+    size = (COLUMNS * PANEL_SIZE[0], num_rows * PANEL_SIZE[1] + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(TITLE)
+    grid = figure.subplots(num_rows, COLUMNS, squeeze=False).flatten()
+    for panel, place in zip(panels, grid, strict=False):
+        panel(place)
+    for place in grid[len(panels) :]:
+        place.set_axis_off()
     return figure

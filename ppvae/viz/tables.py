@@ -6,6 +6,7 @@ import io
 import re
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
 from typing import Any
@@ -41,9 +42,9 @@ class Table:
     """
 
     title: str
-    heads: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-    notes: tuple[str, ...] = ()
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
 
     @property
     def is_numeric(self) -> list[bool]:
@@ -169,7 +170,7 @@ def _(gaps: Gaps) -> list[Table]:
     if not gaps.local_converged:
         notes.append(f"the search for q* had not converged after {gaps.local_steps} steps")
     title = f"Gaps over {len(gaps.elbo)} rows, log p(x) by {gaps.method}"
-    return [Table(title, ("", "nats per row"), rows, tuple(notes))]
+    return [Table(title, ("", "nats per row"), rows, notes)]
 
 
 @tables_of.register
@@ -190,7 +191,7 @@ def _(found: EvidenceTable) -> list[Table]:
     if found.certificate is not None:
         notes.append(f"certificate (BDMC): {found.certificate}")
     title = f"log p(x), nats per row, mean over {num_rows} rows"
-    return [Table(title, heads, rows, tuple(notes))]
+    return [Table(title, heads, rows, notes)]
 
 
 @tables_of.register
@@ -225,35 +226,32 @@ def _(found: Diagnosis) -> list[Table]:
     return [table, *([] if found.by_row is None else tables_of(found.by_row))]
 
 
-def _findings_table(
-    title: str, findings: tuple[Finding, ...], notes: tuple[str, ...] = ()
-) -> Table:
-    rows = [
-        (f.name, with_error(f.value, f.std_error), f.threshold,
-         "" if f.verdict == "none" else f.verdict, f.advice)
-        for f in findings
-    ]  # fmt: skip
+def _findings_table(title: str, findings: Sequence[Finding], notes: Sequence[str] = ()) -> Table:
     heads = ("diagnostic", "value", "threshold", "verdict", "what to try next")
+    rows = []
+    for f in findings:
+        verdict = "" if f.verdict == "none" else f.verdict
+        rows.append((f.name, with_error(f.value, f.std_error), f.threshold, verdict, f.advice))
     return Table(title, heads, rows, notes)
 
 
 @tables_of.register
 def _(found: ByRow) -> list[Table]:
-    heads = ("row", "k-hat", "gap, at least", "reconstruction error")
-    heads += ("most shifted", "most misscaled") if found.mean_error else ()
+    heads = ["row", "k-hat", "gap, at least", "reconstruction error"]
     rows = []
     for row, line in found.to_pandas().nlargest(NUM_NAMED, "gap").iterrows():
-        cells = (
+        cells = [
             str(row),
             f"{line['khat']:.2f}{'' if line['trusted'] else ' !'}",
             f"{line['gap']:.2f} ± {line['gap_std_error']:.2f}",
             f"{line['reconstruction_error']:.2f}",
-        )
+        ]
         if found.mean_error:
             width = "wide" if line["scale"] > 1 else "narrow"
-            cells += (
+            cells += [
                 f"{line['most_shifted']}: {line['mean_error']:+.2f} sd",
                 f"{line['most_misscaled']}: x{line['scale']:.2f}, too {width}",
-            )
+            ]
         rows.append(cells)
+    heads += ["most shifted", "most misscaled"] if found.mean_error else []
     return [Table("Rows where the guide loses most", heads, rows, ("nats; ± one standard error",))]

@@ -3,14 +3,13 @@ r"""Every guide on the stories that tell most, every story under two guides: the
 import pyro
 import pytest
 import torch
+from built import built
 from families import (
     CONTINUOUS,
     ESTIMATED,
     GRID,
     NEEDS_TWO,
-    NUM_ROWS,
     covering_pairs,
-    made,
     pairs,
     suits,
 )
@@ -23,7 +22,7 @@ from ppvae import guides
 from ppvae.problem.weights import check_pair, score
 from ppvae.story import local_params, log_joint, observe, scale_rows, trace_sites
 
-NUM_PARTICLES = 5
+NUM_ROWS, NUM_PARTICLES = 12, 5
 
 
 def first_rows(batch, num_rows):
@@ -33,7 +32,7 @@ def first_rows(batch, num_rows):
 @pytest.mark.parametrize(("name", "family"), covering_pairs())
 def test_a_pair_keeps_the_contract(name, family, tmp_path, empty_store):
     torch.manual_seed(0)
-    story, batch, guide = made(name, family)
+    story, batch, guide = built(name, family)
     local = guide.local(batch)
     for one in (guide, local):
         the_gradient_reaches_every_parameter(story, one, batch)
@@ -43,7 +42,7 @@ def test_a_pair_keeps_the_contract(name, family, tmp_path, empty_store):
     rows_do_not_see_each_other(guide, batch)
     one_row_and_one_particle_are_enough(story, guide, batch)
     predictive_draws_every_site(story, guide, batch)
-    a_saved_guide_loads_into_a_new_one(story, guide, batch, made(name, family, seed=1), tmp_path)
+    a_saved_guide_loads_into_a_new_one(story, guide, batch, built(name, family, seed=1), tmp_path)
     single_precision_draws_and_scores_as_double_does(name, family, guide, batch)
     if family not in ESTIMATED:
         torch_func_gives_each_rows_gradient(guide, batch)
@@ -173,7 +172,7 @@ DENSITIES.remove(("chain", "auxiliary"))  # slow, and the same code as on the sq
 @pytest.mark.parametrize(("name", "family"), DENSITIES)
 def test_the_posterior_integrates_to_one_and_has_the_mean_that_its_density_says(name, family):
     torch.manual_seed(0)
-    _, batch, guide = made(name, family)
+    _, batch, guide = built(name, family)
     row = first_rows(batch, 1)
     num_nodes, tolerance = GRID.get(family, (101, 1e-4))
     with torch.no_grad():
@@ -203,13 +202,13 @@ def test_the_posterior_integrates_to_one_and_has_the_mean_that_its_density_says(
 
 
 def test_an_unknown_guide_is_an_error_that_lists_the_known():
-    story, batch, _ = made("scalar", "mean_field")
+    story, batch, _ = built("scalar", "mean_field")
     with pytest.raises(ValueError, match=r"mean_field, full_rank, .*iaf.*got 'flow'"):
         guides.build("flow", story, batch)
 
 
 def test_an_unknown_option_is_an_error_that_lists_the_known():
-    story, batch, _ = made("two_sites", "mean_field")
+    story, batch, _ = built("two_sites", "mean_field")
     with pytest.raises(
         ValueError,
         match=r"'mean_field'.*denoising, encoder, hidden, name, weight_norm; got \['layers'\]",
@@ -222,7 +221,7 @@ def test_an_unknown_option_is_an_error_that_lists_the_known():
 @pytest.mark.parametrize("family", sorted(NEEDS_TWO))
 def test_a_flow_over_one_number_is_an_error(family):
     with pytest.raises(ValueError, match="at least two latent numbers"):
-        made("scalar", family)
+        built("scalar", family)
 
 
 def test_a_latent_site_with_infinitely_many_values_is_named():
@@ -236,14 +235,14 @@ def test_a_latent_site_with_infinitely_many_values_is_named():
 
 
 def test_a_story_with_nothing_latent_in_the_plate_is_an_error():
-    story, batch, _ = made("two_sites", "mean_field")
+    story, batch, _ = built("two_sites", "mean_field")
     shown = {**batch, "a": torch.zeros(NUM_ROWS), "b": torch.zeros(NUM_ROWS, 2)}
     with pytest.raises(ValueError, match="latent site inside the plate 'data'"):
         guides.build("mean_field", story, shown)
 
 
 def test_a_local_guide_serves_only_its_own_rows():
-    _, batch, guide = made("two_sites", "mean_field")
+    _, batch, guide = built("two_sites", "mean_field")
     local = guide.local(batch)
     with pytest.raises(ValueError, match=r"the 12 rows .*got 3; call guide.local\(batch\)"):
         local.posterior({k: v[:3] for k, v in batch.items()})

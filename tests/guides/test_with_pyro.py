@@ -10,8 +10,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from built import built
-from families import CONTINUOUS, pairs
-from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
+from families import CONTINUOUS
+from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from pyro.nn import PyroModule
 from torch.distributions import Normal, kl_divergence
 
@@ -57,18 +57,6 @@ def test_svi_and_the_library_see_the_same_parameters():
     assert ppvae.elbo(story, guide, batch).mean().value > start + 0.1
     noise = float(story.noise.detach())
     assert noise == pytest.approx(float(pyro.param("noise").detach()))
-
-
-@pytest.mark.parametrize(("name", "family"), pairs("inner_explicit", "simplex", "names"))
-def test_predictive_draws_every_site(name, family):
-    story, batch, guide = built(name, family)
-    sites = trace_sites(story, batch)
-    with torch.no_grad():
-        for parallel in (False, True):
-            predictive = Predictive(observe(story), guide=guide, num_samples=3, parallel=parallel)
-            drawn = predictive(batch)
-            for key in sites.latent:
-                assert drawn[key].shape[0] == 3 and torch.isfinite(drawn[key]).all()
 
 
 # The analytic KL of TraceMeanField_ELBO

@@ -39,21 +39,23 @@ def latent_scatter(z: Tensor, labels: Tensor | None = None) -> Figure:
     for name, values in (("z", points), ("labels", points if groups is None else groups)):
         if not np.isfinite(values).all():
             raise ValueError(f"expected finite {name}; got NaN or an infinity. Drop those rows.")
+    x, y = points.T
     size = float(np.clip(20000 / len(points), 9, 36))
     axes = new_axes(6.8, 6.0)
     if groups is None:
-        axes.scatter(*points.T, s=size, color=BLUE, alpha=0.6)
+        axes.scatter(x, y, s=size, color=BLUE, alpha=0.6)
     elif groups.dtype.kind not in "iub" or len(np.unique(groups)) > MAX_CLASSES:
-        drawn = axes.scatter(*points.T, s=size, c=groups, cmap="cividis")
+        drawn = axes.scatter(x, y, s=size, c=groups, cmap="cividis")
         axes.figure.colorbar(drawn, ax=axes, label="label")
     else:
         for index, group in enumerate(np.unique(groups)):
-            chosen = points[groups == group]
+            of_group = groups == group
             axes.scatter(
-                *chosen.T, s=size, alpha=0.6, linewidths=0, label=str(group), **style_of(index)
-            )
+                x[of_group], y[of_group], s=size, alpha=0.6, linewidths=0, label=str(group),
+                **style_of(index),
+            )  # fmt: skip
             axes.text(
-                *np.median(chosen, 0), str(group), ha="center", va="center", fontsize=12,
+                float(np.median(x[of_group])), float(np.median(y[of_group])), str(group), ha="center", va="center", fontsize=12,
                 fontweight="bold",
                 bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.85},
             )  # fmt: skip

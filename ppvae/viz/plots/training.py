@@ -90,7 +90,7 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[str, np.ndarray, str]]) -> None
         heights[i] = min(heights[i], heights[i + 1] - step)
     for (name, end, color), height in zip(ends, heights, strict=True):
         axes.annotate(
-            name, xy=end, xytext=(1.05, height), textcoords=axes.get_yaxis_transform(),
+            name, xy=tuple(end), xytext=(1.05, height), textcoords=axes.get_yaxis_transform(),
             va="center", fontsize=11, annotation_clip=False,
             arrowprops={
                 "arrowstyle": "-", "color": color, "linestyle": ":", "relpos": (0, 0.5),
