@@ -11,11 +11,13 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import ppvae
+from ppvae.config import TrainConfig
 from ppvae.diagnostics import active_units, kl_by_site
 from ppvae.stories import load_story
 from ppvae.training import Callback, TensorBoard
 from ppvae.training.bfloat16 import networks_in_bfloat16
 from ppvae.training.ema import ExponentialMovingAverage
+from ppvae.training.train_step import TrainStep, split_rows
 
 QUIET: dict[str, Any] = {"progress": False, "batch_size": 50, "lr": 3e-3}
 
@@ -185,3 +187,45 @@ def test_tensorboard_gets_a_curve_for_each_number(digits, tmp_path):
     events = curves.Scalars("elbo")
     assert [e.step for e in events] == [1, 2]
     assert [e.value for e in events] == pytest.approx(history.column("elbo"), rel=1e-5)
+
+
+# --- accumulation --------------------------------------------------------------
+
+
+class LeastSquares(nn.Module):
+    """A loss without noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.arange(3.0).double())
+
+    def forward(self, batch: dict[str, torch.Tensor], kl_weight: float) -> torch.Tensor:
+        return (batch["x"] @ self.weight - 1).square().mean()
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 7, 25])  # of 7 rows: some parts have none
+def test_accumulated_parts_take_the_step_of_the_whole_batch(accumulate):
+    batch = {"x": torch.randn(7, 3, generator=torch.Generator().manual_seed(0)).double()}
+    found = []
+    for parts in (1, accumulate):
+        loss_of: Any = LeastSquares()
+        step = TrainStep(loss_of, TrainConfig(accumulate=parts))
+        found.append((*step.gradient(batch, 1.0), *loss_of.weight.grad.tolist()))
+    assert found[1] == pytest.approx(found[0], rel=1e-12)
+
+
+def test_parts_differ_by_a_row_at_most_and_an_empty_one_has_no_share():
+    parts = split_rows({"x": torch.arange(2)}, 3)
+    assert [(rows["x"].tolist(), share) for rows, share in parts] == [
+        ([0], 0.0),
+        ([0], 0.5),
+        ([1], 0.5),
+    ]
+
+
+def test_accumulated_parts_draw_their_own_noise_and_train_alike(digits):
+    losses = [
+        ppvae.fit(*deepcopy(digits), epochs=3, accumulate=parts, **QUIET).column("loss")
+        for parts in (1, 7)
+    ]
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.02)
