@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ppvae.data.chunks import particle_step, rows_per_chunk
+from ppvae.data.chunks import particle_step
 from ppvae.diagnostics.loo import LeaveOneOut
 from ppvae.diagnostics.scored_draws import cat_nested, score_draws
 from ppvae.inference.khat import smooth_log_weights
@@ -106,7 +106,7 @@ def to_arviz(
         if FROM_GUIDE & set(groups):
             # One draw of a global site belongs to all rows: they are not cut into pieces.
             has_global = bool(problem.sites.global_latent)
-            step = problem.num_rows if has_global else rows_per_chunk(problem.batch)
+            step = problem.num_rows if has_global else None
             parts = [
                 _from_guide(piece, num_samples, corrected, groups) for piece in problem.pieces(step)
             ]

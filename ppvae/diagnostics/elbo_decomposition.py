@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.data.chunks import CHUNK_NUMBERS, numbers_per_row, rows_per_chunk
+from ppvae.data.chunks import CHUNK_NUMBERS, numbers_per_row
 from ppvae.diagnostics.active_units import COLLAPSE_REMEDY
 from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.requirements import Pair, as_problem, check_amortized, check_draws_sites
@@ -124,7 +124,7 @@ def mutual_information(
     with torch.no_grad(), problem.eval_mode(seed):
         if max_rows < num_given:
             problem = problem.rows(torch.randperm(num_given)[:max_rows])
-        for piece in problem.pieces(rows_per_chunk(problem.batch, num_particles)):
+        for piece in problem.pieces(num_particles=num_particles):
             drawn = piece.draw(num_particles).values
             check_draws_sites(piece, drawn, PURPOSE)
             log_guide = piece.log_guide(drawn)  # (S, B)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ppvae.data.chunks import rows_per_chunk
 from ppvae.diagnostics.finding import Finding
 from ppvae.diagnostics.requirements import Pair, as_problem
 from ppvae.estimate import Estimate
@@ -77,7 +76,7 @@ def kl_by_site(
     per_row: list[dict[str, Estimate]] = []
     means: list[TensorDict] = []
     with torch.no_grad(), problem.eval_mode(seed):
-        for piece in problem.pieces(rows_per_chunk(problem.batch, num_particles)):
+        for piece in problem.pieces(num_particles=num_particles):
             _, terms = kl_terms(piece, num_particles)
             sums = {name: t.flatten(2).sum(-1) if t.dim() > 2 else t for name, t in terms.items()}
             sums[TOTAL] = torch.stack(list(sums.values())).sum(0)

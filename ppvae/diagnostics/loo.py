@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.data.chunks import rows_per_chunk
 from ppvae.diagnostics.finding import GOOD_SHARE, Finding, Verdict, khat_verdict, share_above
 from ppvae.diagnostics.requirements import Pair, as_problem
 from ppvae.diagnostics.scored_draws import ScoredDraws, cat_nested, score_draws
@@ -115,7 +114,7 @@ def loo(
         raise ValueError(f"expected at least two rows to leave one out, got {problem.num_rows}")
     has_global = bool(problem.sites.global_latent)
     # One draw of a global site belongs to all rows: they are not cut into pieces.
-    step = problem.num_rows if has_global else rows_per_chunk(problem.batch)
+    step = problem.num_rows if has_global else None
     with torch.no_grad(), problem.eval_mode(seed):
         parts = [_scores(score_draws(piece, num_particles)) for piece in problem.pieces(step)]
     scores = cat_nested(parts, dim=1)

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.data.chunks import particle_step, pieces, rows_per_chunk
 from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.requirements import Pair, as_problem
 from ppvae.estimate import Estimate
@@ -167,10 +166,10 @@ def posterior_predictive_check(
     names = _names(problem.batch, [n for n in problem.sites.observed if n not in held])
 
     def replicates() -> Iterator[TensorDict]:
-        for size in pieces(num_replicates, particle_step(problem.batch, problem.num_rows)):
+        for size in problem.particle_sizes(num_replicates):
             parts = [
                 piece.replicate(piece.draw_all(size).values)
-                for piece in problem.pieces(rows_per_chunk(problem.batch, size))
+                for piece in problem.pieces(num_particles=size)
             ]
             rows = {name: torch.cat([p[name] for p in parts], 1) for name in names}
             yield from ({name: value[s] for name, value in rows.items()} for s in range(size))

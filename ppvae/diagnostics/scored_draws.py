@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppvae.data.chunks import particle_step, pieces
 from ppvae.estimate import Estimate
 from ppvae.problem import Problem, missing_rows
 from ppvae.story import TensorDict
@@ -60,7 +59,7 @@ def score_draws(problem: Problem, num_particles: int) -> ScoredDraws:
         problem: Story, guide and rows.
         num_particles: S.
     """
-    sizes = pieces(num_particles, particle_step(problem.batch, problem.num_rows))
+    sizes = problem.particle_sizes(num_particles)
     return ScoredDraws.cat([_score(problem, size) for size in sizes])
 
 

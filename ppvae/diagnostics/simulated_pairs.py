@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ppvae.data.chunks import rows_per_chunk
 from ppvae.diagnostics.requirements import Pair, as_problem, check_amortized
 from ppvae.problem import Problem, missing_as
 from ppvae.story import TensorDict, partially_observed, reference_tensor, seeded_eval, simulate
@@ -32,7 +31,7 @@ class SimulatedPairs:
 
     def pieces(self, num_draws: int) -> Iterator[tuple[slice, Problem, TensorDict]]:
         """Pieces of which `num_draws` draws fit in memory: rows, problem and truth."""
-        for piece in self.problem.pieces(rows_per_chunk(self.problem.batch, num_draws)):
+        for piece in self.problem.pieces(num_particles=num_draws):
             rows = slice(piece.first_row, piece.first_row + piece.num_rows)
             yield rows, piece, {name: value[rows] for name, value in self.truth.items()}
 

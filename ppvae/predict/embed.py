@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.data.chunks import particle_step, pieces, rows_per_chunk
 from ppvae.estimate import Estimate
 from ppvae.problem import Problem
 from ppvae.story import TensorDict
@@ -74,9 +73,9 @@ def posterior_means(
         raise ValueError(f"expected at least one particle, got num_particles={num_particles}")
     parts: list[dict[str, Estimate]] = []
     with torch.no_grad(), problem.eval_mode(seed):
-        for piece in problem.pieces(rows_per_chunk(problem.batch)):
+        for piece in problem.pieces():
             running: dict[str, _RunningMean] = {}
-            for size in pieces(num_particles, particle_step(piece.batch, piece.num_rows)):
+            for size in piece.particle_sizes(num_particles):
                 for name, value in transform(piece.draw_all(size).values).items():
                     running.setdefault(name, _RunningMean()).add(value)
             parts.append({name: mean.estimate() for name, mean in running.items()})

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ppvae.data import as_rows
-from ppvae.data.chunks import particle_step, pieces, rows_per_chunk
 from ppvae.problem import Problem
 from ppvae.story import Site, Sites, TensorDict, has_missing
 
@@ -119,9 +118,9 @@ def _imputed(problem: Problem, num_draws: int, seed: int) -> Iterator[TensorDict
     names = sites_with_missing(problem.sites, problem.batch)
     given = [name for name in problem.sites.observed if name not in names]
     with torch.no_grad(), problem.eval_mode(seed):
-        for piece in problem.pieces(rows_per_chunk(problem.batch)):
+        for piece in problem.pieces():
             parts: list[TensorDict] = []
-            for size in pieces(num_draws, particle_step(piece.batch, piece.num_rows)):
+            for size in piece.particle_sizes(num_draws):
                 parts.append(piece.decode(piece.draw_all(size).values, given))
             yield {
                 name: _replace_missing(piece.batch[name], torch.cat([p[name] for p in parts]))

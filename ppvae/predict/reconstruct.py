@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ppvae.data.chunks import particle_step, pieces, rows_per_chunk
 from ppvae.problem import Problem
 from ppvae.story import TensorDict
 
@@ -47,9 +46,9 @@ def reconstruct(
     problem = Problem.of(story, guide, data)
     parts: list[TensorDict] = []
     with torch.no_grad(), problem.eval_mode(seed):
-        for piece in problem.pieces(rows_per_chunk(problem.batch)):
+        for piece in problem.pieces():
             total: TensorDict = {}
-            for size in pieces(num_particles, particle_step(piece.batch, piece.num_rows)):
+            for size in piece.particle_sizes(num_particles):
                 means = piece.decode(piece.draw_all(size).values, given, mean=True)
                 for name, mean in means.items():
                     total[name] = total.get(name, torch.zeros_like(mean[0])) + mean.sum(0)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.data import open_rows, preview, to_batch
-from ppvae.data.chunks import is_unamortized, particle_step, pieces
+from ppvae.data.chunks import is_unamortized, particle_step, pieces, rows_per_chunk
 from ppvae.problem.draws import (
     EditDraw,
     GuideSite,
@@ -165,11 +165,21 @@ class Problem:
         start = where.start or 0 if isinstance(where, slice) else 0
         return self.on({k: v[where] for k, v in self.batch.items()}, self.first_row + start)
 
-    def pieces(self, num_rows: int) -> Iterator["Problem"]:
-        """Consecutive pieces of so many rows; a guide with parameters for each row is not cut."""
-        step = self.num_rows if is_unamortized(self.guide) else num_rows
+    def pieces(self, num_rows: int | None = None, *, num_particles: int = 1) -> Iterator["Problem"]:
+        """Consecutive pieces of so many rows; a guide with parameters for each row is not cut.
+
+        Arguments:
+            num_rows: Rows of a piece; None for as many as so many particles of fit in memory.
+            num_particles: Particles of each row that are in memory at a time.
+        """
+        step = rows_per_chunk(self.batch, num_particles) if num_rows is None else num_rows
+        step = self.num_rows if is_unamortized(self.guide) else step
         for start in range(0, self.num_rows, step):
             yield self.rows(slice(start, start + step))
+
+    def particle_sizes(self, num_particles: int) -> list[int]:
+        """Sizes of the pieces in which so many particles of these rows fit in memory."""
+        return pieces(num_particles, particle_step(self.batch, self.num_rows))
 
     def with_guide(self, guide: nn.Module | None) -> "Problem":
         """The same rows with another guide of the same sites, such as q*; it is not checked."""
@@ -356,7 +366,7 @@ class Problem:
 
     def log_weights(self, num_particles: int) -> Tensor:
         """log w = log p(x, z) − log q(z | x), `(S, B)`, in nats, in pieces that fit in memory."""
-        sizes = pieces(num_particles, particle_step(self.batch, self.num_rows))
+        sizes = self.particle_sizes(num_particles)
         return torch.cat([self.score(size).log_weights for size in sizes])
 
     @cached_property
