@@ -23,6 +23,7 @@ from ppvae.story import (
     TensorDict,
     local_params,
     particle_plate,
+    program_of,
     run,
 )
 from ppvae.story.sites import is_bookkeeping
@@ -59,7 +60,7 @@ class Ladder(Guide):
                 "expected at least two latent sites for ladder, all continuous and inside the "
                 f"plate 'data', got {sorted(sites.latent)}; use structured or mean_field"
             )
-        if hasattr(self.stories[0], "run_conditioned"):
+        if not program_of(self.stories[0]).generates_rows:
             raise ValueError(
                 "expected a story that generates its rows for ladder, got an adopted model"
             )
@@ -87,7 +88,7 @@ class Ladder(Guide):
 
     def family(self, parameters: TensorDict, transport: Any) -> "TopDown":
         scale = positive(parameters["raw_scale"])
-        return TopDown(self.stories[0], self.flat, self.row_dim, parameters["loc"], scale)
+        return TopDown(self.stories[0], self.sites, self.flat, parameters["loc"], scale)
 
 
 class TopDown(ScoredDraws):
@@ -95,21 +96,19 @@ class TopDown(ScoredDraws):
 
     Arguments:
         story: The story.
-        flat: The map between its sites and `u`.
-        row_dim: Batch dimension (negative) of the plate `data`.
+        sites: Its sites.
+        flat: The map between its latent sites and `u`.
         loc: Locations of the row's Gaussians on unconstrained space, `(B, *ones, d)`.
         scale: Their scales.
     """
 
     def __init__(
-        self, story: nn.Module, flat: Flat, row_dim: int, loc: Tensor, scale: Tensor
+        self, story: nn.Module, sites: Sites, flat: Flat, loc: Tensor, scale: Tensor
     ) -> None:
-        self.story, self.flat = story, flat
-        num_rows, dim = len(loc), loc.shape[-1]
-        ones = (1,) * (-1 - row_dim)
-        self.loc, self.scale = (t.reshape(num_rows, *ones, dim) for t in (loc, scale))
-        self.particle_dim = -1 - max(max(s.layout.depth for s in flat.sites.values()), -row_dim)
-        super().__init__(loc.shape[:-1], dim)
+        self.story, self.flat, self.particle_dim = story, flat, sites.particle_dim
+        ones = (1,) * (-1 - sites.row_dim)
+        self.loc, self.scale = (t.reshape(len(t), *ones, flat.dim) for t in (loc, scale))
+        super().__init__(loc.shape[:-1], flat.dim)
 
     def sample_sites(self) -> None:
         """Sample every site, as a part of a guide."""

@@ -4,7 +4,7 @@ __all__ = ["RealNVP"]
 
 from collections.abc import Sequence
 
-from ppvae.guides.flows import AutoregressiveGuide
+from ppvae.guides.autoregressive import AutoregressiveGuide
 
 COUPLING = 2
 

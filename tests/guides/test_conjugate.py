@@ -12,7 +12,7 @@ from torch.special import gammaln
 
 import ppvae
 from ppvae import guides
-from ppvae.problem.weights import score
+from ppvae.problem import Problem
 from ppvae.story import LogJoint, seeded_eval
 
 
@@ -169,7 +169,7 @@ def test_importance_sampling_in_every_support_agrees_with_simulating_the_prior(n
     with torch.random.fork_rng(), torch.no_grad(), seeded_eval(0, story):
         guide = guides.build("mean_field", story, batch, hidden=(16,))
         guide.to_parameters.bias[guide.flat.dim :] += 4.0  # wider tails than the posterior's
-        from_guide = score(story, guide, batch, 200_000).log_weights
+        from_guide = Problem.of(story, guide, batch).score(200_000).log_weights
         drawn = drawn_from_the_prior(story, name, 50_000)
         log_joint = LogJoint(story, batch)
         prior = {

@@ -16,7 +16,7 @@ from torch import nn
 import ppvae
 from ppvae.guides.concrete import RelaxedBernoulli, RelaxedOneHot
 from ppvae.guides.discrete import FiniteCategorical
-from ppvae.problem.weights import draw_all
+from ppvae.problem import Problem
 from ppvae.story import log_joint, observe, trace_sites
 
 
@@ -33,12 +33,11 @@ def test_enumerated_draws_and_means_are_the_exact_posterior():
     story, batch, guide = made("enumerated", Codes())
     torch.manual_seed(0)
     chances = ppvae.embed(story, guide, batch, num_particles=2000)
-    sites = trace_sites(story, batch)
     each = log_p_table(story, batch).flatten(1, 2).logsumexp(1)
     truth = each.T.softmax(-1)
     error = (truth * (1 - truth) / 2000).sqrt()
     assert bool(((chances["word"].value[:, 0] - truth).abs() < 4.5 * error + 1e-6).all())
-    assert set(draw_all(story, guide, batch, 2, sites).values) == {"word", "coin"}
+    assert set(Problem.of(story, guide, batch).draw_all(2).values) == {"word", "coin"}
 
 
 def log_p_table(story, batch):
@@ -57,7 +56,7 @@ def test_draws_are_in_the_supports_and_their_density_is_the_guides(family, conti
     story, batch, guide = made(family, Codes(continuous))
     sites = trace_sites(story, batch)
     guide.eval()
-    drawn = draw_all(story, guide, batch, 300, sites)
+    drawn = Problem.of(story, guide, batch).draw_all(300)
     for name, site in sites.latent.items():
         assert drawn.values[name].shape == (300, 20, *site.row_shape)
         assert bool(site.support.check(drawn.values[name]).all())
@@ -71,8 +70,7 @@ def test_draws_are_in_the_supports_and_their_density_is_the_guides(family, conti
 
 def test_plain_numbers_in_plates_are_drawn_in_their_own_type():
     story, batch, guide = made("categorical", Counts())
-    sites = trace_sites(story, batch)
-    drawn = draw_all(story, guide, batch, 50, sites).values
+    drawn = Problem.of(story, guide, batch).draw_all(50).values
     assert drawn["heads"].shape == (50, 20) and drawn["heads"].dtype == torch.float64
     assert drawn["kind"].shape == (50, 20, 2) and drawn["kind"].dtype == torch.int64
     assert int(drawn["heads"].max()) <= 4 and int(drawn["kind"].max()) <= 2

@@ -12,7 +12,7 @@ from torch import nn
 
 from ppvae import guides
 from ppvae.nets import MLP, ConvEncoder, SequenceEncoder
-from ppvae.problem.weights import score
+from ppvae.problem import Problem
 
 
 class Shaped(PyroModule):
@@ -44,7 +44,7 @@ def test_the_encoder_fits_the_shape_of_the_data(shape, encoder, missing):
         x = x.masked_fill(rows(*shape) > 1.0, math.nan)
     guide = guides.build("mean_field", Shaped(*shape), x, hidden=(8,))
     assert isinstance(guide.features.encoder, encoder) and guide.features.num_features == 8
-    assert bool(torch.isfinite(score(Shaped(*shape), guide, x, 3).log_weights).all())
+    assert bool(torch.isfinite(Problem.of(Shaped(*shape), guide, x).score(3).log_weights).all())
 
 
 def test_rows_of_four_dimensions_need_an_encoder():
@@ -54,7 +54,7 @@ def test_rows_of_four_dimensions_need_an_encoder():
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(24, 6))
     guide = guides.build("mean_field", Shaped(1, 2, 3, 4), x, encoder=encoder)
     assert guide.features.num_features == 6
-    score(Shaped(1, 2, 3, 4), guide, x, 3)
+    Problem.of(Shaped(1, 2, 3, 4), guide, x).score(3)
 
 
 def test_an_own_encoder_takes_the_storys_precision():
@@ -171,7 +171,7 @@ def drawing(*sites, **shapes):
 )
 def test_a_guide_that_misses_a_site_or_draws_another_is_named(guide, message):
     with pytest.raises(ValueError, match=message):
-        score(Shaped(5), guide, rows(5))
+        Problem.of(Shaped(5), guide, rows(5)).score()
 
 
 def test_a_guide_that_draws_outside_the_plate_is_an_error():
@@ -180,7 +180,7 @@ def test_a_guide_that_draws_outside_the_plate_is_an_error():
             pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
 
     with pytest.raises(ValueError, match=r"site 'z'.*inside the plate 'data'"):
-        score(Shaped(5), Outside(), rows(5))
+        Problem.of(Shaped(5), Outside(), rows(5)).score()
 
 
 def test_a_guide_that_knows_no_particles_is_run_for_each():
@@ -200,7 +200,7 @@ def test_a_guide_that_knows_no_particles_is_run_for_each():
     story = CASES["hierarchical"].story()
     batch = rows_of(CASES["hierarchical"], story)
     guide = Convolving()
-    scores = score(story, guide, batch, 4)
+    scores = Problem.of(story, guide, batch).score(4)
     z1, z2 = scores.latents["z1"], scores.latents["z2"]
     loc = torch.stack([guide.conv(z.unsqueeze(-1)).squeeze(-2) for z in z2])
     expected = dist.Normal(0.0, 1.0).log_prob(z2).sum(-1) + dist.Normal(loc, 1.0).log_prob(z1).sum(

@@ -12,7 +12,7 @@ from torch import nn
 
 import ppvae
 from ppvae import guides
-from ppvae.guides.flows import AutoregressiveTransport
+from ppvae.guides.autoregressive import AutoregressiveTransport
 from ppvae.guides.pushforward import RowNetworks
 from ppvae.inference import optimize_local, unamortized
 from ppvae.inference.elbo_ascent import WINDOW, Plateau

@@ -11,7 +11,7 @@ from stories import CASES, rows_of
 
 import ppvae
 from ppvae.guides.bidirectional import up_and_down
-from ppvae.problem.weights import score
+from ppvae.problem import Problem
 
 
 class LinearChain(PyroModule):
@@ -75,7 +75,7 @@ def test_a_ladder_without_evidence_is_the_prior():
     with torch.no_grad():
         guide.to_parameters.weight.zero_()
         guide.to_parameters.bias.copy_(torch.tensor([0.0, 0.0, 1e4, 1e4]))  # locations, widths
-        scores = score(story, guide, {"x": x}, 50)
+        scores = Problem.of(story, guide, {"x": x}).score(50)
     prior = dist.Normal(0.0, 1.0).log_prob(scores.latents["top"])
     prior = prior + dist.Normal(1.5 * scores.latents["top"], 0.5).log_prob(scores.latents["low"])
     torch.testing.assert_close(scores.log_guide, prior, rtol=1e-5, atol=1e-5)

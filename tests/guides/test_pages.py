@@ -10,7 +10,7 @@ from stories import CASES, rows_of
 
 import ppvae
 from ppvae.guides import FAMILIES
-from ppvae.problem.weights import score
+from ppvae.problem import Problem
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "docs" / "adding_a_family.md"
@@ -30,7 +30,7 @@ def test_the_family_of_the_recipe_is_trained_and_searched():
     assert float(ppvae.elbo(story, guide, batch).mean().value) > float(before.value) + 1
     local = guide.local(batch)
     assert float(local.optimize(story, max_steps=80).gain.mean()) > 0
-    assert score(story, local, batch, 3).log_weights.shape == (3, 12)
+    assert Problem.of(story, local, batch).score(3).log_weights.shape == (3, 12)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/choosing_a_guide.md"])

@@ -13,7 +13,7 @@ from torch import nn
 
 import ppvae
 from ppvae import guides
-from ppvae.problem.weights import score
+from ppvae.problem import Problem
 from ppvae.story import observe
 
 
@@ -94,7 +94,7 @@ def test_every_family_takes_both(family):
         story, batch, _ = built("two_sites", "mean_field")
     options = {"hidden": (16,), "denoising": 0.2, "weight_norm": 1.0}
     guide, other = (guides.build(family, story, batch, **options) for _ in range(2))
-    assert bool(torch.isfinite(score(story, guide, batch, 2).log_weights).all())
+    assert bool(torch.isfinite(Problem.of(story, guide, batch).score(2).log_weights).all())
     other.load_state_dict(guide.state_dict())
     first, second = (g.eval().parameters_of(batch) for g in (guide, other))
     assert all(torch.equal(first[key], second[key]) for key in first)

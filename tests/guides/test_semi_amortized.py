@@ -15,7 +15,7 @@ from torch import nn
 import ppvae
 from ppvae import guides
 from ppvae.guides import SemiAmortized
-from ppvae.problem.weights import score
+from ppvae.problem import Problem
 from ppvae.story import local_params, observe, trace_sites
 
 INNER = [family for family in CONTINUOUS if family != "semi_amortized"]
@@ -49,7 +49,7 @@ def test_every_family_takes_steps_and_is_better_for_them(family, backprop):
     start = ppvae.elbo(story, guide.inner, batch, num_particles=50).mean()
     after = ppvae.elbo(story, guide, batch, num_particles=50).mean()
     assert float(after.value) > float(start.value)
-    score(story, guide, batch, 4).log_weights.mean().backward()
+    Problem.of(story, guide, batch).score(4).log_weights.mean().backward()
     for key, parameter in guide.named_parameters():
         assert bool(torch.isfinite(parameter.grad).all()) and bool((parameter.grad != 0).any()), key
 

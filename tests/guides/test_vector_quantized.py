@@ -9,8 +9,7 @@ from stories import TwoSites
 from torch import nn
 
 import ppvae
-from ppvae.problem.weights import draw_all, score
-from ppvae.story import trace_sites
+from ppvae.problem import Problem
 
 
 class Quantised(PyroModule):
@@ -54,7 +53,7 @@ def made(n=50, **options):
 def test_each_code_is_the_nearest_entry(in_plate):
     story, batch, guide = made(in_plate=in_plate)
     guide.eval()
-    drawn = draw_all(story, guide, batch, 2, trace_sites(story, batch))
+    drawn = Problem.of(story, guide, batch).draw_all(2)
     said = guide.parameters_of(batch)["logits"].reshape(50, 3, 2)
     nearest = (said.unsqueeze(2) - story.codebook).square().sum(-1).argmin(-1)
     assert torch.equal(drawn.values["code"].argmax(-1), nearest.expand(2, 50, 3))
@@ -88,18 +87,19 @@ def test_the_loss_has_the_commitment_and_the_elbo_has_not(learnt):
     isolated = (said.unsqueeze(2) - story.codebook).square().sum(-1).amin(-1).sum(-1)
     weight = 0.25 + (1.0 if learnt else 0.0)
     guide.eval()
-    plain = score(story, guide, batch, 1).log_weights[0]
+    plain = Problem.of(story, guide, batch).score(1).log_weights[0]
     guide.train()
-    trained = score(story, guide, batch, 1).log_weights[0]
+    trained = Problem.of(story, guide, batch).score(1).log_weights[0]
     if learnt:  # a codebook that follows has moved between guide and story
         torch.testing.assert_close(plain - trained, weight * isolated, rtol=1e-4, atol=1e-3)
     else:
-        log_guide = score(story, guide, batch, 1).log_guide[0]
+        log_guide = Problem.of(story, guide, batch).score(1).log_guide[0]
         assert bool((log_guide > 0).all())
     guide.eval()
     with torch.no_grad():
         torch.testing.assert_close(
-            ppvae.elbo(story, guide, batch).value, score(story, guide, batch, 1).log_joint[0]
+            ppvae.elbo(story, guide, batch).value,
+            Problem.of(story, guide, batch).score(1).log_joint[0],
         )
 
 
@@ -150,10 +150,10 @@ def test_saved_weights_bring_codebook_and_averages_back(tmp_path):
     ppvae.load(tmp_path / "vq", again, other)
     assert torch.equal(again.codebook, story.codebook) and torch.equal(other.sums, guide.sums)
     guide.eval(), other.eval()
-    for a, b in zip(
-        *(score(s, g, batch, 1).log_joint for s, g in ((story, guide), (again, other))), strict=True
-    ):
-        assert torch.equal(a, b)
+    first, second = (
+        Problem.of(s, g, batch).score().log_joint for s, g in ((story, guide), (again, other))
+    )
+    assert torch.equal(first, second)
 
 
 # Errors
