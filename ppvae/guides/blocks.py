@@ -33,33 +33,35 @@ class SequentialBlocks(nn.Module, ABC):
         self.sizes = [block.stop - block.start for block in blocks]
 
     @abstractmethod
-    def start(self, context: Tensor) -> Tensor:
+    def start(self, context: Tensor) -> Any:
         """The summary before the first block, from the context `(*, context)`."""
 
     @abstractmethod
-    def shift_and_scale(self, i: int, summary: Tensor) -> tuple[Tensor, Tensor]:
-        """Shift and scale of block `i`, `(*, size)`, given those before it."""
+    def shift_and_scale(self, i: int, summary: Any) -> tuple[Tensor, Tensor] | None:
+        """Shift and scale of block `i`, `(*, size)`, given those before it; None keeps the noise."""
 
     @abstractmethod
-    def extend(self, i: int, summary: Tensor, block: Tensor) -> Tensor:
+    def extend(self, i: int, summary: Any, block: Tensor) -> Any:
         """The summary after block `i`."""
 
     def forward(self, eps: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """`(*, d)` and `(*, context)` to `v` `(*, d)` and log |det dv/deps| `(*,)`."""
         summary, blocks, log_det = self.start(context), [], eps.new_zeros(eps.shape[:-1])
-        for i, noise in enumerate(eps[..., self.order].split(self.sizes, -1)):
-            shift, scale = self.shift_and_scale(i, summary)
-            blocks.append(shift + scale * noise)
-            log_det = log_det + scale.log().sum(-1)
-            summary = self.extend(i, summary, blocks[-1])
+        for i, block in enumerate(eps[..., self.order].split(self.sizes, -1)):
+            affine = self.shift_and_scale(i, summary)
+            if affine is not None:
+                block = affine[0] + affine[1] * block
+                log_det = log_det + affine[1].log().sum(-1)
+            blocks.append(block)
+            summary = self.extend(i, summary, block)
         return torch.cat(blocks, -1)[..., self.back], log_det
 
     def inverse(self, v: Tensor, context: Tensor) -> Tensor:
         """The noise that `forward` sends to `v`, `(*, d)`."""
         summary, eps = self.start(context), []
         for i, block in enumerate(v[..., self.order].split(self.sizes, -1)):
-            shift, scale = self.shift_and_scale(i, summary)
-            eps.append((block - shift) / scale)
+            affine = self.shift_and_scale(i, summary)
+            eps.append(block if affine is None else (block - affine[0]) / affine[1])
             summary = self.extend(i, summary, block)
         return torch.cat(eps, -1)[..., self.back]
 
@@ -75,7 +77,6 @@ class Cascade(SequentialBlocks):
 
     def __init__(self, blocks: Sequence[slice], context: int, hidden: Sequence[int]) -> None:
         super().__init__(blocks)
-        self.context = context
         self.networks = nn.ModuleList(
             MLP(context + before, 2 * size, hidden)
             for before, size in zip(accumulate(self.sizes[:-1]), self.sizes[1:], strict=True)
@@ -84,16 +85,14 @@ class Cascade(SequentialBlocks):
             layers: Any = network
             start_near_zero(layers[-1])
 
-    def start(self, context: Tensor) -> Tensor:
-        return context
+    def start(self, context: Tensor) -> tuple[Tensor, ...]:
+        return (context,)
 
-    def shift_and_scale(self, i: int, summary: Tensor) -> tuple[Tensor, Tensor]:
+    def shift_and_scale(self, i: int, summary: tuple[Tensor, ...]) -> tuple[Tensor, Tensor] | None:
         if i == 0:
-            one = summary.new_ones(self.sizes[0])
-            return torch.zeros_like(one), one
-        shift, raw = self.networks[i - 1](summary).chunk(2, -1)
+            return None
+        shift, raw = self.networks[i - 1](torch.cat(summary, -1)).chunk(2, -1)
         return shift, positive(raw)
 
-    def extend(self, i: int, summary: Tensor, block: Tensor) -> Tensor:
-        before, context = summary[..., : -self.context], summary[..., -self.context :]
-        return torch.cat([before, block, context], -1)
+    def extend(self, i: int, summary: tuple[Tensor, ...], block: Tensor) -> tuple[Tensor, ...]:
+        return *summary[:-1], block, summary[-1]
