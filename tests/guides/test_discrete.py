@@ -227,13 +227,11 @@ def test_the_temperature_cools_in_training_only():
 
 
 @pytest.mark.parametrize("family", DRAWS)
-def test_pyros_own_loop_trains_it(family):
+def test_pyros_own_loop_trains_it(family, empty_store):
     story, batch, guide = made(family, Codes())
-    pyro.clear_param_store()
     svi = SVI(observe(story), guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
     losses = [svi.step(batch) for _ in range(60)]
     assert sum(losses[-10:]) < sum(losses[:10])
-    pyro.clear_param_store()
 
 
 # Errors

@@ -100,8 +100,7 @@ def test_every_family_takes_both(family):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_pyros_svi_trains_the_directions():
-    pyro.clear_param_store()
+def test_pyros_svi_trains_the_directions(empty_store):
     story = linear_gaussian()
     batch = rows_of(story, 20)
     guide = guides.build("full_rank", story, batch, hidden=(8,), weight_norm=1.0)
@@ -109,7 +108,6 @@ def test_pyros_svi_trains_the_directions():
     svi = SVI(observe(story), guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
     for _ in range(3):
         svi.step(batch)
-    pyro.clear_param_store()
     assert not any(torch.equal(a, b) for a, b in zip(before, guide.parameters(), strict=True))
     norms = guide.to_parameters.weight.norm(dim=1)
     torch.testing.assert_close(norms, torch.ones_like(norms))

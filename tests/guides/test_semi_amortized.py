@@ -116,8 +116,7 @@ def test_the_steps_are_taken_once_for_all_particles_and_anew_after_a_change(monk
         assert not torch.equal(guide.parameters_of(batch)["loc"], first)
 
 
-def test_steps_go_behind_a_guide_that_pyro_has_trained():
-    pyro.clear_param_store()
+def test_steps_go_behind_a_guide_that_pyro_has_trained(empty_store):
     story, batch, guide = built("simplex", "full_rank", moved=0.0)
     svi = SVI(observe(story), guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
     for _ in range(20):
@@ -133,7 +132,6 @@ def test_steps_go_behind_a_guide_that_pyro_has_trained():
     svi.step(batch)
     changed = [k for k, v in guide.state_dict().items() if not torch.equal(v, before[k])]
     assert "to_parameters.bias" in changed  # shared, not copied
-    pyro.clear_param_store()
 
 
 @pytest.mark.parametrize("name", ["inner_auto", "deep_plates", "global"])
