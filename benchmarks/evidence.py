@@ -23,13 +23,13 @@ import torch
 from torch import Tensor, nn
 
 import ppvae
-from ppvae.inference.ais import AnnealedPath
-from ppvae.inference.annealing_path import path_of
+from ppvae.inference.ais import AnnealedSampler
+from ppvae.inference.annealing_path import annealing_path
+from ppvae.problem import Problem
 from ppvae.stories import load_story
-from ppvae.story import seeded_eval, trace_sites
 
 SEED, ROWS, CHAINS = 0, 50, 10
-OURS = ppvae.Annealing(CHAINS, 80, 2)
+OURS = ppvae.Annealing(num_chains=CHAINS, num_temperatures=80, num_leapfrog=2)
 LOCAL_STEPS = 150
 BASELINES = (100, 1000)
 BASELINE_LEAPFROG = 10
@@ -61,18 +61,25 @@ def width_of(lower: Tensor, upper: Tensor) -> dict[str, Any]:
 def ours(story: nn.Module, guide: nn.Module) -> dict[str, Any]:
     """The public call, the search for q* and the pilot run included."""
     clock = Clock()
-    found = ppvae.bdmc(story, guide, ROWS, annealing=OURS, local_steps=LOCAL_STEPS, seed=SEED)
+    found = ppvae.bdmc(
+        story, guide, num_simulated=ROWS, annealing=OURS, local_steps=LOCAL_STEPS, seed=SEED
+    )
     return clock.read() | width_of(found.lower.value, found.upper.value)
 
 
 def from_prior(story: nn.Module, num_temperatures: int) -> dict[str, Any]:
     """Both directions from the prior; the time of its pilot run is told apart, and not counted."""
     drawn = ppvae.simulate(story, ROWS, seed=SEED)
-    settings = ppvae.Annealing(CHAINS, num_temperatures, BASELINE_LEAPFROG, "prior", "linear")
-    rows, clock = {"x": drawn["x"]}, Clock()
-    with seeded_eval(SEED, story), torch.no_grad():
-        path = path_of("prior", story, None, rows, trace_sites(story, rows))
-        annealed = AnnealedPath(path, settings)
+    settings = ppvae.Annealing(
+        num_chains=CHAINS,
+        num_temperatures=num_temperatures,
+        num_leapfrog=BASELINE_LEAPFROG,
+        start="prior",
+        temperature_schedule="linear",
+    )
+    problem, clock = Problem.of(story, None, {"x": drawn["x"]}), Clock()
+    with problem.eval_mode(SEED), torch.no_grad():
+        annealed = AnnealedSampler(annealing_path("prior", problem), settings)
         pilot, clock = clock.read(), Clock()
         lower = annealed.forward().log_mean().value
         upper = -annealed.backward({"z": drawn["z"]}).log_mean().value
@@ -89,7 +96,9 @@ def ordering(story: nn.Module, guide: nn.Module, x: Tensor, upper: Any = None) -
     bounds[f"iwelbo_{IWAE_PARTICLES}_local"] = ppvae.log_evidence(
         story, x, method="iwae", guide=guide, num_particles=IWAE_PARTICLES, seed=SEED
     )
-    bounds["ais"] = ppvae.log_evidence(story, x, guide=guide, annealing=OURS, seed=SEED)
+    bounds["ais"] = ppvae.log_evidence(
+        story, x, method="ais", guide=guide, annealing=OURS, seed=SEED
+    )
     if upper is not None:
         bounds["bdmc_upper"] = upper
     found: dict[str, Any] = {}
@@ -111,7 +120,7 @@ def parts_of(story: nn.Module, guide: nn.Module) -> Parts:
     test = ppvae.data.load("mnist", split="test").head(ROWS)
 
     def on_simulated() -> dict[str, Any]:
-        upper = ppvae.bdmc(story, guide, ROWS, annealing=OURS, seed=SEED).upper
+        upper = ppvae.bdmc(story, guide, num_simulated=ROWS, annealing=OURS, seed=SEED).upper
         return ordering(story, guide, simulated, upper)
 
     parts: Parts = {"ours": lambda: ours(story, guide)}

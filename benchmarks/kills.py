@@ -31,9 +31,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-import ppvae.gaps
-import ppvae.inference.pieces as pieces
+import ppvae.config
 from ppvae.cli import main as ppvae_main
+from ppvae.config import EvidenceConfig
 from ppvae.storage.checkpoints import CHECKPOINT
 from ppvae.storage.files import UNFINISHED
 from ppvae.storage.results import ResultsFile
@@ -86,9 +86,8 @@ def watch(done: Done) -> None:
         keep_rows(self, results)
 
     Checkpointing.on_step_end, ResultsFile.write = on_step_end, write  # type: ignore[method-assign]
-    pieces.ROWS_AT_A_TIME = PIECE
-    of_gaps = ppvae.gaps.__globals__
-    of_gaps["optimize_local"] = partial(of_gaps["optimize_local"], max_steps=SEARCH_STEPS)
+    few = partial(EvidenceConfig, rows_per_piece=PIECE, local_steps=SEARCH_STEPS)
+    ppvae.config.EvidenceConfig = few  # type: ignore[assignment, misc]
 
 
 def kept(run: Path) -> list[int]:

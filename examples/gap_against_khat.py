@@ -55,8 +55,8 @@ def measured(
 ) -> dict[str, Any]:
     """Gaps and k-hats of some rows, column -> one number a row, and the certificate of log p(x)."""
     found = ppvae.gaps(
-        story, guide, rows, evidence="ais", num_particles=PARTICLES,
-        annealing=ppvae.Annealing(CHAINS, TEMPERATURES), num_simulated=num_simulated, seed=SEED,
+        story, guide, rows, method="ais", num_particles=PARTICLES,
+        annealing=ppvae.Annealing(num_chains=CHAINS, num_temperatures=TEMPERATURES), num_simulated=num_simulated, seed=SEED,
     )  # fmt: skip
     again = khat(ppvae.log_weights(story, guide, rows, PARTICLES, seed=SEED + 100))
     many = khat(ppvae.log_weights(story, guide, rows, MANY, seed=SEED + 200))

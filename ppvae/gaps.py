@@ -1,45 +1,32 @@
 r"""How much the inference loses, and why: approximation gap and amortization gap of each row."""
 
-__all__ = ["Gaps", "gaps"]
+__all__ = ["Gaps", "check_request", "gaps", "measure_gaps"]
 
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ppvae.data import to_batch
+from ppvae.config import EvidenceConfig
+from ppvae.data.chunks import is_unamortized
 from ppvae.estimate import Estimate
-from ppvae.inference import (
-    METHODS,
-    Annealing,
-    EvidenceConfig,
-    Sandwich,
-    check_method,
-    draws_discrete,
-    elbo,
-    evidence_from,
-    exact_evidence,
-    is_annealable,
-    knows_exact,
-)
-from ppvae.inference import certify as certify_annealing
-from ppvae.inference.annealing import DEFAULT
+from ppvae.inference import Sandwich, certify_problem, choose_methods, estimate_elbo, fit_local
+from ppvae.inference.exact import check_exact
 from ppvae.inference.khat import khat, khat_threshold
-from ppvae.inference.local_search import optimize_local, unamortized
-from ppvae.inference.methods import FRESH
-from ppvae.inference.pieces import kept_rows, over_rows, rows_at_a_time, sibling_path
-from ppvae.problem.weights import check_pair, log_weights, refuse_global
-from ppvae.progress import Stage, stages
+from ppvae.inference.log_evidence import FRESH, row_settings
+from ppvae.inference.methods import check_choice, measure_evidence, numbers_of_a_row
+from ppvae.inference.pieces import in_precision, map_rows, piece_size, results_file, sibling_path
+from ppvae.problem import Problem
+from ppvae.progress import Stage
 from ppvae.result import Result
-from ppvae.story import TensorDict, num_rows_of, trace_sites
+from ppvae.story import TensorDict
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ELBO_PARTICLES = 500
-NUM_SIMULATED = 50
 
 
 @dataclass(frozen=True)
@@ -54,8 +41,10 @@ class Gaps(Result):
         khat: Pareto k-hat of the amortized guide's importance weights, `(B,)`.
         local_steps: Optimiser steps that q* took, at most.
         local_converged: Whether the search for q* converged, judged on the mean row.
-        khat_threshold: k-hat above which a row's weights are not to be trusted, for the particles used.
-        certificate: Bounds on log p(x) of simulated rows, annealed with the same effort; None where none was.
+        khat_threshold: k-hat above which a row's weights are not to be trusted, for the particles
+            used.
+        certificate: Bounds on log p(x) of simulated rows, annealed with the same effort; None where
+            none was.
     """
 
     log_evidence: Estimate
@@ -103,76 +92,70 @@ def gaps(
     guide: nn.Module,
     data: Any,
     *,
-    evidence: str = "auto",
-    num_particles: int = 1000,
-    annealing: Annealing = DEFAULT,
-    num_simulated: int = NUM_SIMULATED,
-    seed: int = 0,
+    config: EvidenceConfig = EvidenceConfig(),
     checkpoint: Path | str | None = None,
-    progress: bool = False,
+    executor: Executor | None = None,
+    **fields: Any,
 ) -> Gaps:
     """Measure the approximation gap and the amortization gap of a guide on each row.
 
-    The story's parameters stay fixed. For each row the best member q* of the guide's own family is searched,
-    starting at the guide's answer.
+    The story's parameters stay fixed. For each row the best member q* of the guide's own family is
+    searched, starting at the guide's answer.
 
     Arguments:
         story: The story.
-        guide: A guide of `ppvae.guides`, or any Pyro guide whose sites are independent given the row.
+        guide: A guide of `ppvae.guides`, or any Pyro guide whose sites are independent given the
+            row.
         data: Rows, anything that `ppvae.data.as_rows` takes.
-        evidence: `auto` (the closed form if the story has one, else `best`), `best` (the higher of `iwae` and
-            `ais`, in mean), `exact`, `iwae`, `ais` or `quadrature`.
-        num_particles: Particles of `iwae` and k-hat.
-        annealing: Settings of `ais`.
-        num_simulated: Simulated rows on which bidirectional Monte Carlo certifies the annealing; 0 for none.
-        seed: Seed of all draws.
-        checkpoint: A file that keeps what is done, with one beside it for the certificate; a call that finds them goes on
-            from there, to the same numbers.
-        progress: Show a progress bar on a terminal.
+        config: How to measure.
+        checkpoint: A file that keeps what is done, with one beside it for the certificate; a call
+            that finds them goes on from there, to the same numbers.
+        executor: A `concurrent.futures.Executor` that measures pieces of rows, to the same numbers,
+            bit for bit; None measures here. Its workers need `ppvae`; classes from notebooks and
+            scripts travel with the story.
+        fields: Fields of `config` to change.
 
     Returns:
         The gaps.
 
     Raises:
-        ValueError: If the story has global latent sites, or the guide has no un-amortized version.
+        ValueError: If the story has global latent sites, the guide has no unamortized version, or
+            an executor is given and the two cannot be pickled.
+        ConnectionError: If a worker of the executor has ended: naming the rows that are not done.
 
     Source:
         C. Cremer, X. Li, D. Duvenaud (2018). Inference suboptimality in variational autoencoders.
     """
-    batch = to_batch(story, data)
-    check_request(story, evidence, num_particles, batch)
-    if getattr(guide, "is_unamortized", False):
-        raise ValueError(
-            "expected an amortized guide, got a local one: its gaps have no encoder's part"
-        )
-    methods = evidence_methods(story, evidence, batch, guide)
-    effort = EvidenceConfig(num_particles, annealing, seed=seed)
-    refuse_global(check_pair(story, guide, batch), "gaps")
-    for method in methods:
-        check_method(method, story, guide, batch, effort)
-    step = rows_at_a_time(batch, guide)
-    told = {"methods": methods, **asdict(effort)}
-    kept = kept_rows(checkpoint, told, story, guide, batch)
-    total = -(-num_rows_of(batch) // step) * (2 + len(methods)) + 2
-    with stages(total, progress) as stage:
+    config = config.replace(**fields)
+    story, guide = _in_precision(config, story, guide)
+    problem = Problem.of(story, guide, data, independent_for="gaps")
+    return measure_gaps(problem, config, checkpoint, executor)
 
-        def measure(rows: TensorDict, first_row: int, _: int | None) -> TensorDict:
-            own_effort = replace(effort, seed=seed + first_row)
-            return _measure(story, guide, rows, methods, own_effort, first_row, stage)
 
-        found = over_rows(batch, measure, step, seed=seed, checkpoint=kept)
-        stage("scoring the guide")
-        if "khat" not in found:
-            found["khat"] = khat(log_weights(story, guide, batch, num_particles, seed=seed + 3))
-            score = elbo(story, guide, batch, num_particles=ELBO_PARTICLES, seed=seed + 2)
-            found |= score.to_named("elbo")
-            if kept is not None:
-                kept.write(found)
-        certificate = None
-        if "ais" in methods and num_simulated:
-            stage("certifying on simulated rows")
-            file = sibling_path(checkpoint, "certificate")
-            certificate = certify(story, guide, batch, effort, num_simulated, file)
+def measure_gaps(
+    problem: Problem,
+    config: EvidenceConfig,
+    checkpoint: Path | str | None = None,
+    executor: Executor | None = None,
+) -> Gaps:
+    """As `gaps`, of rows that are checked already."""
+    threshold = khat_threshold(config.num_particles)
+    methods = choose_methods(problem, config)
+    numbers = numbers_of_a_row(methods, problem, config)
+    found = map_rows(
+        partial(_measure_piece, methods=methods, config=config),
+        problem,
+        piece_size(problem, config.rows_per_piece, numbers),
+        seed=config.seed,
+        checkpoint=results_file(checkpoint, {"methods": methods, **row_settings(config)}, problem),
+        executor=executor,
+        num_stages=3 + len(methods),
+        progress=config.progress,
+    )
+    certificate = None
+    if "ais" in methods:
+        file = sibling_path(checkpoint, "certificate")
+        certificate = certify_problem(problem, config, file, executor)
     method = max(methods, key=lambda m: float(found[m].mean()))
     return Gaps(
         log_evidence=Estimate.named(method, found),
@@ -182,81 +165,55 @@ def gaps(
         khat=found["khat"],
         local_steps=int(found["local_steps"].max()),
         local_converged=bool(found["local_converged"].all()),
-        khat_threshold=khat_threshold(num_particles),
+        khat_threshold=threshold,
         certificate=certificate,
     )
 
 
-def check_request(story: nn.Module, evidence: str, num_particles: int, batch: TensorDict) -> None:
-    """Refuse what `gaps` cannot do, before anything long is begun.
+def check_request(story: nn.Module, config: EvidenceConfig, data: Any) -> None:
+    """Refuse what `gaps` cannot do on rows like these, before anything long is begun.
 
     Raises:
-        ValueError: If `evidence` is unknown or the story has no closed form for it, or there are too few particles.
+        ValueError: If the method is unknown or the story has no closed form for it, or there are
+            too few particles.
     """
-    khat_threshold(num_particles)
-    if evidence == "exact":
-        exact_evidence(story, {name: value[:1] for name, value in batch.items()})
-    evidence_methods(story, evidence, batch)
+    khat_threshold(config.num_particles)
+    check_choice(config.method)
+    if config.method == "exact":
+        check_exact(Problem.of(story, None, data))
 
 
-def evidence_methods(
-    story: nn.Module, evidence: str, batch: TensorDict, guide: nn.Module | None = None
-) -> list[str]:
-    """The methods that a choice of `evidence` runs on these rows; annealing is of no use where the guide draws discrete
-    sites, which no gradient moves."""
-    if evidence == "auto":
-        evidence = "exact" if knows_exact(story, batch) else "best"
-    if evidence == "best":
-        annealable = is_annealable(trace_sites(story, batch)) and not draws_discrete(guide)
-        return ["iwae", "ais"] if annealable else ["iwae"]
-    if evidence not in METHODS:
-        known = ", ".join(("auto", "best", *METHODS))
-        raise ValueError(f"expected evidence among {known}; got '{evidence}'")
-    return [evidence]
+def _in_precision(
+    config: EvidenceConfig, story: nn.Module, guide: nn.Module
+) -> tuple[nn.Module, nn.Module]:
+    if is_unamortized(guide):
+        raise ValueError(
+            "expected an amortized guide, got one with parameters for each row: its gaps have no "
+            "encoder's part"
+        )
+    story, precise = in_precision(config.precision, story, guide)
+    assert precise is not None
+    return story, precise
 
 
-def certify(
-    story: nn.Module,
-    guide: nn.Module,
-    batch: TensorDict,
-    effort: EvidenceConfig,
-    num_rows: int,
-    checkpoint: Path | None = None,
-) -> Sandwich | None:
-    """Bidirectional Monte Carlo with the annealing of `effort`; None for an adopted story, which observes its data
-    by itself and so cannot be conditioned on rows that it generated."""
-    if hasattr(story, "run_conditioned"):
-        return None
-    return certify_annealing(
-        story, guide, batch, n=num_rows, annealing=effort.annealing, seed=effort.seed,
-        checkpoint=checkpoint,
-    )  # fmt: skip
-
-
-def _measure(
-    story: nn.Module,
-    guide: nn.Module,
-    rows: TensorDict,
-    methods: list[str],
-    effort: EvidenceConfig,
-    first_row: int,
-    stage: Stage,
+def _measure_piece(
+    rows: Problem, seed: int, stage: Stage, *, methods: list[str], config: EvidenceConfig
 ) -> TensorDict:
-    """log p(x) by each method, L[q*], and how the search for q* went, on a piece of the rows with a seed of its own."""
-    seed = effort.seed or 0
+    """Everything that is measured of a row: q*, log p(x) by each method, both ELBOs, k-hat."""
     stage("searching q*")
-    local = unamortized(guide, rows, story)
-    search = optimize_local(story, local, seed=seed)
+    local, search = fit_local(rows, config.local_steps, seed)
     found: TensorDict = {}
-    fresh = replace(effort, seed=seed + FRESH)
     for method in methods:
         stage(f"log p(x) by {method}")
-        found |= evidence_from(method, story, local, rows, fresh, first_row).to_named(method)
+        one = measure_evidence(local, method, config, seed + FRESH)
+        found |= Estimate(one["value"], one["std_error"]).to_named(method)
     stage("scoring q*")
-    best = elbo(story, local, rows, num_particles=ELBO_PARTICLES, seed=seed + 5)
-    found |= best.to_named("elbo_local")
-    ones = torch.ones(num_rows_of(rows), dtype=torch.int64)
-    return found | {
-        "local_steps": ones * search.num_steps,
-        "local_converged": ones * search.converged,
-    }
+    found |= estimate_elbo(local, config.elbo_particles, seed + 5).to_named("elbo_local")
+    stage("scoring the guide")
+    found |= estimate_elbo(rows, config.elbo_particles, seed + 2).to_named("elbo")
+    with rows.eval_mode(seed + 3), torch.no_grad():
+        found["khat"] = khat(rows.log_weights(config.num_particles))
+    ones = torch.ones(rows.num_rows, dtype=torch.int64)
+    found["local_steps"] = ones * (search.num_steps if search else 0)
+    found["local_converged"] = ones * (search.converged if search else False)
+    return found

@@ -100,7 +100,9 @@ class League(Result):
         )
 
     def differences(self) -> list[tuple[str, Estimate, Estimate]]:
-        """Against the first guide, paired over rows: (name, ELBO difference, inference-gap difference), in nats."""
+        """Against the first guide, paired over rows: (name, ELBO difference, inference-gap
+        difference), in nats.
+        """
         (_, first), *others = self.gaps.items()
         return [
             (name, (g.elbo - first.elbo).mean(), (g.inference_gap - first.inference_gap).mean())

@@ -1,7 +1,6 @@
 r"""One thread a test process and its children: the tests are many and small, and run side by side."""
 
 import os
-from functools import partial
 from importlib import import_module
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,7 +22,8 @@ def in_a_new_folder(tmp_path, monkeypatch):
 def short_search(monkeypatch):
     """Let searches for q* end after a few steps, where a test asks nothing of their answers."""
     gaps = import_module("ppvae.gaps")
-    monkeypatch.setattr(gaps, "optimize_local", partial(gaps.optimize_local, max_steps=5))
+    plain = gaps.fit_local
+    monkeypatch.setattr(gaps, "fit_local", lambda rows, _, seed: plain(rows, 5, seed))
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ def test_the_tutorials_vae_serves_every_function(vae):
     assert all(not torch.equal(v, before[k]) for k, v in vae.state_dict().items())
     assert ppvae.elbo(story, guide, x, num_particles=20).mean().value > start + 1.0
     assert history.records[-1]["epoch"] == 15
-    found = ppvae.gaps(story, guide, x[:3], num_particles=50, annealing=ppvae.Annealing(2, 4))
+    found = ppvae.gaps(story, guide, x[:3], num_particles=50, annealing=ppvae.Annealing(num_chains=2, num_temperatures=4))
     assert bool(torch.isfinite(found.inference_gap.value).all())
     story.requires_grad_(False)
     with warnings.catch_warnings():
@@ -217,7 +217,7 @@ def test_functions_with_params_serve_every_function():
         -1
     )
     torch.testing.assert_close(log_joint(story, x, {"z": z}), expected)  # positive: 2 > 0 by exp
-    found = ppvae.gaps(story, adopted, x[:3], num_particles=50, evidence="iwae")
+    found = ppvae.gaps(story, adopted, x[:3], num_particles=50, method="iwae")
     assert float(found.approximation_gap.value.abs().max()) < 0.2  # a Normal is the exact family
     assert len(pyro.get_param_store()) == 0
 

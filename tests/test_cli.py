@@ -151,8 +151,8 @@ def test_a_measurement_goes_on_from_its_checkpoint(numbers, monkeypatch, capsys,
     capsys.readouterr()
     first = shown()
     assert first[0] == 0 and Path("done.safetensors").exists()
-    monkeypatch.setattr("ppvae.inference.pieces.fit_local", None)  # nothing is to be measured again
-    monkeypatch.setitem(ppvae.gaps.__globals__, "optimize_local", None)
+    monkeypatch.setattr("ppvae.inference.log_evidence.fit_local", None)  # nothing is measured again
+    monkeypatch.setitem(ppvae.gaps.__globals__, "fit_local", None)
     assert shown() == first
     command.append("--seed=1")
     assert "expected done.safetensors to hold results of these settings" in shown()[2]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import ppvae
+from ppvae.config import EvidenceConfig, TrainConfig
 from ppvae.stories import load_story
 
 
@@ -24,8 +25,8 @@ def league(request: pytest.FixtureRequest) -> ppvae.League:
     before = deepcopy(story.state_dict())
     found = ppvae.compare(
         story, guides, rows, val=ppvae.data.load("digits", split="valid").head(50),
-        test=ppvae.data.load("digits", split="test"), decoder=request.param, epochs=3, rows=12,
-        num_particles=200, progress=False,
+        test=ppvae.data.load("digits", split="test"), decoder=request.param, rows=12,
+        train=TrainConfig(epochs=3, progress=False), evidence=EvidenceConfig(num_particles=200),
     )  # fmt: skip
     assert all(torch.equal(before[k], v) for k, v in story.state_dict().items())
     return found
@@ -72,7 +73,8 @@ def test_closed_form_is_used_where_the_story_has_one() -> None:
     story = exact.linear_gaussian()
     rows = exact.rows_of(story, 300)
     guides = {"full_rank": ppvae.guides.build("full_rank", story, rows, encoder=nn.Identity())}
-    league = ppvae.compare(story, guides, rows, epochs=20, lr=0.02, rows=20, progress=False)
+    train = TrainConfig(epochs=20, lr=0.02, progress=False)
+    league = ppvae.compare(story, guides, rows, rows=20, train=train)
     assert league.rows[0].evidence_method == "exact"
     assert abs(float(league.rows[0].approximation_gap.value)) < 0.02
 
@@ -84,15 +86,16 @@ def test_every_training_takes_the_options_of_fit(tmp_path: Path) -> None:
         "kl_warmup": 1,
         "schedule": "constant",
         "clip_norm": 0.5,
-        "average": 0.9,
+        "ema_decay": 0.9,
     }
+    train = TrainConfig(epochs=2, batch_size=10, seed=3, progress=False, **asked)
     league = ppvae.compare(
-        story, guides, rows, epochs=2, batch_size=10, rows=2, evidence="exact", seed=3,
-        run_dir=tmp_path / "run", progress=False, **asked,
+        story, guides, rows, rows=2, train=train, evidence=EvidenceConfig(method="exact"),
+        run_dir=tmp_path / "run",
     )  # fmt: skip
     assert asked.items() <= league.settings.items() and "precision" not in league.settings
     shared, first = deepcopy((story, guides["mean_field"]))
-    ppvae.fit(shared, first, rows, epochs=2, batch_size=10, seed=3, progress=False, **asked)
+    ppvae.fit(shared, first, rows, config=train)
     for one, other in zip(
         shared.parameters(), league.stories["mean_field"].parameters(), strict=True
     ):
@@ -110,5 +113,7 @@ def test_bad_options_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="rows=0"):
         ppvae.compare(story, {"a": guide}, rows, rows=0)
     with pytest.raises(ValueError, match="val.* for patience=2"):
-        ppvae.compare(story, {"a": guide}, rows, patience=2, run_dir=tmp_path / "league")
+        ppvae.compare(
+            story, {"a": guide}, rows, train=TrainConfig(patience=2), run_dir=tmp_path / "league"
+        )
     assert not (tmp_path / "league").exists()

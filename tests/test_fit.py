@@ -139,7 +139,7 @@ def test_parameter_store_stays_empty() -> None:
     pyro.clear_param_store()
     story, guide, rows = _pair("iaf")
     ppvae.fit(story, guide, rows, epochs=1, progress=False)
-    ppvae.gaps(story, guide, rows.head(3), evidence="iwae")
+    ppvae.gaps(story, guide, rows.head(3), method="iwae")
     assert not list(pyro.get_param_store().keys())
 
 

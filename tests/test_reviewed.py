@@ -12,7 +12,8 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 import ppvae
-from ppvae.inference.hmc import HMC
+from ppvae.config import EvidenceConfig, TrainConfig
+from ppvae.inference.hmc import State, transition
 from ppvae.stories import load_story
 
 
@@ -66,8 +67,8 @@ def test_a_guide_goes_on_sharing_what_it_shares_with_its_story(short_search) -> 
     guide = ppvae.guides.build("mean_field", story, rows, encoder=story.codes)
     for decoder in ("own", "shared"):
         league = ppvae.compare(
-            story, {"tied": guide}, rows, epochs=1, rows=2, evidence="iwae", decoder=decoder,
-            progress=False,
+            story, {"tied": guide}, rows, rows=2, decoder=decoder,
+            train=TrainConfig(epochs=1, progress=False), evidence=EvidenceConfig(method="iwae"),
         )  # fmt: skip
         assert league.guides["tied"].features.encoder is league.stories["tied"].codes
 
@@ -75,14 +76,14 @@ def test_a_guide_goes_on_sharing_what_it_shares_with_its_story(short_search) -> 
 def test_a_proposal_of_infinite_density_is_rejected() -> None:
     torch.manual_seed(0)
 
-    def log_density(eps: Tensor) -> Tensor:
+    def evaluate(eps: Tensor) -> State:
         inside = eps.abs().amax(-1) <= 1
-        return torch.where(inside, -0.5 * eps.square().sum(-1), torch.inf)
+        return State(eps, torch.where(inside, -0.5 * eps.square().sum(-1), torch.inf), -eps)
 
-    eps = torch.zeros(200, 3, 1)
+    state = evaluate(torch.zeros(200, 3, 1))
     for _ in range(20):
-        eps, _ = HMC(5).step(log_density, eps, torch.full((3,), 0.5))
-    assert float(eps.abs().max()) <= 1
+        state, _, _ = transition(evaluate, state, torch.full((3,), 0.5), 5)
+    assert float(state.position.abs().max()) <= 1
 
 
 class _Rates(PyroModule):
@@ -151,14 +152,14 @@ def test_missing_values_make_the_closed_form_step_back(short_search) -> None:
 def test_bad_requests_are_refused_before_training() -> None:
     story, guide, rows = _pair()
     for options, message in (
-        ({"objective": "magic"}, "objective among"),
-        ({"num_particles": 5}, "at least 25 particles"),
-        ({"evidence": "magic"}, "evidence among"),
-        ({"evidence": "exact"}, "closed form"),
+        ({"train": TrainConfig(objective="magic")}, "objective among"),
+        ({"evidence": EvidenceConfig(num_particles=5)}, "at least 25 particles"),
+        ({"evidence": EvidenceConfig(method="magic")}, "evidence method among"),
+        ({"evidence": EvidenceConfig(method="exact")}, "closed form"),
     ):
         with pytest.raises(ValueError, match=message):
             ppvae.compare(story, {"a": guide}, rows, **options)
     with pytest.raises(ValueError, match="is a module"):
         ppvae.elbo(story, lambda batch: None, rows)
-    with pytest.raises(ValueError, match="got a local one"):
+    with pytest.raises(ValueError, match="parameters for each row"):
         ppvae.gaps(story, guide.local(rows.batch()), rows)

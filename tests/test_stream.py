@@ -13,6 +13,7 @@ from streamed import Coins, Grey, N, assert_same, grey, trained
 
 import ppvae
 from ppvae.cli import main
+from ppvae.config import EvidenceConfig, TrainConfig
 from ppvae.data import Rows, as_rows, load, load_request, mapped, open_rows, parse_request, preview
 from ppvae.data.mapped import MappedRows
 
@@ -155,8 +156,9 @@ def test_compare_and_a_named_objective_take_what_is_on_disk(tmp_path):
     story = Grey()
     guide = ppvae.guides.build("mean_field", story, array, hidden=(8,))
     found = ppvae.compare(
-        story, {"mean_field": guide}, array, rows=5, epochs=1, evidence="iwae", progress=False
-    )
+        story, {"mean_field": guide}, array, rows=5,
+        train=TrainConfig(epochs=1, progress=False), evidence=EvidenceConfig(method="iwae"),
+    )  # fmt: skip
     assert len(found.gaps["mean_field"].elbo) == 5
     options = {"baseline": "neural"}
     weights, _ = trained(array, objective="score_function", objective_options=options)

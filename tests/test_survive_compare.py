@@ -10,7 +10,7 @@ import torch
 
 import ppvae
 from ppvae.cli import main
-from ppvae.inference.annealing import DEFAULT
+from ppvae.config import Annealing, EvidenceConfig, TrainConfig
 from ppvae.storage.league_folder import safe_names
 from ppvae.storage.lock import locked
 from ppvae.storage.results import ResultsFile
@@ -22,34 +22,20 @@ CLOCK = ("seconds", "rows_per_second")
 STEPS, PIECES, SIMULATED = 18, 8, 2  # of three trainings, of two measurements, of a certificate
 
 
-@pytest.fixture(autouse=True)
-def little_to_measure(monkeypatch):
-    """Two rows at a time, few steps to q*, few simulated rows, short annealing."""
-    monkeypatch.setattr("ppvae.inference.pieces.ROWS_AT_A_TIME", 2)
-    plain = ppvae.gaps.__globals__["optimize_local"]
-
-    def few_steps(story, local, seed, max_steps=5):
-        return plain(story, local, seed=seed, max_steps=5)
-
-    monkeypatch.setitem(ppvae.gaps.__globals__, "optimize_local", few_steps)
-    monkeypatch.setattr("ppvae.inference.local_search.optimize_local", few_steps)
-    monkeypatch.setitem(ppvae.compare.__globals__, "NUM_SIMULATED", 4)
-    before = dict(vars(DEFAULT))
-    vars(DEFAULT).update(num_chains=2, num_temperatures=2, num_leapfrog=1)  # frozen, but for this
-    yield
-    vars(DEFAULT).update(before)
+TRAIN = TrainConfig(epochs=2, batch_size=10, device="cpu", checkpoint_every=0, progress=False)
+EVIDENCE = EvidenceConfig(
+    method="iwae", num_particles=50, rows_per_piece=2, local_steps=5, num_simulated=4,
+    annealing=Annealing(num_chains=2, num_temperatures=2, num_leapfrog=1),
+)  # fmt: skip
 
 
-def compare(run: Path | None = None, **options):
+def compare(run: Path | None = None, *, method="iwae", train=TRAIN, **options):
     torch.manual_seed(0)
     x = torch.randn(30, 4)
     story = load_story("factor_analysis", {"x": x}, latent_dim=2)
     guides = {n: ppvae.guides.build(n.partition(":")[0], story, x, hidden=(4,)) for n in NAMES}
-    given = {
-        "epochs": 2, "batch_size": 10, "rows": 5, "evidence": "iwae", "num_particles": 50, "device": "cpu",
-        "checkpoint_every": 0, "progress": False,
-    }  # fmt: skip
-    return ppvae.compare(story, guides, x, val=x[:10], run_dir=run, **{**given, **options})
+    given = {"rows": 5, "train": train, "evidence": EVIDENCE.replace(method=method), **options}
+    return ppvae.compare(story, guides, x, val=x[:10], run_dir=run, **given)
 
 
 def told(league):
@@ -125,7 +111,7 @@ STOPS += [(OWN, 8), (OWN, 15), (ANNEALED, 27)]
 def test_a_comparison_stopped_anywhere_goes_on_bit_for_bit_and_does_nothing_twice(
     tmp_path, monkeypatch, undisturbed, kind, at
 ):
-    options = dict(zip(("decoder", "evidence"), kind, strict=True))
+    options = dict(zip(("decoder", "method"), kind, strict=True))
     if kind not in undisturbed:
         undisturbed[kind] = compare(**options)
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
@@ -157,9 +143,13 @@ def test_a_full_disk_leaves_what_is_done_and_the_comparison_goes_on(tmp_path, mo
 def test_another_comparison_is_refused_and_told_what_changed(tmp_path):
     run = tmp_path / "run"
     compare(run)
-    for options, told in (({"lr": 0.1}, "lr 0.001 -> 0.1"), ({"epochs": 3}, "epochs 2 -> 3"), (
-        {"decoder": "own"}, "decoder 'shared' -> 'own'"), ({"rows": 4}, "rows 5 -> 4"),
-    ):  # fmt: skip
+    for options, told in (
+        ({"train": TRAIN.replace(lr=0.1)}, "lr 0.001 -> 0.1"),
+        ({"train": TRAIN.replace(epochs=3)}, "epochs 2 -> 3"),
+        ({"method": "ais"}, "evidence.method 'iwae' -> 'ais'"),
+        ({"decoder": "own"}, "decoder 'shared' -> 'own'"),
+        ({"rows": 4}, "rows 5 -> 4"),
+    ):
         with pytest.raises(ValueError, match=f"settings with which the run began, got .*{told}"):
             compare(run, resume=True, **options)
     with pytest.raises(ValueError, match="expected an empty or new run folder"):

@@ -79,6 +79,7 @@ def evidence(
         evidence_table,
         methods_for,
     )
+    from ppvae.problem import Problem
     from ppvae.viz.tables import show
 
     names = [n for part in methods or ["ais"] for n in part.split(",") if n]
@@ -87,17 +88,27 @@ def evidence(
         raise ValueError(
             f"expected evidence methods among {', '.join(METHODS)}, or all; got {unknown}"
         )
-    annealing = Annealing(chains, temperatures, leapfrog, start, schedule)
-    effort = EvidenceConfig(particles, annealing, error, seed=seed)
+    annealing = Annealing(
+        num_chains=chains, num_temperatures=temperatures, num_leapfrog=leapfrog, start=start,
+        temperature_schedule=schedule,
+    )  # fmt: skip
+    config = EvidenceConfig(
+        num_particles=particles,
+        annealing=annealing,
+        error=error,
+        num_simulated=simulated,
+        seed=seed,
+    )
     setup = parts.prepare(
         story, data, [guide], data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
     )  # fmt: skip
     few = to_batch(setup.story, setup.test, 2)
+    problem = Problem.of(setup.story, next(iter(setup.guides.values())), few)
     if "all" in names:
-        names = methods_for(setup.story, few)
+        names = methods_for(problem)
     names = list(dict.fromkeys(names))
-    check_methods(names, setup.story, next(iter(setup.guides.values())), few, effort)
+    check_methods(names, problem, config)
     shows_progress = sys.stdout.isatty() and not no_progress
     built = parts.trained(
         setup, weights, seed, device,
@@ -106,7 +117,7 @@ def evidence(
     measured = setup.test.head(min(rows, len(setup.test)))
     table = evidence_table(
         setup.story, built, measured, names,
-        effort=effort, num_simulated=simulated, checkpoint=checkpoint, progress=shows_progress,
+        config=config, checkpoint=checkpoint, progress=shows_progress,
     )  # fmt: skip
     parts.console(setup)
     show(table)

@@ -88,6 +88,7 @@ def compare(
     import ppvae
     from ppvae.cli import setup as parts
     from ppvae.cli.run import remember
+    from ppvae.config import EvidenceConfig, TrainConfig
     from ppvae.data import to_batch
     from ppvae.gaps import check_request
     from ppvae.storage.files import write_bytes
@@ -104,22 +105,24 @@ def compare(
         story, data, names, data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
     )  # fmt: skip
-    check_request(setup.story, evidence, particles, to_batch(setup.story, setup.test, 2))
-    training: dict[str, Any] = {
-        **parts.loss_of(setup, objective, objective_options),
-        "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "optimizer": optimizer, "lr": lr,
-        "kl_warmup": kl_warmup, "schedule": schedule, "ema_decay": ema_decay, "patience": patience,
-        "precision": precision, "clip_norm": clip_norm, "max_skips": max_skips, "seed": seed, "device": device,
-    }  # fmt: skip
+    measuring = EvidenceConfig(
+        method=evidence, num_particles=particles, seed=seed, progress=_shows_progress(no_progress)
+    )
+    check_request(setup.story, measuring, to_batch(setup.story, setup.test, 2))
+    training = TrainConfig(
+        **parts.loss_of(setup, objective, objective_options), epochs=epochs, batch_size=batch_size,
+        accumulate=accumulate, optimizer=optimizer, lr=lr, kl_warmup=kl_warmup, schedule=schedule,
+        ema_decay=ema_decay, patience=patience, precision=precision, clip_norm=clip_norm, max_skips=max_skips,
+        seed=seed, device=device, checkpoint_every=checkpoint_every, progress=_shows_progress(no_progress),
+    )  # fmt: skip
     command = shlex.join(["ppvae", *(word for word in context.obj if word != "--resume")])
     path = parts.run_path(run_dir, story, data, "compare")
     told = remember(story, data=data, binarize=binarize, data_root=data_root, options=options)
     with _going_on(path):
         league = ppvae.compare(
             setup.story, setup.guides, setup.train, val=setup.val, test=setup.test,
-            decoder=decoder.value, rows=rows, evidence=evidence, num_particles=particles, **training,
+            decoder=decoder.value, rows=rows, train=training, evidence=measuring,
             run_dir=RunPath(path, {"command": command, "setup": told}), resume=resume,
-            checkpoint_every=checkpoint_every, progress=_shows_progress(no_progress),
         )  # fmt: skip
         if distributed.is_main_process():
             for name, folder in zip(league.guides, safe_names(league.guides), strict=True):
@@ -236,6 +239,7 @@ def gaps(
     """Measure what one guide loses: approximation gap and amortization gap."""
     import ppvae
     from ppvae.cli import setup as parts
+    from ppvae.config import EvidenceConfig
     from ppvae.data import to_batch
     from ppvae.gaps import check_request
 
@@ -243,16 +247,16 @@ def gaps(
         story, data, [guide], data_root=data_root, binarize=binarize, options=options,
         seed=seed, device=device,
     )  # fmt: skip
-    check_request(setup.story, evidence, particles, to_batch(setup.story, setup.test, 2))
+    config = EvidenceConfig(
+        method=evidence, num_particles=particles, seed=seed, progress=_shows_progress(no_progress)
+    )
+    check_request(setup.story, config, to_batch(setup.story, setup.test, 2))
     built = parts.trained(
         setup, weights, seed, device,
         epochs=epochs, batch_size=batch_size, lr=lr, progress=_shows_progress(no_progress),
     )  # fmt: skip
     measured = setup.test.head(min(rows, len(setup.test)))
-    found = ppvae.gaps(
-        setup.story, built, measured, evidence=evidence, num_particles=particles, seed=seed,
-        checkpoint=checkpoint, progress=_shows_progress(no_progress),
-    )  # fmt: skip
+    found = ppvae.gaps(setup.story, built, measured, config=config, checkpoint=checkpoint)
     parts.console(setup).print(str(found), highlight=False)
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor, nn
 
 from ppvae.data.chunks import CHUNK_NUMBERS, numbers_per_row
 from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.requirements import Pair, as_problem
-from ppvae.inference.chains import run_chains
+from ppvae.inference.convergence import bulk_ess, rank_normalized_rhat
+from ppvae.inference.hmc import evaluate_with, run_chains
 from ppvae.problem import Problem
 from ppvae.result import Result
 from ppvae.story import Sites, TensorDict, simulate
@@ -31,7 +31,7 @@ class Reference(Result):
         problem: The story and the rows.
         u: All continuous local latent sites on the real line, `(C, N, B, d)`, see
             `ppvae.story.Flat`.
-        rhat: Split R-hat of each number, `(B, d)`; 1 when chains agree.
+        rhat: Rank-normalised split R-hat of each number, `(B, d)`; 1 when chains agree.
         ess: Effective sample size of each number over all chains, `(B, d)`, in draws.
         acceptance: Mean acceptance probability, `(B,)`.
         divergences: Divergent trajectories, `(B,)`.
@@ -124,8 +124,8 @@ def reference_posterior(
 
     Source:
         R. M. Neal (2011). MCMC using Hamiltonian dynamics.
-        A. Gelman, D. B. Rubin (1992). Inference from iterative simulation using multiple sequences
-        (R-hat, of split chains, without ranks).
+        A. Vehtari, A. Gelman, D. Simpson, B. Carpenter, P.-C. Bürkner (2021). Rank-normalization,
+        folding, and localization: an improved R-hat for assessing convergence of MCMC.
     """
     if num_chains < 2 or num_samples < MIN_SAMPLES or num_warmup < 0:
         raise ValueError(
@@ -147,16 +147,17 @@ def reference_posterior(
     with torch.no_grad(), problem.eval_mode(seed):
         parts = [
             run_chains(
-                piece.unconstrained.log_joint, _start(piece, num_chains), num_warmup, num_samples
+                evaluate_with(piece.unconstrained.value_and_grad),
+                _start(piece, num_chains), num_warmup, num_samples,
             )
             for piece in problem.pieces(step)
-        ]
-    u = torch.cat([p.u for p in parts], 2)
+        ]  # fmt: skip
+    u = torch.cat([p.positions for p in parts], 2)
     return Reference(
         problem=problem,
         u=u,
-        rhat=split_gelman_rubin(u, 0, 1),
-        ess=effective_sample_size(u, 0, 1),
+        rhat=rank_normalized_rhat(u),
+        ess=bulk_ess(u),
         acceptance=torch.cat([p.acceptance for p in parts]),
         divergences=torch.cat([p.divergences for p in parts]),
     )

@@ -1,6 +1,6 @@
 r"""Annealed importance sampling on many rows at once, forwards and backwards."""
 
-__all__ = ["Annealed", "AnnealedPath", "Chains"]
+__all__ = ["Annealed", "AnnealedSampler", "Tick", "WeightedChains"]
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,21 +9,21 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ppvae.config import Annealing
 from ppvae.estimate import Estimate
-from ppvae.inference.annealing import Annealing
-from ppvae.inference.annealing_path import Path, tempered
-from ppvae.inference.hmc import HMC
+from ppvae.inference.annealing_path import AnnealingPath
+from ppvae.inference.hmc import transition
 from ppvae.inference.pilot_run import Pilot, pilot_run
 from ppvae.story import TensorDict
 
-# Share of the chains below which too few are effective, and all are drawn anew.
+# Share of the chains below which too few are effective, and all are resampled.
 RESAMPLE_BELOW = 0.5
 Tick = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Annealed:
-    """log p(x) of each row by annealing, and how the chains fared.
+    """log p(x) of each row by annealing, and how well the chains did.
 
     Arguments:
         log_evidence: log p(x) or less in expectation, `(B,)`, in nats.
@@ -39,21 +39,22 @@ class Annealed:
 
     def __str__(self) -> str:
         return (
-            f"log p(x) of {len(self.log_evidence)} rows by annealing: {self.log_evidence.mean()} nats per row, "
-            f"{self.num_temperatures} temperatures, acceptance {float(self.acceptance.mean()):.2f}, "
-            f"effective chains {float(self.ess.mean()):.1f} in the mean, {float(self.ess.min()):.1f} at least"
+            f"log p(x) of {len(self.log_evidence)} rows by annealing: {self.log_evidence.mean()} "
+            f"nats per row, {self.num_temperatures} temperatures, acceptance "
+            f"{float(self.acceptance.mean()):.2f}, effective chains {float(self.ess.mean()):.1f} "
+            f"in the mean, {float(self.ess.min()):.1f} at least"
         )
 
 
 @dataclass(frozen=True)
-class Chains:
+class WeightedChains:
     """Weighted chains of each row at the end of a path.
 
     Arguments:
         log_weights: `(C, B)`, in nats.
         acceptance: Mean acceptance probability of each row, `(B,)`.
         ancestor: Number of the chain at the start from which each descends, `(C, B)`.
-        num_resampled: Times that a row's chains were drawn anew, `(B,)`.
+        num_resampled: Times that a row's chains were resampled, `(B,)`.
     """
 
     log_weights: Tensor
@@ -67,7 +68,8 @@ class Chains:
         return 1 / self._shares().square().sum(0)
 
     def log_mean(self) -> Estimate:
-        """log of the mean weight, `(B,)`, in nats; without resampling the error is that of the delta method.
+        """log of the mean weight, `(B,)`, in nats; without resampling the error is that of the
+        delta method.
 
         With resampling it can come out below zero: then it is unknown, NaN.
 
@@ -89,11 +91,12 @@ class Chains:
         return torch.zeros_like(weight).scatter_add(0, self.ancestor, weight)
 
 
-class AnnealedPath:
-    r"""A path with a schedule and step sizes that a pilot run has tuned and frozen.
+class AnnealedSampler:
+    r"""Annealed importance sampling along a path, with a schedule and step sizes that a pilot run
+    has tuned and fixed.
 
-    Because nothing is tuned by the chains that count, exp of a forward log weight is an unbiased estimate of p(x), and
-    exp of a backward one of 1 / p(x).
+    Because nothing is tuned by the chains that count, exp of a forward log weight is an unbiased
+    estimate of p(x), and exp of a backward one of 1 / p(x).
 
     Arguments:
         path: The densities between start and posterior.
@@ -102,64 +105,70 @@ class AnnealedPath:
 
     Source:
         R. M. Neal (2001). Annealed importance sampling.
-        R. B. Grosse, Z. Ghahramani, R. P. Adams (2015). Sandwiching the marginal likelihood using bidirectional
-        Monte Carlo.
+        R. B. Grosse, Z. Ghahramani, R. P. Adams (2015). Sandwiching the marginal likelihood using
+        bidirectional Monte Carlo.
     """
 
-    def __init__(self, path: Path, settings: Annealing, tick: Tick = lambda: None) -> None:
+    def __init__(self, path: AnnealingPath, settings: Annealing, tick: Tick = lambda: None) -> None:
         self.path, self.settings, self.tick = path, settings, tick
-        self.hmc = HMC(settings.num_leapfrog)
         self.tuned: Pilot = pilot_run(path, settings, tick)
 
-    def forward(self) -> Chains:
+    def forward(self) -> WeightedChains:
         """Chains from the start to the posterior: log p(x) or less in mean."""
         start = self.path.draw(self.settings.num_chains)
         return self._run(start, self.tuned.betas, self.settings.resample)
 
-    def backward(self, latents: TensorDict) -> Chains:
+    def backward(self, latents: TensorDict) -> WeightedChains:
         """Chains from the posterior to the start: −log p(x) or less in mean; never resampled.
 
         Arguments:
-            latents: One exact posterior draw a row, as it comes with simulated rows, name -> `(B, *row)`.
+            latents: One exact posterior draw a row, as it comes with simulated rows, name -> `(B,
+                *row)`.
         """
         with torch.no_grad():
             eps = self.path.target.flatten(latents)
         start = eps.expand(self.settings.num_chains, *eps.shape)
         return self._run(start, self.tuned.betas[::-1], resample=False)
 
-    def _run(self, eps: Tensor, betas: list[float], resample: bool) -> Chains:
-        """Weigh and move along the schedule; a move at its far end would change no weight."""
+    def _run(self, eps: Tensor, betas: list[float], resample: bool) -> WeightedChains:
+        """Weigh and move chains along the schedule; a transition at its far end would change no
+        weight.
+        """
         log_w = eps.new_zeros(eps.shape[:2])
         accepted = eps.new_zeros(eps.shape[1])
         ancestor = torch.arange(len(eps), device=eps.device).unsqueeze(1).expand(log_w.shape)
         resampled = eps.new_zeros(eps.shape[1])
-        known = self.path.known(eps)
+        ends = self.path.ends(eps)
         for before, beta in pairwise(betas):
             self.tick()
-            log_w = log_w + (beta - before) * (known[1] - known[0])
+            log_w = log_w + (beta - before) * (ends[1] - ends[0])
             if beta == betas[-1]:
                 break
             if resample:
-                index, log_w, where = _resampled(log_w)
-                eps, ancestor, *rest = (_taken(part, index) for part in (eps, ancestor, *known))
-                known, resampled = tuple(rest), resampled + where
-            state = tempered(eps, known, beta)
-            state, accept = self.hmc.walk(self.path.at(beta), state, self.tuned.step_sizes[beta])
-            eps, known = state[0], state[3:]
-            accepted += accept.mean(0)
-        moves = len(betas) - 2
-        acceptance = accepted / moves if moves else torch.ones_like(accepted)
-        return Chains(log_w, acceptance, ancestor, resampled)
+                index, log_w, where = _resample(log_w)
+                eps, ancestor, *rest = (_take(part, index) for part in (eps, ancestor, *ends))
+                ends, resampled = tuple(rest), resampled + where
+            state, acceptance, _ = transition(
+                self.path.evaluate_at(beta), self.path.state(eps, ends, beta),
+                self.tuned.step_sizes[beta], self.settings.num_leapfrog,
+            )  # fmt: skip
+            eps, ends = state.position, state.parts
+            accepted += acceptance.mean(0)
+        num_transitions = len(betas) - 2
+        mean = accepted / num_transitions if num_transitions else torch.ones_like(accepted)
+        return WeightedChains(log_w, mean, ancestor, resampled)
 
 
-def _taken(part: Tensor, index: Tensor) -> Tensor:
+def _take(part: Tensor, index: Tensor) -> Tensor:
     """The chains with these numbers, of a tensor `(C, B, *)`."""
     index = index.reshape(*index.shape, *(1,) * (part.dim() - 2))
     return part.gather(0, index.expand(part.shape))
 
 
-def _resampled(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Systematic resampling of the rows that need it: which chain each goes on from `(C, B)`, weights `(C, B)`, where."""
+def _resample(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Systematic resampling of the rows that need it: which chain each goes on from `(C, B)`,
+    weights `(C, B)`, where.
+    """
     num = len(log_w)
     weight = log_w.softmax(0)
     where = weight.square().sum(0).reciprocal() < RESAMPLE_BELOW * num

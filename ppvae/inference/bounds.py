@@ -1,6 +1,6 @@
 r"""Lower bounds on log p(x) from importance weights: the ELBO and the importance-weighted ELBO."""
 
-__all__ = ["elbo", "iwelbo"]
+__all__ = ["elbo", "estimate_elbo", "iwelbo"]
 
 import math
 from typing import Any
@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ppvae.data import to_batch
-from ppvae.data.chunks import particle_step, pieces, row_chunks
+from ppvae.data.chunks import particle_step, pieces, rows_per_chunk
 from ppvae.estimate import Estimate
-from ppvae.inference.check_finite import check_finite, checked_pair
-from ppvae.problem.weights import refuse_global, score
-from ppvae.story import TensorDict, num_rows_of, seeded_eval
+from ppvae.inference.check_finite import check_finite
+from ppvae.problem import Problem
 
 
 def elbo(
@@ -34,30 +32,32 @@ def elbo(
         seed: Seed of the draws.
 
     Returns:
-        `(B,)`, in nats per row, higher is better. Global sites count 1/N in each row; their error is common to
-        all rows.
+        `(B,)`, in nats per row, higher is better. Global sites count 1/N in each row; their error
+        is common to all rows.
 
     Raises:
-        ValueError: If story, guide and data do not fit, or a bound is not finite: naming the rows and the site.
+        ValueError: If story, guide and data do not fit, or a bound is not finite: naming the rows
+            and the site.
 
     Source:
         D. P. Kingma, M. Welling (2014). Auto-encoding variational Bayes.
     """
-    batch = to_batch(story, data)
-    sites = checked_pair(story, guide, batch)
+    return estimate_elbo(Problem.of(story, guide, data), num_particles, seed)
 
-    def bound(rows: TensorDict) -> Estimate:
-        draws = []
-        for size in pieces(num_particles, particle_step(rows, num_rows_of(rows))):
-            scores = score(story, guide, rows, size, sites=sites)
-            shared = scores.log_shared / num_rows_of(batch)
-            draws.append(scores.log_weights + shared.unsqueeze(-1))
-        return Estimate.of_draws(torch.cat(draws))
 
-    with torch.no_grad(), seeded_eval(seed, story, guide):
-        parts = [bound(rows) for rows in row_chunks(batch, guide)]
+def estimate_elbo(problem: Problem, num_particles: int, seed: int | None) -> Estimate:
+    """As `elbo`, of rows that are checked already."""
+    parts = []
+    with torch.no_grad(), problem.eval_mode(seed):
+        for piece in problem.pieces(rows_per_chunk(problem.batch)):
+            draws = []
+            for size in pieces(num_particles, particle_step(piece.batch, piece.num_rows)):
+                scores = piece.score(size)
+                of_globals = scores.log_global / problem.num_rows
+                draws.append(scores.log_weights + of_globals.unsqueeze(-1))
+            parts.append(Estimate.of_draws(torch.cat(draws)))
     found = Estimate.cat(parts)
-    check_finite(found.value, story, guide, batch)
+    check_finite(found.value, problem)
     return found
 
 
@@ -79,36 +79,33 @@ def iwelbo(
         guide: Any Pyro guide for it.
         data: Rows, anything that `ppvae.data.as_rows` takes.
         num_particles: K.
-        num_repeats: Independent repeats, whose mean is returned and whose spread gives the standard error.
+        num_repeats: Independent repeats, whose mean is returned and whose spread gives the standard
+            error.
         seed: Seed of the draws.
 
     Returns:
         `(B,)`, in nats per row, higher is better.
 
     Raises:
-        ValueError: If the story has global latent sites, story, guide and data do not fit, or a bound is not finite.
+        ValueError: If the story has global latent sites, story, guide and data do not fit, or a
+            bound is not finite.
 
     Source:
         Y. Burda, R. Grosse, R. Salakhutdinov (2016). Importance weighted autoencoders.
     """
-    batch = to_batch(story, data)
-    sites = checked_pair(story, guide, batch)
-    refuse_global(sites, "importance weights per row")
-
-    def bound(rows: TensorDict) -> Estimate:
-        room = particle_step(rows, num_rows_of(rows))
-        bounds = []
-        for repeats in pieces(num_repeats, max(1, room // num_particles)):
-            log_sum = torch.tensor(-torch.inf)
-            for size in pieces(num_particles, max(1, room // repeats)):
-                weights = score(story, guide, rows, repeats * size, sites=sites).log_weights
-                some = weights.unflatten(0, (repeats, size)).logsumexp(1)
-                log_sum = torch.logaddexp(log_sum.to(some), some)
-            bounds.append(log_sum - math.log(num_particles))
-        return Estimate.of_draws(torch.cat(bounds))
-
-    with torch.no_grad(), seeded_eval(seed, story, guide):
-        parts = [bound(rows) for rows in row_chunks(batch, guide)]
+    problem = Problem.of(story, guide, data, independent_for="importance weights per row")
+    parts = []
+    with torch.no_grad(), problem.eval_mode(seed):
+        for piece in problem.pieces(rows_per_chunk(problem.batch)):
+            room, bounds = particle_step(piece.batch, piece.num_rows), []
+            for repeats in pieces(num_repeats, max(1, room // num_particles)):
+                log_sum = torch.tensor(-torch.inf)
+                for size in pieces(num_particles, max(1, room // repeats)):
+                    weights = piece.score(repeats * size).log_weights
+                    partial = weights.unflatten(0, (repeats, size)).logsumexp(1)
+                    log_sum = torch.logaddexp(log_sum.to(partial), partial)
+                bounds.append(log_sum - math.log(num_particles))
+            parts.append(Estimate.of_draws(torch.cat(bounds)))
     found = Estimate.cat(parts)
-    check_finite(found.value, story, guide, batch)
+    check_finite(found.value, problem)
     return found

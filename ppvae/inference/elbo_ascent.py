@@ -6,12 +6,11 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppvae.estimate import Estimate
 from ppvae.guides.pushforward import Pushforward
-from ppvae.problem.weights import draw
-from ppvae.story import LogJoint
+from ppvae.problem import Problem
 
 # Gain is measured over windows of steps.
 WINDOW, MAX_WINDOW, FLOW_WINDOW = 40, 160, 320
@@ -25,20 +24,28 @@ NUM_ERRORS = 3.0  # between a row's windows, in standard errors, that noise does
 
 
 def maximize_elbo(
-    story: nn.Module, local: Any, num_particles: int | None, max_steps: int, tolerance: float
+    problem: Problem, num_particles: int | None, max_steps: int, tolerance: float
 ) -> tuple[int, bool]:
-    """Adam at three learning rates, each until its gain plateaus; arguments as for `optimize_local`.
+    """Adam at three learning rates, each until its gain plateaus.
+
+    Arguments:
+        problem: Rows with a guide that has parameters for each, which are changed in place.
+        num_particles: As for `optimize_local`.
+        max_steps: As for `optimize_local`.
+        tolerance: As for `optimize_local`.
 
     Returns:
-        Steps taken, and whether every learning rate reached its plateau before its share of the steps was taken.
+        Steps taken, and whether every learning rate reached its plateau before its share of the
+        steps was taken.
     """
-    log_joint = LogJoint(story, local.batch)
+    local: Any = problem.guide
     noisy = _is_noisy(local)
     if num_particles is None:
         num_particles = FLOW_PARTICLES if noisy else PARTICLES
     if num_particles < 2 and getattr(local, "discrete", None) is not None:
         raise ValueError(
-            f"expected at least 2 particles where discrete sites are drawn, each held against the others; got {num_particles}"
+            "expected at least 2 particles where discrete sites are drawn, each held against the "
+            f"others; got {num_particles}"
         )
     rows, networks = list(local.rows.values()), list(local.networks.values())
     groups = [{"params": rows, "lr": LR_ROWS}, {"params": networks, "lr": LR_NETWORKS}]
@@ -48,7 +55,7 @@ def maximize_elbo(
     for share in SHARES:
         reached = False
         while not reached and step < share * max_steps:
-            elbo = _elbo(log_joint, local, num_particles)
+            elbo = _elbo(problem, num_particles)
             gradients = torch.autograd.grad(-elbo.sum(), parameters)
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
@@ -64,7 +71,8 @@ def maximize_elbo(
 
 
 class Plateau:
-    """Whether steps at one learning rate still gain, window by window; the window doubles where noise hides a gain.
+    """Whether steps at one learning rate still gain, window by window; the window doubles where
+    noise hides a gain.
 
     Arguments:
         parameters: What is optimised, `(B, *)` each.
@@ -121,7 +129,9 @@ class Plateau:
             best[better] = average[better]
 
     def restore_best(self) -> None:
-        """Put rows that fell clearly below their best window, as few particles let them, back to it."""
+        """Put rows that fell clearly below their best window, as few particles let them, back to
+        it.
+        """
         if self.best is None:
             return
         noise = torch.hypot(self.now.std_error, self.best.std_error)
@@ -138,15 +148,18 @@ class Plateau:
         self.restore_best()
 
 
-def _elbo(log_joint: LogJoint, local: Any, num_particles: int) -> Tensor:
+def _elbo(problem: Problem, num_particles: int) -> Tensor:
     """ELBO of each row, `(B,)`, in nats, with a gradient of low variance.
 
-    The score of q, zero in expectation, is left out of the gradient where q is cheap to score at detached
-    parameters: the noise then vanishes as q approaches the posterior (sticking the landing, G. Roeder, Y. Wu,
-    D. Duvenaud 2017). A flow would need its inverse for that and keeps the plain gradient.
+    The score of q, zero in expectation, is left out of the gradient where q is cheap to score at
+    detached
+    parameters: the noise then vanishes as q approaches the posterior (sticking the landing, G.
+    Roeder, Y. Wu, D. Duvenaud 2017). A flow would need its inverse for that and keeps the plain
+    gradient.
     """
+    local: Any = problem.guide
     if getattr(local, "discrete", None) is not None:
-        return _elbo_with_discrete(log_joint, local, num_particles)
+        return _elbo_with_discrete(problem, num_particles)
     parameters = local.parameters_of(local.batch)
     q = local.distribution(parameters)
     u = q.rsample((num_particles,))
@@ -154,8 +167,7 @@ def _elbo(log_joint: LogJoint, local: Any, num_particles: int) -> Tensor:
         log_q = q.log_prob(u)
     else:
         log_q = local.distribution({k: v.detach() for k, v in parameters.items()}).log_prob(u)
-    latents, log_det = local.flat.unflatten(u)
-    return (log_joint(latents) + log_det - log_q).mean(0)
+    return (problem.unconstrained.log_joint(u) - log_q).mean(0)
 
 
 def _is_noisy(local: Any) -> bool:
@@ -169,13 +181,15 @@ def _is_flow(local: Any, q: Any) -> bool:
     return bool(local.networks) or isinstance(q, Pushforward)
 
 
-def _elbo_with_discrete(log_joint: LogJoint, local: Any, num_particles: int) -> Tensor:
-    """As `_elbo` for a guide that draws discrete sites: the score function, each particle held against the others.
+def _elbo_with_discrete(problem: Problem, num_particles: int) -> Tensor:
+    """As `_elbo` for a guide that draws discrete sites: the score function, each particle held
+    against the others.
 
     W. Kool, H. van Hoof, M. Welling (2019). Buy 4 REINFORCE samples, get a baseline for free!
     """
-    drawn = draw(local, local.batch, num_particles, log_joint.sites)
-    elbo = log_joint(drawn.values) - drawn.local
+    local: Any = problem.guide
+    drawn = problem.draw(num_particles)
+    elbo = problem.log_joint(drawn.values) - drawn.local
     above = (elbo - elbo.mean(0)).detach() * num_particles / (num_particles - 1)
     score_function = above * sum(drawn.by_site[name] for name in local.discrete.sites)
     return (elbo + score_function - score_function.detach()).mean(0)

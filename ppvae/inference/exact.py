@@ -1,87 +1,83 @@
-r"""log p(x) without Monte Carlo error: the story's own closed form, or the sum over all finite discrete sites."""
+r"""log p(x) without Monte Carlo error: the story's own closed form, or the sum over all finite
+discrete sites.
+"""
 
-__all__ = ["exact_evidence", "knows_exact"]
+__all__ = ["check_exact", "exact_evidence", "knows_exact"]
 
 from typing import Any
 
 import torch
-from torch import nn
 
-from ppvae.data.chunks import row_slices
+from ppvae.data.chunks import rows_per_chunk
 from ppvae.estimate import Estimate
 from ppvae.inference.check_finite import check_finite
-from ppvae.inference.pieces import rows_at_a_time
-from ppvae.story import (
-    Configurations,
-    LogJoint,
-    Sites,
-    TensorDict,
-    has_missing,
-    seeded_eval,
-    trace_sites,
-)
+from ppvae.problem import Problem
+from ppvae.story import Configurations, has_missing
 
 
-def exact_evidence(story: nn.Module, batch: TensorDict) -> Estimate:
+def exact_evidence(problem: Problem) -> Estimate:
     """log p(x) of each row, with no error.
 
     Arguments:
-        story: A story with a `log_evidence(batch)` of its own, or one whose latent sites are all finite and discrete.
-        batch: Rows, name -> `(B, *event)`.
+        problem: A story with a `log_evidence(batch)` of its own, or one whose latent sites are all
+            finite and discrete, and rows.
 
     Returns:
         `(B,)`, in nats.
 
     Raises:
-        ValueError: If it is neither, values are missing that the closed form needs, or there are too many joint values.
+        ValueError: If it is neither, values are missing that the closed form needs, or there are
+            too many joint values.
     """
-    with seeded_eval(0, story):  # Pyro's own argument checks name no row
-        sites = trace_sites(story, batch)
-    if _only_finite(sites):
-        return _summed(story, batch, sites)
-    closed_form: Any = getattr(story, "log_evidence", None)
-    if closed_form is None:
+    story: Any = problem.story
+    check_exact(problem)
+    problem = problem.with_guide(None)
+    with torch.no_grad(), problem.eval_mode(0):
+        if _is_finite(problem):
+            pieces = problem.pieces(rows_per_chunk(problem.batch))
+            value = torch.cat([piece.log_joint({})[0] for piece in pieces])
+        else:
+            value = story.log_evidence(problem.batch)
+    check_finite(value, problem)
+    return Estimate.exact(value)
+
+
+def check_exact(problem: Problem) -> None:
+    """Refuse a story, or rows, without an exact answer.
+
+    Raises:
+        ValueError: As `exact_evidence`.
+    """
+    name, missing = type(problem.story).__name__, _missing(problem)
+    if _is_finite(problem):
+        Configurations(problem.sites.local_latent)
+    elif not hasattr(problem.story, "log_evidence"):
         raise ValueError(
-            f"expected {type(story).__name__} to define log_evidence(batch), its closed form, or to have only finite "
-            f"discrete latent sites; it has {sorted(sites.latent)}, so use method 'iwae' or 'ais' with a guide"
+            f"expected {name} to define log_evidence(batch), its closed form, or to have only "
+            f"finite discrete latent sites; it has {sorted(problem.sites.latent)}, so use method "
+            "'iwae' or 'ais' with a guide"
         )
-    missing = _missing(batch)
-    if missing:
+    elif missing:
         raise ValueError(
-            f"expected complete rows for the closed form of {type(story).__name__}, got missing values (NaN) in "
+            f"expected complete rows for the closed form of {name}, got missing values (NaN) in "
             f"{missing}; use 'iwae' or 'ais', which leave them out"
         )
-    with torch.no_grad(), seeded_eval(0, story):
-        found = Estimate.exact(closed_form(batch))
-    check_finite(found.value, story, None, batch)
-    return found
 
 
-def knows_exact(story: nn.Module, batch: TensorDict) -> bool:
+def knows_exact(problem: Problem) -> bool:
     """Whether `exact_evidence` has an answer for these rows."""
-    sites = trace_sites(story, batch)
-    if _only_finite(sites):
-        try:
-            Configurations(sites.local_latent)
-        except ValueError:
-            return False
-        return True
-    return hasattr(story, "log_evidence") and not _missing(batch)
+    try:
+        check_exact(problem)
+    except ValueError:
+        return False
+    return True
 
 
-def _missing(batch: TensorDict) -> list[str]:
-    return sorted(name for name, value in batch.items() if has_missing(value))
+def _missing(problem: Problem) -> list[str]:
+    return sorted(name for name, value in problem.batch.items() if has_missing(value))
 
 
-def _only_finite(sites: Sites) -> bool:
-    return bool(sites.latent) and all(s.is_local and s.is_discrete for s in sites.latent.values())
-
-
-def _summed(story: nn.Module, batch: TensorDict, sites: Sites) -> Estimate:
-    parts = []
-    with torch.no_grad(), seeded_eval(0, story):
-        for rows in row_slices(batch, rows_at_a_time(batch, None)):
-            parts.append(LogJoint(story, rows, sites)({})[0])
-    value = torch.cat(parts)
-    check_finite(value, story, None, batch)
-    return Estimate.exact(value)
+def _is_finite(problem: Problem) -> bool:
+    """Whether all latent sites are discrete ones inside the plate."""
+    latent = problem.sites.latent
+    return bool(latent) and all(s.is_local and s.is_discrete for s in latent.values())

@@ -1,17 +1,15 @@
 r"""log p(x) from importance weights, streamed over rows and particles in bounded memory."""
 
-__all__ = ["ERRORS", "RunningWeights", "importance_evidence", "importance_sampling", "log_mean_exp"]
+__all__ = ["ERRORS", "RunningWeights", "importance_evidence", "importance_sampling"]
 
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ppvae.data.chunks import particle_step, pieces, row_chunks
-from ppvae.estimate import Estimate, log_mean_exp
-from ppvae.inference.check_finite import checked_pair
-from ppvae.problem.weights import refuse_global, score
-from ppvae.story import TensorDict, num_rows_of, seeded_eval
+from ppvae.data.chunks import particle_step, pieces, rows_per_chunk
+from ppvae.estimate import Estimate
+from ppvae.problem import Problem
 
 ERRORS: dict[str, str] = {
     "delta": "from the spread of the weights, to first order",
@@ -21,11 +19,12 @@ JACKKNIFE_GROUPS = 100
 
 
 class RunningWeights:
-    """The sums over particles that an estimate of log p(x) needs, in float64; particles come in pieces.
+    """The sums over particles that an estimate of log p(x) needs, in float64; particles come in
+    pieces.
 
     Arguments:
         num_rows: B.
-        num_groups: Groups into which particles are dealt; more than one for the jackknife.
+        num_groups: Groups into which particles are divided; more than one for the jackknife.
     """
 
     def __init__(self, num_rows: int, num_groups: int = 1) -> None:
@@ -34,17 +33,19 @@ class RunningWeights:
         self.counts = torch.zeros(num_groups, 1, dtype=torch.float64)
 
     def add(self, log_w: Tensor) -> None:
-        """Take in log weights, `(S, B)`, in nats."""
+        """Add log weights, `(S, B)`, in nats."""
         log_w = log_w.detach().to("cpu", torch.float64)
         groups, first = len(self.counts), int(self.counts.sum())
         for i in range(min(groups, len(log_w))):
-            g, dealt = (first + i) % groups, log_w[i::groups]
-            self.log_sums[g] = torch.logaddexp(self.log_sums[g], dealt.logsumexp(0))
-            self.counts[g] += len(dealt)
+            g, share = (first + i) % groups, log_w[i::groups]
+            self.log_sums[g] = torch.logaddexp(self.log_sums[g], share.logsumexp(0))
+            self.counts[g] += len(share)
         self.log_square = torch.logaddexp(self.log_square, (2 * log_w).logsumexp(0))
 
     def estimate(self, error: str = "delta") -> Estimate:
-        """log of the mean weight, `(B,)`, in nats, with its standard error; NaN where one particle leaves it unknown."""
+        """log of the mean weight, `(B,)`, in nats, with its standard error; NaN where one particle
+        leaves it unknown.
+        """
         num, log_sum = float(self.counts.sum()), self.log_sums.logsumexp(0)
         value = log_sum - math.log(num)
         if num == 1:
@@ -56,8 +57,8 @@ class RunningWeights:
 
     def _jackknife(self) -> Tensor:
         """Spread of the estimates that leave one group out."""
-        dealt = self.counts.flatten() > 0
-        log_sums, counts = self.log_sums[dealt], self.counts[dealt]
+        used = self.counts.flatten() > 0
+        log_sums, counts = self.log_sums[used], self.counts[used]
         groups = len(counts)
         total = log_sums.logsumexp(0)
         rest = torch.log(-torch.expm1((log_sums - total).clamp(max=0)))
@@ -66,22 +67,15 @@ class RunningWeights:
 
 
 def importance_sampling(
-    story: nn.Module,
-    guide: nn.Module,
-    batch: TensorDict,
-    num_particles: int,
-    *,
-    error: str = "delta",
-    seed: int | None = None,
+    problem: Problem, num_particles: int, *, error: str = "delta", seed: int | None = None
 ) -> Estimate:
     r"""log p(x) as :math:`\log \frac{1}{K} \sum_k w_k` of each row, a lower bound in expectation.
 
-    Neither the particles nor their weights are kept: memory does not grow with K, and with B only by the result.
+    Neither the particles nor their weights are kept: memory does not grow with K, and with B only
+    by the result.
 
     Arguments:
-        story: The story.
-        guide: The proposal, amortized or local.
-        batch: Rows, name -> `(B, *event)`.
+        problem: Story, guide (the proposal, amortized or not) and rows.
         num_particles: K.
         error: How the standard error is found, a key of `ERRORS`.
         seed: Seed of the draws.
@@ -89,31 +83,25 @@ def importance_sampling(
     Returns:
         `(B,)`, in nats; not finite where weights are not.
 
-    Raises:
-        ValueError: If the story has global latent sites, or story and guide do not fit.
-
     Source:
         Y. Burda, R. Grosse, R. Salakhutdinov (2016). Importance weighted autoencoders.
         J. W. Tukey (1958). Bias and confidence in not quite large samples.
     """
-    sites = checked_pair(story, guide, batch)
-    refuse_global(sites, "importance weights per row")
     groups = min(JACKKNIFE_GROUPS, num_particles) if error == "jackknife" else 1
-
-    def weigh(rows: TensorDict) -> Estimate:
-        running = RunningWeights(num_rows_of(rows), groups)
-        for size in pieces(num_particles, particle_step(rows, num_rows_of(rows))):
-            running.add(score(story, guide, rows, size, sites=sites).log_weights)
-        return running.estimate(error)
-
-    with torch.no_grad(), seeded_eval(seed, story, guide):
-        parts = [weigh(rows) for rows in row_chunks(batch, guide)]
-    found, like = Estimate.cat(parts), next(iter(batch.values()))
+    parts = []
+    with torch.no_grad(), problem.eval_mode(seed):
+        for piece in problem.pieces(rows_per_chunk(problem.batch)):
+            running = RunningWeights(piece.num_rows, groups)
+            for size in pieces(num_particles, particle_step(piece.batch, piece.num_rows)):
+                running.add(piece.score(size).log_weights)
+            parts.append(running.estimate(error))
+    found, like = Estimate.cat(parts), next(iter(problem.batch.values()))
     return Estimate(found.value.to(like), found.std_error.to(like))
 
 
 def importance_evidence(log_w: Tensor) -> Estimate:
-    r"""log p(x) from importance weights at hand, :math:`\log \frac{1}{K} \sum_k w_k`, with a delta-method error.
+    r"""log p(x) from importance weights at hand, :math:`\log \frac{1}{K} \sum_k w_k`, with a
+    delta-method error.
 
     A lower bound in expectation. Trust the error where `khat` is below its threshold.
 
@@ -129,8 +117,8 @@ def importance_evidence(log_w: Tensor) -> Estimate:
     bad = int((~torch.isfinite(log_w.amax(0))).sum())
     if bad:
         raise ValueError(
-            f"expected finite log weights, got none in {bad} of {log_w.shape[1]} rows: the guide has lost the "
-            "support of the posterior, or the story's density is NaN there"
+            f"expected finite log weights, got none in {bad} of {log_w.shape[1]} rows: the guide "
+            "has lost the support of the posterior, or the story's density is NaN there"
         )
     running = RunningWeights(log_w.shape[1])
     running.add(log_w)

@@ -1,86 +1,80 @@
 r"""log p(x) of each row, by the method that the user names."""
 
-__all__ = ["ais", "log_evidence"]
+__all__ = ["FRESH", "ais", "log_evidence", "measure_rows", "prepare", "row_settings"]
 
-from dataclasses import asdict, replace
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from ppvae.data import to_batch
-from ppvae.data.chunks import numbers_per_row
+from ppvae.config import EvidenceConfig
 from ppvae.estimate import Estimate
 from ppvae.inference.ais import Annealed
-from ppvae.inference.annealing import DEFAULT, Annealing
 from ppvae.inference.local_search import fit_local
 from ppvae.inference.methods import (
-    FRESH,
-    LOCAL_STEPS,
-    METHODS,
-    EvidenceConfig,
-    check_method,
-    evidence_of,
-    is_from_prior,
+    choose_methods,
+    measure_evidence,
+    numbers_of_a_row,
+    starts_at_prior,
 )
-from ppvae.inference.pieces import in_precision, kept_rows, over_rows, rows_at_a_time
-from ppvae.inference.quadrature import quadrature_numbers
-from ppvae.progress import stages
-from ppvae.story import TensorDict, num_rows_of, trace_sites
+from ppvae.inference.pieces import in_precision, map_rows, piece_size, results_file
+from ppvae.problem import Problem
+from ppvae.progress import Stage
+from ppvae.story import TensorDict
+
+# Between the seeds of a search for q* and of the estimate, which must not use the draws that q* was
+# fitted to.
+FRESH = 7
 
 
 def log_evidence(
     story: nn.Module,
     data: Any,
     *,
-    method: str = "ais",
     guide: nn.Module | None = None,
-    num_particles: int = 1000,
-    annealing: Annealing = DEFAULT,
-    error: str = "delta",
-    local_steps: int = LOCAL_STEPS,
-    precision: str = "auto",
-    seed: int | None = 0,
+    config: EvidenceConfig = EvidenceConfig(),
     checkpoint: Path | str | None = None,
-    progress: bool = False,
+    executor: Executor | None = None,
+    **fields: Any,
 ) -> Estimate:
     """log p(x) of each row; `iwae` and `ais` are lower bounds in expectation.
 
     Arguments:
         story: The story.
         data: Rows, anything that `ppvae.data.as_rows` takes.
-        method: `exact` (the story's closed form, or the sum over finite discrete sites), `iwae`, `ais` or
-            `quadrature`.
-        guide: Needed by all but `exact` and annealing from the prior. An amortized guide is first refined to q* on each
-            row; a local guide is used as it is.
-        num_particles: Particles of `iwae`.
-        annealing: Settings of `ais`.
-        error: Standard error of `iwae`: `delta` (to first order) or `jackknife`.
-        local_steps: Steps that the search for q* may take; 0 takes the amortized guide as it is.
-        precision: `float32` or `float64`; `auto` leaves story and guide as they are.
-        seed: Seed of all draws.
-        checkpoint: A file that keeps the rows that are done; a call that finds it goes on from there, to the same
-            numbers.
-        progress: Show a progress bar on a terminal.
+        guide: Needed by all methods but `exact` and annealing from the prior. An amortized guide is
+            first fitted to q* on each row; an unamortized one is used as it is.
+        config: How to measure; of `best` the higher of its methods in mean is returned.
+        checkpoint: A file that keeps the rows that are done; a call that finds it goes on from
+            there, to the same numbers.
+        executor: A `concurrent.futures.Executor` that measures pieces of rows, to the same numbers;
+            None measures here.
+        fields: Fields of `config` to change.
 
     Returns:
         `(B,)`, in nats per row.
 
     Raises:
-        ValueError: If the method is unknown, a guide is needed and absent, the story has no closed form or has
-            global latent sites, discrete sites cannot be summed out, or an estimate is not finite: naming rows and site.
+        ValueError: If the method is unknown, a guide is needed and absent, the story has no closed
+            form or has
+            global latent sites, discrete sites cannot be summed out, or an estimate is not finite:
+            naming rows and site.
 
     Source:
         Y. Burda, R. Grosse, R. Salakhutdinov (2016). Importance weighted autoencoders.
         R. M. Neal (2001). Annealed importance sampling.
     """
-    if method not in METHODS:
-        raise ValueError(f"expected an evidence method among {', '.join(METHODS)}; got '{method}'")
-    effort = EvidenceConfig(num_particles, annealing, error, local_steps, seed)
-    story, guide = in_precision(precision, story, guide)
-    found = _measured(method, story, guide, data, effort, checkpoint, progress)
-    return Estimate(found["value"], found["std_error"])
+    config = config.replace(**fields)
+    problem, methods = prepare(story, guide, data, config)
+    found = measure_rows(problem, methods, config, checkpoint, executor)
+    best = max(methods, key=lambda method: float(found[method].mean()))
+    return Estimate.named(best, found)
 
 
 def ais(
@@ -88,85 +82,104 @@ def ais(
     data: Any,
     *,
     guide: nn.Module | None = None,
-    annealing: Annealing = DEFAULT,
-    local_steps: int = LOCAL_STEPS,
-    precision: str = "auto",
-    seed: int | None = 0,
+    config: EvidenceConfig = EvidenceConfig(),
     checkpoint: Path | str | None = None,
-    progress: bool = False,
+    executor: Executor | None = None,
+    **fields: Any,
 ) -> Annealed:
-    """Annealed importance sampling, with what `log_evidence(method="ais")` leaves out: acceptance, effective chains.
+    """Annealed importance sampling, with what `log_evidence(method="ais")` leaves out: acceptance,
+    effective chains.
 
     Arguments:
         story: The story.
         data: Rows, anything that `ppvae.data.as_rows` takes.
-        guide: Where annealing starts, first refined to q*; not needed from the prior.
-        annealing: Settings.
-        local_steps: Steps that the search for q* may take; 0 takes the amortized guide as it is.
-        precision: `float32` or `float64`; `auto` leaves story and guide as they are.
-        seed: Seed of all draws.
-        checkpoint: A file that keeps the rows that are done.
-        progress: Show a progress bar on a terminal.
+        guide: Where annealing starts, first fitted to q*; not needed from the prior.
+        config: How to measure; its `method` does not count.
+        checkpoint: As in `log_evidence`.
+        executor: As in `log_evidence`.
+        fields: Fields of `config` to change.
 
     Returns:
-        log p(x) of each row, and how its chains fared.
+        log p(x) of each row, and how well its chains did.
 
     Raises:
         ValueError: As `log_evidence`.
     """
-    effort = EvidenceConfig(annealing=annealing, local_steps=local_steps, seed=seed)
-    story, guide = in_precision(precision, story, guide)
-    found = _measured("ais", story, guide, data, effort, checkpoint, progress)
+    config = config.replace(**fields, method="ais")
+    problem, _ = prepare(story, guide, data, config)
+    found = measure_rows(problem, ["ais"], config, checkpoint, executor)
     return Annealed(
-        Estimate(found["value"], found["std_error"]),
-        found["acceptance"],
-        found["ess"],
-        int(found["num_temperatures"].max()),
+        Estimate.named("ais", found),
+        found["ais acceptance"],
+        found["ais ess"],
+        int(found["ais num_temperatures"].max()),
     )
 
 
-def _measured(
-    method: str,
-    story: nn.Module,
-    guide: nn.Module | None,
-    data: Any,
-    effort: EvidenceConfig,
-    checkpoint: Path | str | None,
-    progress: bool,
-) -> TensorDict:
-    """All rows piece by piece, from q* on each."""
-    batch = to_batch(story, data)
-    if method == "exact" or is_from_prior(method, effort):
+def prepare(
+    story: nn.Module, guide: nn.Module | None, data: Any, config: EvidenceConfig
+) -> tuple[Problem, list[str]]:
+    """The rows as a problem in the precision asked for, and the methods that will be run on
+    them.
+    """
+    story, guide = in_precision(config.precision, story, guide)
+    if config.method == "exact" or starts_at_prior(config.method, config):
         guide = None
-    check_method(method, story, guide, batch, effort)
-    kept = kept_rows(checkpoint, {"method": method, **asdict(effort)}, story, guide, batch)
-    annealing, step = effort.annealing, _step(method, story, guide, batch, effort)
-    num_ticks = 2 * annealing.num_temperatures + 2 if method == "ais" else 2
-    adaptive = method == "ais" and annealing.schedule == "adaptive"
-    total = None if adaptive else num_ticks * -(-num_rows_of(batch) // step)
-    with stages(total, progress) as stage:
-
-        def measure(rows: TensorDict, first_row: int, seed: int | None) -> TensorDict:
-            stage(f"row {first_row}: searching q*")
-            local = guide
-            if guide is not None:
-                local, _ = fit_local(story, guide, rows, effort.local_steps, seed)
-            own = replace(effort, seed=None if seed is None else seed + FRESH)
-            tick = partial(stage, f"row {first_row}: {method}")
-            return evidence_of(method, story, local, rows, own, first_row, tick)
-
-        return over_rows(batch, measure, step, seed=effort.seed, checkpoint=kept)
+    problem = Problem.of(story, guide, data)
+    return problem, choose_methods(problem, config)
 
 
-def _step(
-    method: str,
-    story: nn.Module,
-    guide: nn.Module | None,
-    batch: TensorDict,
-    effort: EvidenceConfig,
-) -> int:
-    """Rows of a piece."""
-    if method == "quadrature":
-        return rows_at_a_time(batch, guide, quadrature_numbers(trace_sites(story, batch)))
-    chains = effort.annealing.num_chains if method == "ais" else 1
-    return rows_at_a_time(batch, guide, chains * numbers_per_row(batch))
+def measure_rows(
+    problem: Problem,
+    methods: Sequence[str],
+    config: EvidenceConfig,
+    checkpoint: Path | str | None,
+    executor: Executor | None,
+) -> TensorDict:
+    """log p(x) of all rows by each method, piece by piece, from one q* for all of them.
+
+    Returns:
+        By name: each method's estimate, what else it tells, and its share of each row's seconds;
+            `q* seconds`.
+    """
+    settings = {"methods": [*methods], **row_settings(config)}
+    ticks = 2 * config.annealing.num_temperatures + 1 if "ais" in methods else 0
+    adaptive = ticks and config.annealing.temperature_schedule == "adaptive"
+    return map_rows(
+        partial(_measure_piece, methods=methods, config=config),
+        problem,
+        piece_size(problem, config.rows_per_piece, numbers_of_a_row(methods, problem, config)),
+        seed=config.seed,
+        checkpoint=results_file(checkpoint, settings, problem),
+        executor=executor,
+        num_stages=None if adaptive else 1 + len(methods) + ticks,
+        progress=config.progress,
+    )
+
+
+def row_settings(config: EvidenceConfig) -> dict[str, Any]:
+    """The settings that the results of a row depend on."""
+    settings = config.to_dict()
+    for name in ("method", "num_simulated", "progress"):
+        del settings[name]
+    return settings
+
+
+def _measure_piece(
+    rows: Problem, seed: int, stage: Stage, *, methods: Sequence[str], config: EvidenceConfig
+) -> TensorDict:
+    first, found = rows.first_row, {}
+    clock = [time.perf_counter()]
+    stage(f"row {first}: searching q*")
+    if any(method != "exact" for method in methods):
+        rows, _ = fit_local(rows, config.local_steps, seed)
+    clock.append(time.perf_counter())
+    for method in methods:
+        tick = partial(stage, f"row {first}: {method}")
+        one = measure_evidence(rows, method, config, seed + FRESH, tick)
+        found |= Estimate(one.pop("value"), one.pop("std_error")).to_named(method)
+        found |= {f"{method} {name}": value for name, value in one.items()}
+        clock.append(time.perf_counter())
+    for name, (start, end) in zip(("q*", *methods), pairwise(clock), strict=True):
+        found[f"{name} seconds"] = torch.full((rows.num_rows,), (end - start) / rows.num_rows)
+    return found

@@ -1,20 +1,20 @@
 r"""log p(x) by a grid, for stories with few latent numbers a row."""
 
-__all__ = ["quadrature_evidence", "quadrature_numbers"]
+__all__ = ["check_few_dimensions", "quadrature_evidence", "quadrature_numbers"]
 
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppvae.data.chunks import particle_step
 from ppvae.estimate import Estimate
 from ppvae.inference.annealing_path import Target
-from ppvae.inference.check_finite import checked_pair
 from ppvae.inference.whitening import coordinates_of
-from ppvae.story import Flat, LogJoint, Sites, TensorDict, seeded_eval
+from ppvae.problem import Problem
 
-# Nodes along each axis, odd so that every other one is a grid too, and the half-width in guide scales.
+# Nodes along each axis, odd so that every other one is a grid too, and the half-width in guide
+# scales.
 NODES = {1: 801, 2: 161, 3: 61}
 HALF_WIDTH = 10.0
 # Times that the grid is moved and scaled to the posterior that it shows.
@@ -22,55 +22,61 @@ REFINEMENTS = 2
 MAX_EDGE_SHARE = 1e-4
 
 
-def quadrature_evidence(story: nn.Module, guide: nn.Module, batch: TensorDict) -> Estimate:
-    """The trapezium rule on a grid that the guide places and the posterior's own moments then refine.
+def quadrature_evidence(problem: Problem) -> Estimate:
+    """The trapezium rule on a grid that the guide places and the posterior's own moments then
+    refine.
 
-    For smooth densities that vanish at the edge the rule converges faster than any power of the spacing. The
-    standard error is the change from the grid with every other node left out.
+    For smooth densities that vanish at the edge the rule converges faster than any power of the
+    spacing. The standard error is the change from the grid with every other node left out.
 
     Arguments:
-        story: The story, with at most three latent numbers a row.
-        guide: Tells where the posterior lies and how wide it is; a local one (q*) serves best.
-        batch: The rows, name -> `(B, *event)`.
+        problem: A story with at most three latent numbers a row, its rows, and a guide that tells
+            where the posterior lies and how wide it is; q* serves best.
 
     Returns:
         `(B,)`, in nats.
 
     Raises:
-        ValueError: If there are more than three latent numbers, or the posterior reaches the grid's edge.
+        ValueError: If there are more than three latent numbers, or the posterior reaches the grid's
+            edge.
     """
-    sites = checked_pair(story, guide, batch)
-    flat = Flat(sites.local_continuous)
-    _refuse_many(flat.dim)
-    like = next(iter(batch.values()))
-    axis = torch.linspace(-HALF_WIDTH, HALF_WIDTH, NODES[flat.dim], dtype=torch.float64).to(like)
-    grid = torch.cartesian_prod(*[axis] * flat.dim).reshape(-1, 1, flat.dim)
-    with torch.no_grad(), seeded_eval(0, story, guide):
-        target = Target(LogJoint(story, batch, sites), flat, coordinates_of(guide, batch, sites))
-        step = particle_step(batch, target.where.num_rows)
-        scale_tril = torch.eye(flat.dim).to(like)
-        eps = grid.expand(-1, target.where.num_rows, -1)
-        log_p = torch.cat([target(part) for part in eps.split(step)])
+    dim = check_few_dimensions(problem)
+    like = next(iter(problem.batch.values()))
+    axis = torch.linspace(-HALF_WIDTH, HALF_WIDTH, NODES[dim], dtype=torch.float64).to(like)
+    grid = torch.cartesian_prod(*[axis] * dim).reshape(-1, 1, dim)
+    step = particle_step(problem.batch, problem.num_rows)
+    with torch.no_grad(), problem.eval_mode(0):
+        target = Target(problem, coordinates_of(problem))
+        scale_tril = torch.eye(dim).to(like)
+        eps = grid.expand(-1, problem.num_rows, -1)
+        log_p = torch.cat([target.log_density(part) for part in eps.split(step)])
         for _ in range(REFINEMENTS):
             loc, scale_tril = _moments(log_p, eps)
             eps = loc + torch.einsum("bij,sj->sbi", scale_tril, grid[:, 0])
-            log_p = torch.cat([target(part) for part in eps.split(step)])
+            log_p = torch.cat([target.log_density(part) for part in eps.split(step)])
         log_det = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return _integrate(log_p.reshape(*[len(axis)] * flat.dim, -1), float(axis[1] - axis[0]), log_det)
+    return _integrate(log_p.reshape(*[len(axis)] * dim, -1), float(axis[1] - axis[0]), log_det)
 
 
-def quadrature_numbers(sites: Sites) -> int:
+def quadrature_numbers(problem: Problem) -> int:
     """Numbers that the grid of one row takes."""
-    dim = Flat(sites.local_continuous).dim
-    _refuse_many(dim)
+    dim = check_few_dimensions(problem)
     return int(NODES[dim] ** dim) * (3 * dim + 2)
 
 
-def _refuse_many(dim: int) -> None:
+def check_few_dimensions(problem: Problem) -> int:
+    """The latent numbers of a row.
+
+    Raises:
+        ValueError: If there are too many for a grid.
+    """
+    dim = problem.unconstrained.dim
     if dim not in NODES:
         raise ValueError(
-            f"expected at most {max(NODES)} latent numbers a row for quadrature, got {dim}; use method 'ais'"
+            f"expected at most {max(NODES)} latent numbers a row for quadrature, got {dim}; use "
+            "method 'ais'"
         )
+    return dim
 
 
 def _moments(log_p: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,6 +112,7 @@ def _refuse_edges(log_p: Tensor, log_total: Tensor, spacing: float) -> None:
     bad = (share > MAX_EDGE_SHARE).nonzero().flatten().tolist()
     if bad:
         raise ValueError(
-            f"expected the posterior to lie within {HALF_WIDTH:g} guide scales of the guide, got one that reaches "
-            f"the grid's edge in rows {bad[:5]}; fit the guide, or use method 'ais'"
+            f"expected the posterior to lie within {HALF_WIDTH:g} guide scales of the guide, got "
+            f"one that reaches the grid's edge in rows {bad[:5]}; fit the guide, or use method "
+            "'ais'"
         )

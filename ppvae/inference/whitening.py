@@ -1,4 +1,6 @@
-r"""Coordinates in which a guide looks like a standard normal, for annealing and Hamiltonian Monte Carlo."""
+r"""Coordinates in which a guide looks like a standard normal, for annealing and Hamiltonian Monte
+Carlo.
+"""
 
 __all__ = ["LOG_SQRT_2_PI", "Coordinates", "affine", "coordinates_of"]
 
@@ -8,13 +10,14 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppvae.data.chunks import CHUNK_NUMBERS
-from ppvae.problem.weights import draw
-from ppvae.story import Flat, Sites, TensorDict, local_params, num_rows_of
+from ppvae.problem import Problem
+from ppvae.story import local_params
 
-# Draws of a guide whose moments are not known: at least so many, and so many for each latent number.
+# Draws of a guide whose moments are not known: at least so many, and so many for each latent
+# number.
 MOMENT_PARTICLES = 200
 MOMENT_PARTICLES_EACH = 20
 JITTER = 1e-4
@@ -25,8 +28,9 @@ LOG_SQRT_2_PI = 0.9189385332046727
 class Coordinates:
     r"""A map from noise :math:`\epsilon` to :math:`u`.
 
-    Under the map of a guide a standard normal becomes the guide: annealing from it in these coordinates is annealing
-    from the guide, and the geometry is scaled by the guide's covariance (a preconditioner).
+    Under the map of a guide a standard normal becomes the guide: annealing from it in these
+    coordinates is annealing from the guide, and the geometry is scaled by the guide's covariance (a
+    preconditioner).
 
     Arguments:
         push: `(*, B, d)` to `u` `(*, B, d)` and log |det du/deps| `(*, B)`.
@@ -41,42 +45,33 @@ class Coordinates:
     num_rows: int
 
 
-def coordinates_of(guide: nn.Module, batch: TensorDict, sites: Sites) -> Coordinates:
-    """Coordinates that whiten a guide on these rows.
+def coordinates_of(problem: Problem) -> Coordinates:
+    """Coordinates that whiten a problem's guide on its rows.
 
-    A Gaussian guide gives its own affine map, a flow its networks. Any other guide (a mixture, somebody else's
-    program) is replaced by the Gaussian with its mean and covariance, or their diagonal where it has too many numbers:
-    annealing may start anywhere.
-
-    Arguments:
-        guide: Any Pyro guide.
-        batch: The rows, name -> `(B, *event)`.
-        sites: The story's sites.
+    A Gaussian guide gives its own affine map, a flow its networks. Any other guide (a mixture,
+    somebody else's program) is replaced by the Gaussian with its mean and covariance, or their
+    diagonal where it has too many numbers: annealing may start anywhere.
     """
-    posterior: Any = getattr(guide, "posterior", None)
-    with local_params(guide):
-        q: Any = None if posterior is None else posterior(batch)
+    guide: Any = problem.guide
+    q: Any = None
+    if hasattr(guide, "posterior"):
+        with local_params(guide):
+            q = guide.posterior(problem.batch)
     if hasattr(q, "push"):
         return Coordinates(q.push, q.pull, q.event_shape[0], q.batch_shape[0])
     if isinstance(q, dist.MultivariateNormal | dist.LowRankMultivariateNormal):
         return affine(q.loc, q.scale_tril)
     if isinstance(q, dist.Independent) and isinstance(q.base_dist, dist.Normal):
         return affine(q.base_dist.loc, torch.diag_embed(q.base_dist.scale))
-    return _affine_of(_particles(guide, q, batch, sites))
-
-
-def _particles(guide: nn.Module, q: Any, batch: TensorDict, sites: Sites) -> Tensor:
-    """Draws of u, `(S, B, d)`, as many as a covariance takes or memory allows."""
-    flat = Flat(sites.local_continuous)
-    room = CHUNK_NUMBERS // (num_rows_of(batch) * flat.dim)
+    flat = problem.unconstrained.flat
+    room = CHUNK_NUMBERS // (problem.num_rows * flat.dim)
     num = max(MOMENT_PARTICLES, min(MOMENT_PARTICLES_EACH * flat.dim, room))
-    if q is not None:
-        return q.sample((num,))
-    return flat.flatten(draw(guide, batch, num, sites).values)
+    u = flat.flatten(problem.draw(num).values) if q is None else q.sample((num,))
+    return _affine_with_moments(u)
 
 
-def _affine_of(u: Tensor) -> Coordinates:
-    """The map with the moments of these draws, `(S, B, d)`."""
+def _affine_with_moments(u: Tensor) -> Coordinates:
+    """The affine map with the mean and covariance of these draws, `(S, B, d)`."""
     dim, centred = u.shape[-1], u - u.mean(0)
     scale = u.std(0).clamp(min=1e-6)
     if len(u) < MOMENT_PARTICLES_EACH * dim:

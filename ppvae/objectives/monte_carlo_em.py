@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ppvae.inference.annealing_path import Target
-from ppvae.inference.hmc import HMC, adapt
+from ppvae.inference.hmc import adapt_step_size, evaluate_with, transition
 from ppvae.inference.whitening import coordinates_of
 from ppvae.objectives.base import Objective
 from ppvae.problem import Problem
@@ -58,12 +58,11 @@ class MonteCarloEM(Objective):
             )
         super().__init__(problem, **options)
         self.num_moves, self.num_leapfrog = num_moves, num_leapfrog
-        self.hmc = HMC(num_leapfrog)
-        self.flat = Flat(self.sites.local_latent)
         self.register_buffer("log_step_size", torch.tensor(FIRST_STEP_SIZE).log())
 
     def check(self) -> None:
         self.problem.check_independent_rows("monte_carlo_em")
+        Flat(self.sites.local_latent)  # refuses discrete sites by name
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
         problem = self.problem.on(batch)
@@ -72,15 +71,15 @@ class MonteCarloEM(Objective):
 
     def _posterior_draws(self, problem: Problem) -> TensorDict:
         """The ends of the chains, site -> `(S, B, *row)`, without gradients."""
-        batch = problem.batch
         with torch.no_grad(), local_params(self.guide):
-            where = coordinates_of(self.guide, batch, self.sites)
-            target = Target(problem.log_joint, self.flat, where)
-            like = next(iter(batch.values()))
-            eps = torch.randn(self.num_particles, where.num_rows, where.dim).to(like)
+            target = Target(problem, coordinates_of(problem))
+            evaluate = evaluate_with(target.value_and_grad)
+            like = next(iter(problem.batch.values()))
+            shape = self.num_particles, problem.num_rows, problem.unconstrained.dim
+            state = evaluate(torch.randn(shape).to(like))
             for _ in range(self.num_moves):
-                step_size = self.log_step_size.exp().expand(where.num_rows).to(like)
-                eps, accept = self.hmc.step(target, eps, step_size)
+                step_size = self.log_step_size.exp().expand(problem.num_rows).to(like)
+                state, acceptance, _ = transition(evaluate, state, step_size, self.num_leapfrog)
                 if self.training:
-                    self.log_step_size.copy_(adapt(step_size, accept).log().mean())
-            return self.flat.unflatten(where.push(eps)[0])[0]
+                    self.log_step_size.copy_(adapt_step_size(step_size, acceptance).log().mean())
+            return target.unflatten(state.position)[0]

@@ -1,6 +1,6 @@
 r"""Training: story, guide and rows in, both trained, and what happened as a history."""
 
-__all__ = ["fit"]
+__all__ = ["build_objective", "check_config", "fit", "move_to_device"]
 
 import os
 import sys
@@ -14,13 +14,13 @@ import pyro
 from torch import nn
 
 from ppvae.config import TrainConfig
-from ppvae.data import Rows, Stream, open_rows, preview, to_batch
+from ppvae.data import Rows, Stream, open_rows, preview
 from ppvae.objectives import OBJECTIVES, Objective, check_request
 from ppvae.problem import Problem
 from ppvae.progress import stages
 from ppvae.storage.fingerprint import fingerprint
 from ppvae.storage.run_folder import RunFolder, open_run_folder
-from ppvae.story import check_data, local_params, reference_tensor, seeded
+from ppvae.story import local_params, reference_tensor, seeded
 from ppvae.training.bfloat16 import check_bfloat16
 from ppvae.training.callbacks import Callback, EpochCallback, as_callbacks
 from ppvae.training.checkpointing import Checkpointing
@@ -105,9 +105,14 @@ def fit(
         )
     own_callbacks = as_callbacks(callbacks)
     init_process_group()
-    rows, val_rows = _prepare(story, guide, open_rows(data), val, config)
-    with seeded(config.seed, story):  # a baseline has weights of its own
-        loss_of = _objective(given, story, guide, rows, config)
+    move_to_device(story, guide, config)
+    like = reference_tensor(story)
+    rows = open_rows(data).to(device=like.device, dtype=like.dtype)
+    loss_of = _objective(given, story, guide, rows, config)
+    val_rows = None
+    if val is not None:
+        val_rows = open_rows(val).to(device=like.device, dtype=like.dtype)
+        loss_of.problem.with_rows(preview(val_rows))  # checks their values
     settings = _settings(loss_of, rows, config)
     _check_alike(settings)
     signals = DeferredSignals()
@@ -151,10 +156,8 @@ def check_config(config: TrainConfig) -> None:
         check_bfloat16(device)
 
 
-def _prepare(
-    story: nn.Module, guide: nn.Module, rows: Rows | Stream, val: Any, config: TrainConfig
-) -> tuple[Rows | Stream, Rows | Stream | None]:
-    """Bring modules and rows to one device and precision, and check the validation rows."""
+def move_to_device(story: nn.Module, guide: nn.Module, config: TrainConfig) -> None:
+    """Bring story and guide to the device and precision that they are trained in."""
     for what, module in {"story": story, "guide": guide}.items():
         if isinstance(module, type):
             raise ValueError(
@@ -164,12 +167,6 @@ def _prepare(
     dtype = PRECISIONS[config.precision] or reference_tensor(story).dtype
     for module in (story, guide):
         module.to(device=device, dtype=dtype)
-    rows = rows.to(device=device, dtype=dtype)
-    if val is None:
-        return rows, None
-    val_rows = open_rows(val).to(device=device, dtype=dtype)
-    check_data(story, to_batch(story, preview(val_rows)))
-    return rows, val_rows
 
 
 def _objective(
@@ -180,19 +177,11 @@ def _objective(
     config: TrainConfig,
 ) -> Objective:
     """The named objective, or the one given, once it is known to be made for these modules and rows."""
-    options = {"num_particles": config.num_particles, **config.objective_options}
     if given is None:
-        problem = Problem.for_training(story, guide, rows)
-        name = config.objective
-        if name == "trace_elbo" and problem.enumerated:
-            name = "enum_elbo"
-            if is_main_process():
-                sites = ", ".join(problem.enumerated)
-                said = f"objective enum_elbo in place of trace_elbo: {sites} summed over exactly"
-                print(said, file=sys.stderr)
-        loss_of = OBJECTIVES[name](problem, **options)
+        loss_of = build_objective(Problem.for_training(story, guide, rows), config)
     else:
         loss_of = given
+        options = {"num_particles": config.num_particles, **config.objective_options}
         if given.story is not story or given.guide is not guide or given.num_rows != len(rows):
             raise ValueError(
                 f"expected an objective made for this story, this guide and {len(rows)} rows, got one for other modules "
@@ -207,6 +196,20 @@ def _objective(
             f"expected kl_warmup=0 with {loss_of.name}, got {config.kl_warmup}: it has no KL term to weigh"
         )
     return loss_of.to(reference_tensor(loss_of))
+
+
+def build_objective(problem: Problem, config: TrainConfig) -> Objective:
+    """The named objective on a checked pair; `enum_elbo` for `trace_elbo` where sites are enumerated, which is said."""
+    name = config.objective
+    if name == "trace_elbo" and problem.enumerated:
+        name = "enum_elbo"
+        if is_main_process():
+            sites = ", ".join(problem.enumerated)
+            said = f"objective enum_elbo in place of trace_elbo: {sites} summed over exactly"
+            print(said, file=sys.stderr)
+    options = {"num_particles": config.num_particles, **config.objective_options}
+    with seeded(config.seed, problem.story):  # a baseline has weights of its own
+        return OBJECTIVES[name](problem, **options)
 
 
 def _settings(loss_of: Objective, rows: Rows | Stream, config: TrainConfig) -> dict[str, Any]:

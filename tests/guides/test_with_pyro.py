@@ -117,14 +117,15 @@ def test_importing_ppvae_changes_no_global_setting():
 
 
 @pytest.mark.parametrize("family", CONTINUOUS)
-def test_fit_elbo_and_gaps_leave_the_parameter_store_empty(family, short_search):
+def test_fit_elbo_and_gaps_leave_the_parameter_store_empty(family):
     story, batch, guide = built("two_sites", family)
     state = torch.get_rng_state()
     ppvae.fit(story, guide, batch, epochs=2, batch_size=5, progress=False)
     ppvae.elbo(story, guide, batch)
     few = {"x": batch["x"][:2]}
     ppvae.gaps(
-        story, guide, few, num_particles=30, annealing=ppvae.Annealing(2, 2), num_simulated=0
-    )
+        story, guide, few, num_particles=30, local_steps=20, num_simulated=0,
+        annealing=ppvae.Annealing(num_chains=2, num_temperatures=2),
+    )  # fmt: skip
     assert len(pyro.get_param_store()) == 0
     assert torch.equal(state, torch.get_rng_state())

@@ -14,7 +14,7 @@ from torch import nn
 
 import ppvae
 from ppvae import objectives
-from ppvae.inference import log_mean_exp
+from ppvae.estimate import log_mean_exp
 from ppvae.objectives.vimco import without_each
 from ppvae.problem.weights import score
 from ppvae.story import eval_mode, local_params, observe, scale_rows, seeded_eval

@@ -1,4 +1,6 @@
-"""Several starts of a search for q*: a family that holds another is not left in a worse piece; float64."""
+"""Several starts of a search for q*: a family that holds another is not left in a worse piece;
+float64.
+"""
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ from exact import linear_gaussian, rows_of
 from ppvae import guides
 from ppvae.inference import elbo
 from ppvae.inference.multi_start import MAX_DIM, NUM_STARTS, is_better, keep_best, multi_start
+from ppvae.problem import Problem
 from ppvae.stories import load_story
 
 
@@ -52,7 +55,8 @@ def test_a_row_keeps_its_start_unless_another_is_clearly_better():
     batch = rows_of(story, 3)
     local = built("iaf", story, batch).local(batch)
     before = {k: p.detach().clone() for k, p in local.named_parameters()}
-    crowd = multi_start(local, 3)
+    candidates = multi_start(Problem.of(story, local, batch), 3)
+    crowd = candidates.guide
     assert len(next(iter(crowd.batch.values()))) == 9
     log_w = torch.zeros(50, 9).double()
     log_w += torch.randn(50, 9, generator=torch.Generator().manual_seed(0)).double()
@@ -75,7 +79,8 @@ def test_rows_of_few_latent_numbers_are_climbed_from_several_places(dim):
     story = linear_gaussian(data_dim=12, latent_dim=dim)
     batch = rows_of(story, 2)
     local = built("full_rank", story, batch).local(batch)
-    crowd = multi_start(local, None)
+    problem = Problem.of(story, local, batch)
+    crowd = multi_start(problem, None).guide
     if dim > MAX_DIM:
         assert crowd is local
         return

@@ -1,4 +1,6 @@
-r"""Discrete local sites: summed over exactly wherever they are finite and few, refused by name where they are not."""
+r"""Discrete local sites: summed over exactly wherever they are finite and few, refused by name
+where they are not.
+"""
 
 import pyro
 import pyro.distributions as dist
@@ -8,7 +10,8 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import ppvae
-from ppvae.inference import Annealing, exact_evidence, knows_exact
+from ppvae.inference import Annealing, exact_evidence, knows_exact, methods_for
+from ppvae.problem import Problem
 
 
 class Clusters(PyroModule):
@@ -90,9 +93,10 @@ def test_a_story_of_finite_discrete_sites_alone_has_an_exact_evidence():
     story = Clusters(continuous=False)
     rows = {"x": ppvae.simulate(story, 300, seed=0)["x"]}
     truth = story.truth(rows["x"])
-    assert knows_exact(story, rows)
+    problem = Problem.of(story, None, rows)
+    assert knows_exact(problem)
     torch.testing.assert_close(ppvae.log_evidence(story, rows, method="exact").value, truth)
-    assert float(exact_evidence(story, rows).std_error.max()) == 0
+    assert float(exact_evidence(problem).std_error.max()) == 0
     guide = ppvae.guides.build("enumerated", story, rows)
     found = ppvae.gaps(story, guide, {"x": rows["x"][:20]}, num_particles=50)
     assert found.method == "exact"
@@ -105,14 +109,14 @@ def test_annealing_and_quadrature_sum_discrete_sites_out(start):
     rows = {"x": ppvae.simulate(story, 8, seed=0)["x"]}
     truth = story.truth(rows["x"])
     guide = ppvae.guides.build("full_rank", story, rows, hidden=(8,))
-    annealing = Annealing(16, 20, 2, start=start)
+    annealing = Annealing(num_chains=16, num_temperatures=20, num_leapfrog=2, start=start)
     options = {"guide": guide, "annealing": annealing, "local_steps": 60}
     found = ppvae.log_evidence(story, rows, method="ais", **options)
     noise = float(found.std_error.square().sum().sqrt()) / len(truth)
     assert abs(float((found.value - truth).mean())) < 4 * noise
     grid = ppvae.log_evidence(story, rows, method="quadrature", **options)
     torch.testing.assert_close(grid.value, truth, rtol=0, atol=1e-6)
-    sandwich = ppvae.bdmc(story, guide, 8, annealing=annealing, local_steps=60)
+    sandwich = ppvae.bdmc(story, guide, num_simulated=8, annealing=annealing, local_steps=60)
     assert float(sandwich.width.mean().value) > -4 * float(sandwich.width.mean().std_error)
 
 
@@ -128,10 +132,10 @@ def test_rows_that_show_their_label_are_scored_under_it_from_either_start():
     own = own + torch.arange(3.0).double().log_softmax(0)[drawn["k"]]
     truth = torch.where(labels.isnan(), story.truth(drawn["x"]), own)
     for start in ("guide", "prior"):
+        annealing = Annealing(num_temperatures=20, num_leapfrog=2, start=start)
         found = ppvae.log_evidence(
-            story, rows, method="ais", guide=guide, annealing=Annealing(16, 20, 2, start=start),
-            local_steps=60,
-        )  # fmt: skip
+            story, rows, method="ais", guide=guide, annealing=annealing, local_steps=60
+        )
         noise = float(found.std_error.square().sum().sqrt()) / len(truth)
         assert abs(float((found.value - truth).mean())) < 4 * noise
 
@@ -142,15 +146,18 @@ def test_what_cannot_be_summed_out_is_named(method):
     coins = dist.Bernoulli(torch.full((20,), 0.5)).to_event(1)
     z = dist.Normal(torch.tensor(0.0), 1.0)
     for story, guide, message in (
-        (Coins(), DrawsAll(coins=coins), r"a continuous latent site for method '.*discrete \['coins'\]"),
-        (Coins(continuous=True), DrawsAll(coins=coins, z=z), r"\['coins'\].*at most 4096.*use method 'iwae'"),
-        (Poisson(), DrawsAll(k=dist.Poisson(torch.tensor(2.0)), z=z), r"site 'k'.*infinitely many.*use method 'iwae'"),
+        (Coins(), DrawsAll(coins=coins), r"a continuous latent site for method '.*discrete "
+                                         r"\['coins'\]"),
+        (Coins(continuous=True), DrawsAll(coins=coins, z=z), r"\['coins'\].*at most 4096.*use "
+                                                             r"method 'iwae'"),
+        (Poisson(), DrawsAll(k=dist.Poisson(torch.tensor(2.0)), z=z), r"site 'k'.*infinitely "
+                                                                      r"many.*use method 'iwae'"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             ppvae.log_evidence(story, x, method=method, guide=guide)
     with pytest.raises(ValueError, match="at most 4096"):
         ppvae.log_evidence(Coins(), x, method="exact")
-    assert not knows_exact(Coins(), {"x": x})
+    assert not knows_exact(Problem.of(Coins(), None, x))
 
 
 def test_importance_sampling_serves_where_a_guide_draws_infinite_sites():
@@ -171,7 +178,7 @@ def test_importance_sampling_serves_where_a_guide_draws_infinite_sites():
     k = torch.arange(60.0)
     each = dist.Poisson(2.0).log_prob(k) + dist.Normal(2.0, 2**0.5).log_prob(x.unsqueeze(1) - k)
     assert bool(((found.value - each.logsumexp(1)).abs() < 4 * found.std_error).all())
-    assert ppvae.inference.methods_for(story, {"x": x}) == ["iwae"]
+    assert methods_for(Problem.of(story, None, x)) == ["iwae"]
 
 
 def test_gaps_leave_annealing_out_where_there_is_nothing_to_anneal():

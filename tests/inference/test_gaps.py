@@ -1,4 +1,6 @@
-r"""Gaps against closed forms: the family's part, the encoder's part, and their order between families."""
+r"""Gaps against closed forms: the family's part, the encoder's part, and their order between
+families.
+"""
 
 import exact
 import pytest
@@ -56,7 +58,7 @@ def test_a_larger_family_is_never_worse_after_local_optimisation(train_with: str
     for name in ("mean_field", "full_rank", "iaf"):
         guide = ppvae.guides.build(name, story, rows)
         ppvae.fit(story, guide, rows, epochs=4, progress=False)
-        best[name] = ppvae.gaps(story, guide, rows.head(20), evidence="iwae").elbo_local
+        best[name] = ppvae.gaps(story, guide, rows.head(20), method="iwae").elbo_local
     for name in ("full_rank", "iaf"):
         gain = (best[name] - best["mean_field"]).mean()
         assert float(gain.value) > -4 * float(gain.std_error)
@@ -74,4 +76,4 @@ def test_gaps_of_a_guide_written_by_hand() -> None:
 def test_unknown_evidence_is_named() -> None:
     story = exact.linear_gaussian()
     with pytest.raises(ValueError, match="auto, best, exact"):
-        ppvae.gaps(story, exact.ScaledPosterior(story), exact.rows_of(story, 2), evidence="magic")
+        ppvae.gaps(story, exact.ScaledPosterior(story), exact.rows_of(story, 2), method="magic")

@@ -1,4 +1,6 @@
-r"""Annealing is unbiased whatever its settings, says how well it knows, and is certified from both sides."""
+r"""Annealing is unbiased whatever its settings, says how well it knows, and is certified from both
+sides.
+"""
 
 from itertools import pairwise
 
@@ -7,17 +9,27 @@ import pytest
 import torch
 
 import ppvae
-from ppvae.inference import SCHEDULES, Annealing, ais, certify
-from ppvae.inference.ais import Chains
-from ppvae.inference.annealing import schedule_of
+from ppvae.config import ANNEALING_SCHEDULES
+from ppvae.inference import Annealing, ais, certify
+from ppvae.inference.ais import WeightedChains
+from ppvae.inference.pilot_run import temperatures
 
 REPEATS = 1000
 SETTINGS = {
-    "linear": Annealing(1, 5),
-    "geometric from the prior": Annealing(1, 12, 3, start="prior"),
-    "sigmoid": Annealing(1, 5, schedule="sigmoid"),
-    "adaptive": Annealing(1, schedule="adaptive", conditional_ess=0.8),
-    "resampled": Annealing(6, 12, 1, start="prior", schedule="linear", resample=True),
+    "linear": Annealing(num_chains=1, num_temperatures=5),
+    "geometric from the prior": Annealing(
+        num_chains=1, num_temperatures=12, num_leapfrog=3, start="prior"
+    ),
+    "sigmoid": Annealing(num_chains=1, num_temperatures=5, temperature_schedule="sigmoid"),
+    "adaptive": Annealing(num_chains=1, temperature_schedule="adaptive", conditional_ess=0.8),
+    "resampled": Annealing(
+        num_chains=6,
+        num_temperatures=12,
+        num_leapfrog=1,
+        start="prior",
+        temperature_schedule="linear",
+        resample=True,
+    ),
 }
 
 
@@ -39,7 +51,14 @@ def test_the_error_of_resampled_chains_is_that_of_repeats():
     story = exact.linear_gaussian(4, 2)
     rows = exact.rows_of(story, 1)
     many = {"x": rows["x"].expand(REPEATS, -1)}
-    settings = Annealing(20, 12, 1, start="prior", schedule="linear", resample=True)
+    settings = Annealing(
+        num_chains=20,
+        num_temperatures=12,
+        num_leapfrog=1,
+        start="prior",
+        temperature_schedule="linear",
+        resample=True,
+    )
     found = ais(story, many, annealing=settings).log_evidence
     ratio = (found.value - story.log_evidence(many)).detach().exp()
     # The mean of the estimated relative variances is that of the repeats, each up to its own error.
@@ -53,7 +72,7 @@ def test_without_resampling_the_error_is_that_of_the_delta_method():
     torch.manual_seed(0)
     log_w = torch.randn(10, 5).double()
     own = torch.arange(10).unsqueeze(1).expand(10, 5)
-    chains = Chains(log_w, torch.ones(5), own, torch.zeros(5).double())
+    chains = WeightedChains(log_w, torch.ones(5), own, torch.zeros(5).double())
     expected = ppvae.inference.importance_evidence(log_w)
     torch.testing.assert_close(chains.log_mean().value, expected.value)
     torch.testing.assert_close(chains.log_mean().std_error, expected.std_error)
@@ -66,9 +85,11 @@ def test_without_resampling_the_error_is_that_of_the_delta_method():
 def test_bounds_from_both_directions_stand_on_either_side_of_the_evidence(latent_dim, start):
     story = exact.linear_gaussian(latent_dim + 5, latent_dim)
     guide = ppvae.guides.build("mean_field", story, exact.rows_of(story, 20))
-    annealing = Annealing(8, 10 if start == "guide" else 40, 3, start=start)
+    annealing = Annealing(
+        num_chains=8, num_temperatures=10 if start == "guide" else 40, num_leapfrog=3, start=start
+    )
     sandwich = ppvae.bdmc(
-        story, guide, 20, observed=["x"], annealing=annealing, local_steps=20, seed=3
+        story, guide, num_simulated=20, observed=["x"], annealing=annealing, local_steps=20, seed=3
     )
     truth = story.log_evidence(exact.rows_of(story, 20, seed=3)).detach()
     for bound, sign in ((sandwich.lower, 1), (sandwich.upper, -1)):
@@ -84,8 +105,22 @@ def test_one_call_judges_the_settings_that_are_used_on_data():
     story = exact.linear_gaussian()
     rows = exact.rows_of(story, 20)
     guide = ppvae.guides.build("full_rank", story, rows)
-    good = certify(story, guide, rows, n=20, annealing=Annealing(8, 20), local_steps=300)
-    hasty = certify(story, guide, rows, n=20, annealing=Annealing(2, 1), local_steps=0)
+    good = certify(
+        story,
+        guide,
+        rows,
+        num_simulated=20,
+        annealing=Annealing(num_chains=8, num_temperatures=20),
+        local_steps=300,
+    )
+    hasty = certify(
+        story,
+        guide,
+        rows,
+        num_simulated=20,
+        annealing=Annealing(num_chains=2, num_temperatures=1),
+        local_steps=0,
+    )
     assert good.converged and "converged" in str(good)
     assert not hasty.converged and "take more temperatures" in str(hasty)
 
@@ -102,10 +137,11 @@ def test_a_verdict_says_what_to_do():
         assert found.converged == (verdict == "converged")
 
 
-@pytest.mark.parametrize("schedule", [s for s in SCHEDULES if s != "adaptive"])
+@pytest.mark.parametrize("schedule", [s for s in ANNEALING_SCHEDULES if s != "adaptive"])
 @pytest.mark.parametrize("start", ["guide", "prior"])
 def test_schedules_rise_from_zero_to_one(schedule, start):
-    betas = schedule_of(Annealing(num_temperatures=30, schedule=schedule, start=start))
+    settings = Annealing(num_temperatures=30, temperature_schedule=schedule, start=start)
+    betas = temperatures(settings)
     assert len(betas) == 31 and betas[0] == 0 and betas[-1] == pytest.approx(1, abs=1e-12)
     assert all(a < b for a, b in pairwise(betas))
 
@@ -114,23 +150,24 @@ def test_the_adaptive_schedule_takes_more_temperatures_where_more_is_asked_of_it
     story = exact.linear_gaussian()
     rows = exact.rows_of(story, 20)
     guide = exact.ScaledPosterior(story, 2.0, shift=0.5)
-    counts = [
-        ais(
-            story, rows, guide=guide, local_steps=0,
-            annealing=Annealing(schedule="adaptive", conditional_ess=wanted), progress=True,
-        ).num_temperatures
-        for wanted in (0.5, 0.9, 0.99)
-    ]  # fmt: skip
+    counts = []
+    for wanted in (0.5, 0.9, 0.99):
+        settings = Annealing(temperature_schedule="adaptive", conditional_ess=wanted)
+        found = ais(story, rows, guide=guide, local_steps=0, annealing=settings, progress=True)
+        counts.append(found.num_temperatures)
     assert counts[0] < counts[1] < counts[2]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"start": "middle"}, "expected a start of annealing among guide, prior; got 'middle'"),
-        ({"schedule": "magic"}, "expected a schedule of annealing among auto.*'magic'"),
-        ({"num_temperatures": 0}, "at least one temperature"),
-        ({"num_chains": 0}, "at least one chain"),
+        ({"start": "middle"}, "expected start among guide, prior; got 'middle'"),
+        (
+            {"temperature_schedule": "magic"},
+            "expected temperature_schedule among auto.*'magic'",
+        ),
+        ({"num_temperatures": 0}, "num_temperatures of at least 1"),
+        ({"num_chains": 0}, "num_chains of at least 1"),
         ({"conditional_ess": 1.0}, "conditional_ess between 0 and 1"),
     ],
 )
@@ -143,7 +180,7 @@ def test_an_endless_adaptive_schedule_is_refused(monkeypatch):
     monkeypatch.setattr("ppvae.inference.pilot_run.MAX_TEMPERATURES", 20)
     story = exact.linear_gaussian()
     rows = exact.rows_of(story, 3)
-    settings = Annealing(start="prior", schedule="adaptive", conditional_ess=0.9999)
+    settings = Annealing(start="prior", temperature_schedule="adaptive", conditional_ess=0.9999)
     monkeypatch.setattr("ppvae.inference.pilot_run.BISECTIONS", 10)
     with pytest.raises(ValueError, match="expected at most 20 temperatures"):
         ais(story, rows, annealing=settings)

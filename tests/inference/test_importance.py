@@ -1,16 +1,16 @@
-r"""Importance sampling in pieces: the same numbers as at once, with errors that repeats confirm; resuming changes none."""
-
-import sys
+r"""Importance sampling in pieces: the same numbers as at once, with errors that repeats confirm;
+resuming changes none.
+"""
 
 import exact
 import pytest
 import torch
 
 import ppvae
-from ppvae.inference import Annealing, importance_evidence, importance_sampling
+from ppvae.inference import importance_evidence, importance_sampling
 from ppvae.inference.importance_sampling import RunningWeights
+from ppvae.problem import Problem
 
-estimators = sys.modules["ppvae.inference.log_evidence"]
 REPEATS = 1000
 
 
@@ -40,7 +40,7 @@ def test_weights_in_pieces_give_what_they_give_at_once(sizes, error):
 def test_errors_are_those_of_repeats(pair, error):
     story, guide, rows = pair
     many = {"x": rows["x"][:1].expand(REPEATS, -1)}
-    found = importance_sampling(story, guide, many, 300, error=error, seed=0)
+    found = importance_sampling(Problem.of(story, guide, many), 300, error=error, seed=0)
     spread = float(found.value.std())
     claimed = float(found.std_error.square().mean().sqrt())
     assert abs(claimed / spread - 1) < 4 * (0.5 / REPEATS) ** 0.5 + 0.02  # 0.02: of second order
@@ -50,13 +50,14 @@ def test_streaming_gives_the_weights_estimate_whatever_the_chunks(pair, monkeypa
     story, guide, rows = pair
     log_w = ppvae.log_weights(story, guide, rows, 500, seed=3)
     expected = importance_evidence(log_w)
-    found = importance_sampling(story, guide, rows, 500, seed=3)
+    problem = Problem.of(story, guide, rows)
+    found = importance_sampling(problem, 500, seed=3)
     torch.testing.assert_close(found.value, expected.value)
     torch.testing.assert_close(found.std_error, expected.std_error)
     monkeypatch.setattr(
         "ppvae.data.chunks.CHUNK_NUMBERS", 256 * 60
     )  # ten particles of six rows at a time
-    pieces = importance_sampling(story, guide, rows, 2000, seed=3)
+    pieces = importance_sampling(problem, 2000, seed=3)
     error = pieces.value - story.log_evidence(rows)
     assert bool((error.abs() < 4 * pieces.std_error).all())
 
@@ -74,47 +75,6 @@ def test_one_particle_has_no_error_to_tell(pair):
     story, guide, rows = pair
     found = ppvae.log_evidence(story, rows, method="iwae", guide=guide, num_particles=1)
     assert bool(found.value.isfinite().all()) and bool(found.std_error.isnan().all())
-
-
-@pytest.mark.parametrize("method", ["iwae", "ais"])
-def test_a_stopped_measurement_goes_on_to_the_same_numbers(method, tmp_path, monkeypatch):
-    story = exact.linear_gaussian(4, 2)
-    rows = exact.rows_of(story, 10)
-    guide = ppvae.guides.build("mean_field", story, rows, hidden=(8,))
-    monkeypatch.setattr("ppvae.inference.pieces.ROWS_AT_A_TIME", 4)
-    file = tmp_path / "rows.safetensors"
-    options = {
-        "method": method, "guide": guide, "num_particles": 50, "annealing": Annealing(3, 4),
-        "local_steps": 20,
-    }  # fmt: skip
-    whole = ppvae.log_evidence(story, rows, **options)
-
-    finished, measure = [], estimators.evidence_of
-
-    def stop_at_the_third(*args):
-        if len(finished) == 2:
-            raise KeyboardInterrupt
-        finished.append(args)
-        return measure(*args)
-
-    monkeypatch.setattr(estimators, "evidence_of", stop_at_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        ppvae.log_evidence(story, rows, checkpoint=file, **options)
-    monkeypatch.setattr(estimators, "evidence_of", lambda *a: (finished.append(a), measure(*a))[1])
-    resumed = ppvae.log_evidence(story, rows, checkpoint=file, **options)
-    assert len(finished) == 3  # two pieces before, the last one after
-    assert torch.equal(resumed.value, whole.value)
-    assert torch.equal(resumed.std_error, whole.std_error)
-    again = ppvae.log_evidence(story, rows, checkpoint=file, **options)
-    assert len(finished) == 3 and torch.equal(again.value, whole.value)
-    for change in ({"seed": 1}, {"num_particles": 60}):
-        with pytest.raises(ValueError, match="to hold results of these settings"):
-            ppvae.log_evidence(story, rows, checkpoint=file, **(options | change))
-    with pytest.raises(ValueError, match="to hold results of these settings"):
-        ppvae.log_evidence(story, {"x": rows["x"] + 1}, checkpoint=file, **options)
-    file.write_bytes(b"no tensors")
-    with pytest.raises(ValueError, match="expected a checkpoint"):
-        ppvae.log_evidence(story, rows, checkpoint=file, **options)
 
 
 def test_the_jackknife_deals_particles_alike_however_they_come():

@@ -13,7 +13,9 @@ ROWS = 10
 
 
 def within_four_errors(found: ppvae.Estimate, truth: Tensor) -> bool:
-    """Whether the mean over rows is right up to the Monte Carlo error, and each row up to five of its own."""
+    """Whether the mean over rows is right up to the Monte Carlo error, and each row up to five of
+    its own.
+    """
     error = (found.value - truth).detach()
     noise = float(found.std_error.square().sum().sqrt()) / len(error)
     slack = 1e-6  # of quadrature, whose error is a bound
@@ -31,9 +33,11 @@ def test_every_method_agrees_with_the_closed_form_of_factor_analysis(latent_dim,
     rows = exact.rows_of(story, ROWS)
     guide = exact.ScaledPosterior(story, 1.1, shift=0.02)
     annealing = {
-        "adaptive": ppvae.Annealing(schedule="adaptive", conditional_ess=0.95),
-        "resampled": ppvae.Annealing(schedule="sigmoid", resample=True),
-        "prior": ppvae.Annealing(20, 15 * latent_dim, 3, start="prior"),
+        "adaptive": ppvae.Annealing(temperature_schedule="adaptive", conditional_ess=0.95),
+        "resampled": ppvae.Annealing(temperature_schedule="sigmoid", resample=True),
+        "prior": ppvae.Annealing(
+            num_chains=20, num_temperatures=15 * latent_dim, num_leapfrog=3, start="prior"
+        ),
     }.get(method, ppvae.Annealing(num_temperatures=20))
     found = ppvae.log_evidence(
         story, rows, method=method if method in ("iwae", "quadrature") else "ais", guide=guide,
@@ -73,8 +77,8 @@ def curved():
 
 def test_quadrature_importance_and_annealing_agree_on_a_nonlinear_story(curved):
     story, guide, rows = curved
-    effort = ppvae.inference.EvidenceConfig(num_particles=5000)
-    table = evidence_table(story, guide, rows, ["quadrature", "iwae", "ais"], effort=effort)
+    methods = ["quadrature", "iwae", "ais"]
+    table = evidence_table(story, guide, rows, methods, num_particles=5000, num_simulated=0)
     grid = table.estimates["quadrature"]
     assert float(grid.std_error.max()) < 1e-3
     for method in ("iwae", "ais"):
@@ -86,8 +90,8 @@ def test_quadrature_importance_and_annealing_agree_on_a_nonlinear_story(curved):
 
 def test_bounds_are_ordered_below_the_upper_bound_on_simulated_rows(curved):
     story, guide, _ = curved
-    annealing = ppvae.Annealing(8, 20)
-    sandwich = ppvae.bdmc(story, guide, ROWS, annealing=annealing, local_steps=300)
+    annealing = ppvae.Annealing(num_chains=8, num_temperatures=20)
+    sandwich = ppvae.bdmc(story, guide, num_simulated=ROWS, annealing=annealing, local_steps=300)
     rows = {"x": ppvae.simulate(story, ROWS, seed=0)["x"]}
     bounds = [ppvae.elbo(story, guide, rows, num_particles=200)]
     bounds += [ppvae.iwelbo(story, guide, rows, num_particles=k) for k in (10, 100)]
@@ -104,13 +108,12 @@ def test_bounds_are_ordered_below_the_upper_bound_on_simulated_rows(curved):
 
 def test_double_precision_is_that_of_a_copy(curved):
     story, guide, rows = curved
+    annealing = ppvae.Annealing(num_chains=4, num_temperatures=20)
+    options = {"guide": guide, "annealing": annealing, "local_steps": 100}
     found = {
-        precision: ppvae.inference.ais(
-            story, rows, guide=guide, annealing=ppvae.Annealing(4, 20), local_steps=100,
-            precision=precision,
-        )
+        precision: ppvae.inference.ais(story, rows, precision=precision, **options)
         for precision in ("auto", "float64")
-    }  # fmt: skip
+    }
     assert found["float64"].log_evidence.value.dtype == torch.float64
     assert found["auto"].log_evidence.value.dtype == torch.float32
     assert next(story.parameters()).dtype == torch.float32

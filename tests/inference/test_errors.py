@@ -57,7 +57,12 @@ METHODS = {
         story, rows, method="iwae", guide=guide, local_steps=0
     ),
     "ais": lambda story, guide, rows: ppvae.log_evidence(
-        story, rows, method="ais", guide=guide, local_steps=0, annealing=Annealing(4, 4)
+        story,
+        rows,
+        method="ais",
+        guide=guide,
+        local_steps=0,
+        annealing=Annealing(num_chains=4, num_temperatures=4),
     ),
 }
 
@@ -80,14 +85,16 @@ def test_a_guide_that_has_lost_the_support_is_named_with_the_rows(method):
         METHODS[method](Gate(), guide, x)
 
 
-def test_rows_are_numbered_among_all_rows(monkeypatch):
-    monkeypatch.setattr("ppvae.inference.pieces.ROWS_AT_A_TIME", 3)
+def test_rows_are_numbered_among_all_rows():
     fault = torch.ones(10)
     fault[7] = -1.0
     rows = {"x": torch.zeros(10), "fault": fault}
     for method in ("iwae", "ais"):
         with pytest.raises(ValueError, match=r"rows \[7\]"):
-            METHODS[method](Broken(), At(0.0, 1.0), rows)
+            ppvae.log_evidence(
+                Broken(), rows, method=method, guide=At(0.0, 1.0), local_steps=0, rows_per_piece=3,
+                annealing=Annealing(num_chains=4, num_temperatures=4),
+            )  # fmt: skip
 
 
 def test_an_infinite_density_is_named():
@@ -147,21 +154,31 @@ def test_requests_that_cannot_be_served_are_refused_with_a_way_out():
     guide = ppvae.guides.build("mean_field", story, rows)
     local = guide.local(rows)
     adopted, own = ppvae.adopt(_model, _guide)
-    from_prior = Annealing(2, 2, start="prior")
+    prior = {
+        "method": "ais",
+        "annealing": Annealing(num_chains=2, num_temperatures=2, start="prior"),
+    }
+
+    def evidence(**options):
+        return ppvae.log_evidence(story, rows, **{"guide": guide, **options})
+
     for message, call in (
-        ("needs a guide", lambda: ppvae.log_evidence(story, rows)),
-        ("among auto, float32, float64", lambda: ppvae.log_evidence(story, rows, guide=guide, precision="half")),
-        ("amortized guide to compute in float64", lambda: ppvae.log_evidence(story, rows, guide=local, precision="float64")),
-        ("standard error among delta, jackknife", lambda: ppvae.log_evidence(story, rows, guide=guide, error="exact")),
-        ("at least one particle", lambda: ppvae.log_evidence(story, rows, guide=guide, num_particles=0)),
-        ("got a local one", lambda: ppvae.bdmc(story, local, 4)),
-        ("story that generates rows", lambda: ppvae.log_evidence(adopted, torch.zeros(3), guide=own, annealing=from_prior)),
-        ("story that generates rows", lambda: ppvae.inference.certify(adopted, own, torch.zeros(3))),
+        ("needs a guide", lambda: evidence(guide=None, method="ais")),
+        ("precision among auto, float32, float64", lambda: evidence(precision="half")),
+        (
+            "amortized guide to compute in float64",
+            lambda: evidence(guide=local, precision="float64"),
+        ),
+        ("error among delta, jackknife", lambda: evidence(error="exact")),
+        ("num_particles of at least 1", lambda: evidence(num_particles=0)),
+        ("parameters for each row", lambda: ppvae.bdmc(story, local)),
+        ("generates rows", lambda: ppvae.log_evidence(adopted, torch.zeros(3), **prior)),
+        ("generates rows", lambda: ppvae.inference.certify(adopted, own, torch.zeros(3))),
         ("at least one method", lambda: ppvae.inference.evidence_table(story, guide, rows, [])),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError, match=message):
             call()
-    assert ppvae.log_evidence(story, rows, annealing=from_prior).value.shape == (4,)
+    assert evidence(guide=None, **prior).value.shape == (4,)
 
 
 def _model(x):

@@ -123,7 +123,9 @@ def test_the_search_for_q_star_gains_and_leaves_the_story_alone(family):
 
 
 class Own(PyroModule):
-    """Independent sites on their own supports, as tutorials write them; one site has a dot in its name."""
+    """Independent sites on their own supports, as tutorials write them; one site has a dot in its
+    name.
+    """
 
     def __init__(self):
         super().__init__(name="own")
