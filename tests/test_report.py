@@ -165,6 +165,10 @@ def test_results_show_in_a_notebook_and_as_plain_text():
     frame = found.to_pandas()
     assert len(frame) == NUM_ROWS and "inference_gap_std_error" in frame
     assert found.plot().axes[0].get_xlabel() == "inference gap (nats)"
+    history = made_history(-20.0)
+    assert "weights of epoch 12" in str(history) and "-20.75" in str(history)
+    assert list(history.plot().axes[0].lines[0].get_ydata()) == history.column("elbo")
+    assert history.to_pandas().loc[12, "val_elbo"] == history.records[-1]["val_elbo"]
     with pytest.raises(TypeError, match="a result that has a table, got Result"):
         str(Result())
     with pytest.raises(TypeError, match="a result that has a figure, got Result"):

@@ -3,13 +3,18 @@ r"""What happened during training, one record an epoch."""
 __all__ = ["History", "Record"]
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from ppvae.result import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Record = dict[str, Any]
 
 
 @dataclass
-class History:
+class History(Result):
     """What happened during training, one record an epoch.
 
     Attributes:
@@ -32,3 +37,9 @@ class History:
     def column(self, key: str) -> list[Any]:
         """One quantity over the epochs."""
         return [record[key] for record in self.records]
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One line an epoch, one column a quantity."""
+        import pandas as pd
+
+        return pd.DataFrame(self.records).set_index("epoch")

@@ -1,6 +1,6 @@
 r"""The figure of each result: which of its numbers `ppvae.plots` draws, under which labels."""
 
-__all__ = ["draw"]
+__all__ = ["draw", "elbo_curves"]
 
 from collections.abc import Callable, Mapping
 from functools import singledispatch
@@ -24,6 +24,7 @@ from ppvae.estimate import Estimate
 from ppvae.gaps import Gaps
 from ppvae.league import League
 from ppvae.objectives.bench import EstimatorBench
+from ppvae.training import History
 from ppvae.viz.plots import (
     calibration_curves,
     direction_map,
@@ -31,6 +32,7 @@ from ppvae.viz.plots import (
     gap_bars,
     khat_map,
     tail_dots,
+    training_curves,
     unit_bars,
 )
 
@@ -63,6 +65,17 @@ def _(league: League, axes: None = None, compact: bool = False) -> Figure:
 
     names = [row.name for row in league.rows]
     return gap_bars(names, pairs("approximation_gap"), pairs("amortization_gap"), compact=compact)
+
+
+@draw.register
+def _(history: History, axes: None = None) -> Figure:
+    return training_curves({"ELBO": elbo_curves(history)})
+
+
+def elbo_curves(history: History) -> tuple[list[float], list[float] | None]:
+    """ELBO of training and of validation, if there was any, by epoch."""
+    validation = history.column("val_elbo")
+    return history.column("elbo"), None if None in validation else validation
 
 
 @draw.register

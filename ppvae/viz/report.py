@@ -20,7 +20,7 @@ from ppvae.predict import generate, reconstruct
 from ppvae.storage.files import write_bytes
 from ppvae.storage.run_folder import versions
 from ppvae.story import TensorDict, split_batch, trace_sites
-from ppvae.viz.figures import draw
+from ppvae.viz.figures import draw, elbo_curves
 from ppvae.viz.html import render
 from ppvae.viz.plots import image_grid, khat_histogram, picture_shape, training_curves
 from ppvae.viz.summary import cautions, headline
@@ -54,10 +54,11 @@ def report(
     file = Path(path).expanduser()
     folder = file.parent / "figures"
     folder.mkdir(parents=True, exist_ok=True)
+    curves = {name: elbo_curves(history) for name, history in league.histories.items()}
     figures: dict[str, Callable[[bool], Figure]] = {
         "gaps": lambda narrow: draw(league, compact=narrow),
         "khat": lambda narrow: khat_histogram(league.khat, league.khat_threshold),
-        "training": lambda narrow: training_curves(_curves(league)),
+        "training": lambda narrow: training_curves(curves),
     }
     no_pictures = ""
     try:
@@ -107,14 +108,6 @@ def _png(figure: Figure, inches: float) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     return buffer.getvalue()
-
-
-def _curves(league: League) -> dict[str, Any]:
-    curves = {}
-    for name, history in league.histories.items():
-        validation = history.column("val_elbo")
-        curves[name] = (history.column("elbo"), None if None in validation else validation)
-    return curves
 
 
 def _images(league: League, data: Any) -> TensorDict:

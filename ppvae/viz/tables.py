@@ -3,17 +3,13 @@ r"""Tables of results, as plain text, on a terminal and as HTML."""
 __all__ = ["Table", "differences_table", "show", "tables_of", "to_html", "to_text"]
 
 import io
-import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import singledispatch
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
 
 from ppvae.diagnostics.by_row import NUM_NAMED, ByRow
 from ppvae.diagnostics.diagnose import TITLE, Diagnosis
@@ -22,45 +18,19 @@ from ppvae.gaps import Gaps
 from ppvae.inference.evidence_table import LOWER_BOUNDS, EvidenceTable
 from ppvae.league import League
 from ppvae.objectives.bench import EstimatorBench
+from ppvae.training import History
 from ppvae.viz.html import render
 from ppvae.viz.summary import certificates, loses_most_to, nats
+from ppvae.viz.table import Table
 
+MAX_EPOCHS = 10  # of a training that are shown
 FILE_WIDTH = 160  # characters of a line that goes to no terminal
-NUMBER = re.compile(r"[-−+]?(\d|inf\b|nan\b|$)")
-STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red"}
-
-
-@dataclass(frozen=True)
-class Table:
-    """Words and numbers in rows and columns.
-
-    Arguments:
-        title: Heading.
-        heads: Heading of each column.
-        rows: As many cells each as there are columns.
-        notes: Lines below the table.
-    """
-
-    title: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str] = ()
-
-    @property
-    def is_numeric(self) -> list[bool]:
-        """Which columns hold numbers; the first column never does."""
-        columns = range(len(self.heads))
-        return [i > 0 and all(NUMBER.match(row[i]) for row in self.rows) for i in columns]
-
-    def transposed(self) -> "Table":
-        """The same with a column for each row."""
-        heads, *rows = zip(self.heads, *self.rows, strict=True)
-        return replace(self, heads=heads, rows=rows)
 
 
 def show(result: Any) -> None:
     """Print a result, or a table, on standard output; in colour on a terminal."""
-    _print(result, Console(width=_width()))
+    for table in tables_of(result):
+        table.print(Console(width=_width()))
 
 
 def to_text(result: Any, width: int | None = None) -> str:
@@ -71,7 +41,8 @@ def to_text(result: Any, width: int | None = None) -> str:
         width: Characters of a line; None for those of the terminal, or 160 elsewhere.
     """
     file = io.StringIO()
-    _print(result, Console(file=file, width=width or _width(), color_system=None))
+    for table in tables_of(result):
+        table.print(Console(file=file, width=width or _width(), color_system=None))
     return file.getvalue().rstrip("\n")
 
 
@@ -82,27 +53,6 @@ def to_html(result: Any) -> str:
 
 def _width() -> int | None:
     return None if sys.stdout.isatty() else FILE_WIDTH
-
-
-def _print(result: Any, console: Console) -> None:
-    measure = Console(width=10_000).measure
-    for table in tables_of(result):
-        heads = tuple(head.replace(" ", "\n") for head in table.heads)
-        last = table.transposed() if len(table.rows) < len(heads) else table
-        choices = [_to_rich(one) for one in (table, replace(table, heads=heads), last)]
-        fitting = [one for one in choices if measure(one).maximum <= console.width]
-        console.print(fitting[0] if fitting else choices[-1])
-        for note in table.notes:
-            console.print(Text(note), style="dim")
-
-
-def _to_rich(table: Table) -> RichTable:
-    result = RichTable(title=Text(table.title))
-    for head, is_numeric in zip(table.heads, table.is_numeric, strict=True):
-        result.add_column(Text(head), justify="right" if is_numeric else "left", overflow="fold")
-    for row in table.rows:
-        result.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
-    return result
 
 
 @singledispatch
@@ -154,6 +104,17 @@ def differences_table(league: League) -> Table:
         "for one guide are hard for all."
     )
     return Table(f"Differences from {first}", ("guide", "ELBO", "inference gap"), rows, (note,))
+
+
+@tables_of.register
+def _(history: History) -> list[Table]:
+    step = -(-len(history.records) // MAX_EPOCHS) or 1
+    rows = [
+        (str(r["epoch"]), *("" if r[k] is None else f"{r[k]:.2f}" for k in ("elbo", "val_elbo")))
+        for r in history.records[::-1][::step][::-1]
+    ]
+    notes = (f"weights of epoch {history.best_epoch}; {history.seconds:.1f} s in all",)
+    return [Table("Training, nats per row", ("epoch", "ELBO", "validation ELBO"), rows, notes)]
 
 
 @tables_of.register

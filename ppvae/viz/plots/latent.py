@@ -55,8 +55,8 @@ def latent_scatter(z: Tensor, labels: Tensor | None = None) -> Figure:
                 **style_of(index),
             )  # fmt: skip
             axes.text(
-                float(np.median(x[of_group])), float(np.median(y[of_group])), str(group), ha="center", va="center", fontsize=12,
-                fontweight="bold",
+                float(np.median(x[of_group])), float(np.median(y[of_group])), str(group),
+                ha="center", va="center", fontsize=12, fontweight="bold",
                 bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.85},
             )  # fmt: skip
         axes.legend(
