@@ -90,7 +90,8 @@ class SemiAmortized(Guide):
             raise ValueError(f"expected a family among {', '.join(PLAIN)}; got '{family}'")
         refuse_unknown_options(f"family '{family}'", PLAIN[family], Guide, options)
         start = PLAIN[family](story, data, name=f"{name}_start", **options)
-        self._set(story, start, num_steps, num_particles, step_size, backprop, seed, name)
+        settings = (num_steps, num_particles, step_size, backprop, seed)
+        self._put_steps_behind(start, story, name, *settings)
 
     @classmethod
     def of(
@@ -123,19 +124,20 @@ class SemiAmortized(Guide):
                 f"{type(guide).__name__}"
             )
         made = cls.__new__(cls)
-        made._set(story, guide, num_steps, num_particles, step_size, backprop, seed, "guide")
+        settings = (num_steps, num_particles, step_size, backprop, seed)
+        made._put_steps_behind(guide, story, "guide", *settings)
         return made
 
-    def _set(
+    def _put_steps_behind(
         self,
-        story: nn.Module,
         start: Guide,
+        story: nn.Module,
+        name: str,
         num_steps: int,
         num_particles: int,
         step_size: float,
         backprop: bool,
         seed: int,
-        name: str,
     ) -> None:
         refuse_below_one(num_steps=num_steps, num_particles=num_particles)
         if not step_size > 0:

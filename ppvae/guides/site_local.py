@@ -9,15 +9,16 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions import Distribution
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
+from ppvae.guides.base import GlobalGuide, GuideBase
 from ppvae.guides.pushforward import RealVector
+from ppvae.guides.site_sampler import SiteSampler
 from ppvae.story import DATA_PLATE, Batch, Flat, Sites, TensorDict, local_params, seeded
 
 
-class SiteLocal(PyroModule):
+class SiteLocal(GuideBase):
     """Every local site keeps the class of its distribution and gets parameters for each row.
 
     Fits guides whose sites are independent of each other given the row, each a parametric
@@ -38,8 +39,8 @@ class SiteLocal(PyroModule):
     def __init__(self, guide: nn.Module, batch: TensorDict, sites: Sites) -> None:
         super().__init__(name="local")
         self.batch = batch
-        self.flat = Flat(sites.local_continuous)
-        self.row_dim = sites.row_dim
+        self.site_sampler, self.discrete = SiteSampler(sites.local_continuous), None
+        self.global_guide, self.row_dim = GlobalGuide(Sites()), sites.row_dim
         self.rows = nn.ParameterDict()
         self.networks = nn.ParameterDict()
         self.factors: dict[str, tuple[Any, int, tuple[str, ...]]] = {}
@@ -54,7 +55,7 @@ class SiteLocal(PyroModule):
             self._add_site(name, first[name]["fn"], second[name]["fn"])
 
     def _add_site(self, name: str, fn: Any, again: Any) -> None:
-        """Make parameters of the rows of one site's parameters."""
+        """Give each row parameters of one site's distribution."""
         if not self.flat.sites[name].layout.is_simple:
             raise ValueError(
                 f"site '{name}': expected a site in the plate '{DATA_PLATE}' alone, at batch "
@@ -81,35 +82,28 @@ class SiteLocal(PyroModule):
 
     def distribution(self, parameters: TensorDict) -> Distribution:
         """q(u | x) over the local latent sites as one real vector, batch shape `(B,)`."""
-        sites = {n: self._site_distribution(n, parameters) for n in self.flat.sites}
-        return _FlatProduct(sites, self.flat)
-
-    def posterior(self, batch: Batch) -> Distribution:
-        """`distribution` at the rows' own parameters."""
-        return self.distribution(self.parameters_of(batch))
-
-    def _site_distribution(self, name: str, parameters: TensorDict) -> Any:
-        family, num_event, keys = self.factors[name]
-        free = {
-            k: transform_to(family.arg_constraints[k])(parameters[_attribute(name, k)])
-            for k in keys
-        }
-        return family(**free).to_event(num_event)
-
-    def forward(self, batch: Batch) -> None:
-        """Sample every local site."""
-        num_rows = len(next(iter(self.batch.values())))
-        with pyro.plate(DATA_PLATE, num_rows, dim=self.row_dim):
-            for name in self.flat.sites:
-                pyro.sample(name, self._site_distribution(name, self.parameters_of(batch)))
+        sites = {}
+        for name, (family, num_event, keys) in self.factors.items():
+            arguments = {
+                key: transform_to(family.arg_constraints[key])(parameters[_attribute(name, key)])
+                for key in keys
+            }
+            sites[name] = family(**arguments).to_event(num_event)
+        return SiteProduct(sites, self.flat)
 
 
-class _FlatProduct(RealVector):
+class SiteProduct(RealVector):
     """Independent sites, seen as one distribution over `u`."""
 
     def __init__(self, sites: dict[str, Any], flat: Flat) -> None:
         self.sites, self.flat = sites, flat
         super().__init__(next(iter(sites.values())).batch_shape[:1], flat.dim)
+
+    def sample_sites(self) -> None:
+        """Sample every site, as a part of a guide."""
+        with pyro.plate(DATA_PLATE, self.batch_shape[0], dim=-1):
+            for name, fn in self.sites.items():
+                pyro.sample(name, fn)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         return self.flat.flatten({n: q.rsample(sample_shape) for n, q in self.sites.items()})
