@@ -5,7 +5,6 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 
 import ppvae
-from ppvae.stories import load_story
 
 SEED, EPOCHS, BATCH_SIZE = 0, 20, 100
 
@@ -15,7 +14,7 @@ def main(epochs: int = EPOCHS) -> dict[str, float]:
     pyro.set_rng_seed(SEED)
     pyro.clear_param_store()
     rows = ppvae.data.load("digits", split="train")
-    story = load_story("vae", rows.batch())
+    story = ppvae.stories.load("vae", rows.batch())
     guide = ppvae.guides.build("mean_field", story, rows)
     before = float(ppvae.elbo(story, guide, rows).mean().value)
     svi = SVI(ppvae.observe(story), guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())

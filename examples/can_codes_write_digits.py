@@ -4,7 +4,7 @@ First the guide `vector_quantized` and the story's decoder learn the codes, the 
 training pictures, drawn in black and white several times, are data, and the grammar alone learns them, up to the epoch that is best on validation pictures.
 
 Written down are the ELBO of test pictures (the guide is certain of its codes, so it is log p(x, codes)) and its parts; and how far a network that was trained
-on the grey digits can read what the story writes: the share that it is more than 0.9 sure of, for held-out digits, for digits told in codes, for digits that
+on the grey digits can read what the story writes: the share that it is more than 0.9 sure of, for held-out digits, for digits pictures_and_codes in codes, for digits that
 the grammar writes, also at lower temperatures, and, since a network is sure of much that is no digit, for codes in random order from the right places. Writes
 `examples/results/can_codes_write_digits.json` and, where a folder is named, a picture of all.
 """
@@ -23,9 +23,6 @@ from torch import Tensor, nn
 import ppvae
 from ppvae.data import Request, load_request
 from ppvae.nets import ConvEncoder
-from ppvae.problem.weights import check_pair, draw
-from ppvae.stories import load_story
-from ppvae.story import LogJoint, seeded, seeded_eval
 
 SEED, SURE, PIECE = 0, 0.9, 5000
 COPIES = 3  # black-and-white drawings of each training picture that the grammar learns from
@@ -45,9 +42,9 @@ def sentences(story: Any, guide: Any, rows: ppvae.data.Rows, seed: int) -> dict[
     x = rows.binarize_once(seed).tensors["x"]
     codes = []
     for piece in x.split(PIECE):
-        sites = check_pair(story, guide, {"x": piece})
-        with torch.no_grad(), seeded_eval(SEED, story, guide):
-            codes.append(draw(guide, {"x": piece}, 1, sites).values["codes"][0])
+        problem = ppvae.Problem.of(story, guide, {"x": piece})
+        with torch.no_grad(), problem.eval_mode(SEED):
+            codes.append(problem.draw(1).values["codes"][0])
     return {"x": x, "codes": torch.cat(codes)}
 
 
@@ -55,17 +52,17 @@ def learned(
     train: ppvae.data.Rows, valid: ppvae.data.Rows, epochs: tuple[int, int], width: int
 ) -> tuple[Any, Any, list[float]]:
     """Story and guide after both stages, and the seconds that each took."""
-    with seeded(SEED):
-        story: Any = load_story("vq_vae", train.head(100).batch(), grammar_width=width)
-        guide = ppvae.guides.build("vector_quantized", story, train)
+    torch.manual_seed(SEED)
+    story: Any = ppvae.stories.load("vq_vae", train.head(100).batch(), grammar_width=width)
+    guide = ppvae.guides.build("vector_quantized", story, train)
     story.grammar.requires_grad_(False)
     first = ppvae.fit(story, guide, train, epochs=epochs[0], seed=SEED)
     story.decoder.requires_grad_(False)
     story.grammar.requires_grad_(True)
     copies = [sentences(story, guide, train, seed) for seed in range(COPIES)]
-    told = {k: torch.cat([copy[k] for copy in copies]) for k in copies[0]}
+    pictures_and_codes = {k: torch.cat([copy[k] for copy in copies]) for k in copies[0]}
     second = ppvae.fit(
-        story, Nothing(), told, val=sentences(story, guide, valid, SEED),
+        story, Nothing(), pictures_and_codes, val=sentences(story, guide, valid, SEED),
         epochs=epochs[1], batch_size=200, lr=2e-3, seed=SEED,
     )  # fmt: skip
     return story, guide, [round(first.seconds, 1), round(second.seconds, 1)]
@@ -74,18 +71,18 @@ def learned(
 def reader_of(grey: Tensor, digit: Tensor, epochs: int) -> nn.Module:
     """A network that reads digits off grey pictures, `(B, P)` to log odds `(B, 10)`."""
     side = round(grey.shape[1] ** 0.5)
-    with seeded(SEED):
-        seen = ConvEncoder((1, side, side), 100, channels=(16, 32))
-        reader = nn.Sequential(
-            nn.Unflatten(1, (1, side, side)), seen, nn.Dropout(0.3), nn.Linear(100, 10)
-        )
-        optimiser = torch.optim.Adam(reader.parameters(), 1e-3)
-        for _ in range(epochs):
-            for index in torch.randperm(len(grey)).split(100):
-                loss = nn.functional.cross_entropy(reader(grey[index]), digit[index])
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
+    torch.manual_seed(SEED)
+    seen = ConvEncoder((1, side, side), 100, channels=(16, 32))
+    reader = nn.Sequential(
+        nn.Unflatten(1, (1, side, side)), seen, nn.Dropout(0.3), nn.Linear(100, 10)
+    )
+    optimiser = torch.optim.Adam(reader.parameters(), 1e-3)
+    for _ in range(epochs):
+        for index in torch.randperm(len(grey)).split(100):
+            loss = nn.functional.cross_entropy(reader(grey[index]), digit[index])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
     return reader.eval()
 
 
@@ -97,8 +94,8 @@ def sure_of(reader: nn.Module, pictures: Tensor) -> float:
 
 def shuffled(codes: Tensor) -> Tensor:
     """Sentences `(B, M, K)` whose codes stand where they stood, each from another row."""
-    with seeded(SEED):
-        places = [place[torch.randperm(len(place))] for place in codes.unbind(1)]
+    torch.manual_seed(SEED)
+    places = [place[torch.randperm(len(place))] for place in codes.unbind(1)]
     return torch.stack(places, 1)
 
 
@@ -116,7 +113,7 @@ def main(
     train, valid = (load_request(Request(data, rows=rows), split) for split in ("train", "valid"))
     test = load_request(Request(data), "test").head(test_rows)
     story, guide, seconds = learned(train, valid, epochs, grammar_width)
-    told = sentences(story, guide, test, SEED)
+    pictures_and_codes = sentences(story, guide, test, SEED)
     grey, held_out = (
         load_request(Request(data, binarize="none", labels="all"), s).tensors for s in ("train", "test")
     )  # fmt: skip
@@ -129,13 +126,14 @@ def main(
             return story.decoder((codes @ story.codebook).flatten(-2)).sigmoid()
 
     with torch.no_grad():
-        by_site = LogJoint(story, {"x": told["x"]}).by_site({"codes": told["codes"][None]})
+        problem = ppvae.Problem.of(story, None, {"x": pictures_and_codes["x"]})
+        by_site = problem.log_joint_by_site({"codes": pictures_and_codes["codes"][None]})
         log_x, log_codes = float(by_site["x"].mean()), float(by_site["codes"].mean())
         answers = reader(held_out["x"][:test_rows]).argmax(-1)
     shown = {
         "digits": held_out["x"][:test_rows],
-        "in codes": drawn(told["codes"]),
-        "codes at random": drawn(shuffled(told["codes"])),
+        "in codes": drawn(pictures_and_codes["codes"]),
+        "codes at random": drawn(shuffled(pictures_and_codes["codes"])),
     }
     for temperature in TEMPERATURES:
         story.temperature = temperature
@@ -148,7 +146,7 @@ def main(
         "seconds": seconds, "seconds_reading": round(time.perf_counter() - start, 1),
         "elbo": log_x + log_codes, "log_x_given_codes": log_x, "log_codes": log_codes,
         "log_codes_all_alike": -places * log(num_codes),
-        "share_of_codes_in_use": float((told["codes"].flatten(0, 1).sum(0) > 0).float().mean()),
+        "share_of_codes_in_use": float((pictures_and_codes["codes"].flatten(0, 1).sum(0) > 0).float().mean()),
         "reader_is_right": float((answers == held_out["y"][:test_rows]).float().mean()),
         "reader_is_sure": {name: sure_of(reader, some) for name, some in shown.items()},
     }  # fmt: skip

@@ -24,8 +24,6 @@ from torch import Tensor, nn
 
 import ppvae
 from ppvae.nets import MLP
-from ppvae.stories import load_story
-from ppvae.story import seeded
 
 SEED, STEPS, KEYS = 0, 20, 88
 LOWEST, MIDI_OF_A = 21, 57  # MIDI notes of the piano's lowest key, and of 220 hertz
@@ -90,23 +88,23 @@ class StepHead(nn.Module):
 
 def independent_steps(train: Tensor) -> tuple[nn.Module, nn.Module]:
     """The story of single steps, and its guide."""
-    with seeded(SEED):
-        story = load_story("vae", {"x": train}, latent_dim=LATENT, hidden=HIDDEN)
-        encoder = MLP(KEYS, HIDDEN[0], HIDDEN, activate_last=True)
-        return story, ppvae.guides.build("mean_field", story, train, encoder=encoder)
+    torch.manual_seed(SEED)
+    story = ppvae.stories.load("vae", {"x": train}, latent_dim=LATENT, hidden=HIDDEN)
+    encoder = MLP(KEYS, HIDDEN[0], HIDDEN, activate_last=True)
+    return story, ppvae.guides.build("mean_field", story, train, encoder=encoder)
 
 
 def deep_markov(train: Tensor, single: Any, its_guide: Any) -> tuple[nn.Module, nn.Module]:
     """The story of sequences and its guide, started from those of single steps."""
-    with seeded(SEED):
-        story: Any = load_story(
-            "deep_markov", {"x": train}, latent_dim=LATENT, width=WIDTH, hidden=HIDDEN
-        )
-        story.decoder.load_state_dict(single.decoder.state_dict())
-        marks = 2 if bool(train.isnan().any()) else 1  # keys, and which of them are missing
-        reader = Reader(deepcopy(its_guide.features.encoder), marks * KEYS)
-        guide: Any = ppvae.guides.build("mean_field", story, train, encoder=reader)
-        guide.to_parameters = StepHead(train.shape[1], its_guide.to_parameters)
+    torch.manual_seed(SEED)
+    story: Any = ppvae.stories.load(
+        "deep_markov", {"x": train}, latent_dim=LATENT, width=WIDTH, hidden=HIDDEN
+    )
+    story.decoder.load_state_dict(single.decoder.state_dict())
+    marks = 2 if bool(train.isnan().any()) else 1  # keys, and which of them are missing
+    reader = Reader(deepcopy(its_guide.features.encoder), marks * KEYS)
+    guide: Any = ppvae.guides.build("mean_field", story, train, encoder=reader)
+    guide.to_parameters = StepHead(train.shape[1], its_guide.to_parameters)
     return story, guide
 
 
@@ -118,7 +116,7 @@ def single_steps(rolls: Tensor) -> Tensor:
 
 def play(roll: Tensor, path: Path) -> None:
     """Write the chords of a roll `(T, KEYS)` as sound, each key a plucked string."""
-    string: Any = load_story("plucked_string", {}, rate=RATE)
+    string: Any = ppvae.stories.load("plucked_string", {}, rate=RATE)
     time_of_step = torch.arange(int(RATE * SECONDS_A_STEP)) / RATE
     chords = []
     for step in roll:

@@ -20,8 +20,6 @@ from torch import Tensor
 
 import ppvae
 from ppvae.data import Request, load_request
-from ppvae.stories import load_story
-from ppvae.story import seeded, seeded_eval
 
 NUM_KINDS, LR, PARTICLES = 10, 1e-3, 50
 RESULTS = Path(__file__).parent / "results" / "do_clusters_find_the_digits.json"
@@ -49,7 +47,8 @@ def start_by_k_means(story: Any, guide: Any, x: Tensor, seed: int) -> None:
 
 def kinds(story: Any, guide: Any, x: Tensor, seed: int) -> Tensor:
     """The most probable cluster of each row, `(B,)`."""
-    with torch.no_grad(), seeded_eval(seed, story, guide):
+    torch.manual_seed(seed)
+    with torch.no_grad():
         q = guide.posterior({"x": x})
         chances = torch.stack([story.log_kind(q.sample()).exp() for _ in range(PARTICLES)])
     return chances.mean(0).argmax(-1)
@@ -79,11 +78,11 @@ def main(
     }  # fmt: skip
     for seed in seeds:
         start = time.perf_counter()
-        with seeded(seed):
-            story: Any = load_story(
-                "mixture_vae", {"x": pictures[:100]}, latent_dim=latent_dim, num_kinds=NUM_KINDS
-            )
-            guide = ppvae.guides.build("mean_field", story, {"x": pictures})
+        torch.manual_seed(seed)
+        story: Any = ppvae.stories.load(
+            "mixture_vae", {"x": pictures[:100]}, latent_dim=latent_dim, num_kinds=NUM_KINDS
+        )
+        guide = ppvae.guides.build("mean_field", story, {"x": pictures})
         for number, passes in enumerate(epochs):
             ppvae.fit(story, guide, pictures, epochs=passes, lr=LR, seed=seed)
             if number == 0:

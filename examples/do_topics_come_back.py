@@ -23,8 +23,6 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 import ppvae
-from ppvae.stories import load_story, story_class
-from ppvae.story import seeded
 
 SEED, LR, BATCH_SIZE, STEPS, KEY_TOPICS = 0, 1e-2, 50, 16, 8
 RESULTS = Path(__file__).parent / "results" / "do_topics_come_back.json"
@@ -35,8 +33,8 @@ MAJOR = (0, 2, 4, 5, 7, 9, 11)
 
 def trained(story: Any, x: Tensor, epochs: int) -> nn.Module:
     """A guide for the story after both were trained on counts `(N, V)`; a frozen story stays as it is."""
-    with seeded(SEED):
-        guide = ppvae.guides.build("full_rank", story, x, hidden=(64, 64))
+    torch.manual_seed(SEED)
+    guide = ppvae.guides.build("full_rank", story, x, hidden=(64, 64))
     ppvae.fit(story, guide, x, epochs=epochs, batch_size=BATCH_SIZE, lr=LR, seed=SEED)
     return guide
 
@@ -50,12 +48,12 @@ def matched(found: Tensor, true: Tensor) -> list[float]:
 
 def known_topics(documents: int, epochs: int, particles: int) -> dict[str, Any]:
     """Learn topics from simulated counts, and hold them against the truth."""
-    with seeded(SEED):
-        truth = story_class("topic_model")().requires_grad_(False)
+    torch.manual_seed(SEED)
+    truth = ppvae.stories.load("topic_model").requires_grad_(False)
     x = ppvae.simulate(truth, documents + 500, seed=SEED)["x"]
     train, test = x[:documents], x[documents:]
-    with seeded(SEED + 1):
-        story: Any = load_story("topic_model", {"x": train})
+    torch.manual_seed(SEED + 1)
+    story: Any = ppvae.stories.load("topic_model", {"x": train})
     start, before = time.perf_counter(), story.topics.detach().softmax(-1)
     pairs = [(one, trained(one, train, epochs)) for one in (story, truth)]
     log_p, log_p_true = (
@@ -103,8 +101,8 @@ def keys_of_bach(epochs: int, particles: int) -> dict[str, Any]:
     """Learn topics of pitch classes from chorales, and measure perplexity of the test chorales."""
     chorales = json.loads((Path(os.environ["PPVAE_DATA"]) / FILE).read_text(encoding="utf-8"))
     train, test = (phrases(chorales[part]) for part in ("train", "test"))
-    with seeded(SEED):
-        story: Any = load_story("topic_model", {"x": train}, num_topics=KEY_TOPICS)
+    torch.manual_seed(SEED)
+    story: Any = ppvae.stories.load("topic_model", {"x": train}, num_topics=KEY_TOPICS)
     start = time.perf_counter()
     guide = trained(story, train, epochs)
     total = test.sum(1)

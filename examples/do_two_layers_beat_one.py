@@ -19,8 +19,6 @@ from torch import nn
 import ppvae
 from ppvae.data import Request, load_request
 from ppvae.inference import importance_evidence
-from ppvae.stories import load_story
-from ppvae.story import seeded
 
 BATCH_SIZE, LR, SCHEDULE, WARMUP = 100, 1e-3, "cosine", 3
 RESULTS = Path(__file__).parent / "results" / "do_two_layers_beat_one.json"
@@ -43,10 +41,10 @@ def trained(
 ) -> tuple[nn.Module, nn.Module, float]:
     """Story and guide of a rival after training, and the seconds that it took; at once where it is done already."""
     story_name, options, family, guide_options = RIVALS[name]
-    with seeded(seed):
-        few = train.head(min(500, len(train))).binarize_once(0).batch()
-        story = load_story(story_name, few, **options)
-        guide = ppvae.guides.build(family, story, train, **guide_options)
+    torch.manual_seed(seed)
+    few = train.head(min(500, len(train))).binarize_once(0).batch()
+    story = ppvae.stories.load(story_name, few, **options)
+    guide = ppvae.guides.build(family, story, train, **guide_options)
     folder = runs / f"{name.replace(' ', '_')}_{seed}"
     history = ppvae.fit(
         story, guide, train, epochs=epochs, batch_size=BATCH_SIZE, lr=LR, schedule=SCHEDULE,

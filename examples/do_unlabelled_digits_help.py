@@ -19,8 +19,6 @@ import ppvae
 from ppvae.data import Request, Rows, load_request
 from ppvae.data.columns import concatenate
 from ppvae.nets import default_encoder
-from ppvae.stories import load_story
-from ppvae.story import seeded, seeded_eval
 
 LABELS, HIDDEN, LR = 100, (200, 200), 1e-3
 LABELLED_SHARE = 0.3  # labelled rows that are added to each pass, in shares of all rows
@@ -30,9 +28,9 @@ RESULTS = Path(__file__).parent / "results" / "do_unlabelled_digits_help.json"
 def with_story(train: Rows, test: Tensor, epochs: tuple[int, int], seed: int) -> Tensor:
     """Chances of the classes of the test pictures, `(B, K)`, by the story."""
     labelled = train.subset(~train.tensors["y"].isnan())
-    with seeded(seed):
-        story = load_story("semi_supervised_vae", train.head(100).batch(), hidden=HIDDEN)
-        guide = ppvae.guides.build("mean_field", story, train, hidden=HIDDEN)
+    torch.manual_seed(seed)
+    story = ppvae.stories.load("semi_supervised_vae", train.head(100).batch(), hidden=HIDDEN)
+    guide = ppvae.guides.build("mean_field", story, train, hidden=HIDDEN)
     ppvae.fit(story, guide, labelled, epochs=epochs[0], batch_size=20, lr=LR, seed=seed)
     times = max(1, round(LABELLED_SHARE * len(train) / len(labelled)))
     mixed = concatenate([dict(train.tensors), *[dict(labelled.tensors)] * times])
@@ -43,7 +41,8 @@ def with_story(train: Rows, test: Tensor, epochs: tuple[int, int], seed: int) ->
 def chances(story: Any, guide: Any, x: Tensor, seed: int, num_particles: int = 50) -> Tensor:
     """p(y | x), `(B, K)`: the exact p(y | x, z) averaged over draws of z from the guide."""
     batch = {"x": x, "y": torch.full((len(x),), torch.nan)}
-    with torch.no_grad(), seeded_eval(seed, story, guide):
+    torch.manual_seed(seed)
+    with torch.no_grad():
         q = guide.posterior(batch)
         parts = [story.log_class(x, q.sample()).exp() for _ in range(num_particles)]
     return torch.stack(parts).mean(0)
@@ -53,10 +52,10 @@ def with_labels_alone(train: Rows, test: Tensor, steps: int, seed: int) -> Tenso
     """Chances of the classes, `(B, K)`, by the encoder trained on the labelled rows alone."""
     labelled = train.subset(~train.tensors["y"].isnan()).batch()
     x, y = labelled["x"], labelled["y"].long()
-    with seeded(seed):
-        network = nn.Sequential(
-            default_encoder(x.shape[1:], HIDDEN), nn.Linear(HIDDEN[-1], int(y.max()) + 1)
-        )
+    torch.manual_seed(seed)
+    network = nn.Sequential(
+        default_encoder(x.shape[1:], HIDDEN), nn.Linear(HIDDEN[-1], int(y.max()) + 1)
+    )
     optimiser = torch.optim.Adam(network.parameters(), lr=LR)
     for _ in range(steps):
         optimiser.zero_grad()

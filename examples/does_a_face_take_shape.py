@@ -13,8 +13,6 @@ import torch
 
 import ppvae
 from ppvae.data import Request, load_request
-from ppvae.stories import load_story
-from ppvae.story import seeded
 
 SEED, SHAPE = 0, (28, 20)
 RESULTS = Path(__file__).parent / "results" / "does_a_face_take_shape.json"
@@ -22,9 +20,9 @@ RESULTS = Path(__file__).parent / "results" / "does_a_face_take_shape.json"
 
 def trained(train: Any, valid: Any, latent_dim: int, epochs: int) -> tuple[Any, Any, Any]:
     """Story, guide and history."""
-    with seeded(SEED):
-        story = load_story("gaussian_vae", train.head(100).batch(), latent_dim=latent_dim)
-        guide = ppvae.guides.build("mean_field", story, train)
+    torch.manual_seed(SEED)
+    story = ppvae.stories.load("gaussian_vae", train.head(100).batch(), latent_dim=latent_dim)
+    guide = ppvae.guides.build("mean_field", story, train)
     return story, guide, ppvae.fit(story, guide, train, val=valid, epochs=epochs, seed=SEED)
 
 

@@ -22,8 +22,6 @@ from torch import Tensor, nn
 
 import ppvae
 from ppvae.diagnostics import khat, khat_threshold
-from ppvae.stories import load_story
-from ppvae.story import seeded
 
 SEED, EPOCHS, BATCH_SIZE, LR = 0, 20, 100, 1e-3
 ROWS, STEP, PARTICLES, CHAINS, TEMPERATURES = 400, 100, 1000, 16, 50
@@ -39,9 +37,9 @@ COLUMNS = (
 def trained(data: str, epochs: int, runs: Path) -> tuple[nn.Module, nn.Module, float]:
     """Story and guide after training, and the seconds that it took."""
     rows = ppvae.data.load(data, split="train", binarize="static")
-    with seeded(SEED):
-        story = load_story("vae", rows.batch(slice(100)))
-        guide = ppvae.guides.build("mean_field", story, rows)
+    torch.manual_seed(SEED)
+    story = ppvae.stories.load("vae", rows.batch(slice(100)))
+    guide = ppvae.guides.build("mean_field", story, rows)
     folder = runs / "fit"
     history = ppvae.fit(
         story, guide, rows, epochs=epochs, batch_size=BATCH_SIZE, lr=LR, seed=SEED,

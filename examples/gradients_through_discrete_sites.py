@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 import ppvae
 from ppvae import objectives
-from ppvae.story import LogJoint, local_params
 
 
 class Letters(PyroModule):
@@ -39,7 +38,7 @@ def exact_gradient(story: nn.Module, guide: nn.Module, x: Tensor) -> Tensor:
     """The gradient of the ELBO per row with the sum over the letters taken, one long vector."""
     log_q = guide.parameters_of({"x": x})["logits"].log_softmax(-1).T  # (10, B)
     every = torch.eye(10).unsqueeze(1).expand(10, len(x), 10)
-    log_p = LogJoint(story, {"x": x})({"letter": every})
+    log_p = ppvae.log_joint(story, {"x": x}, {"letter": every})
     elbo = (log_q.exp() * (log_p - log_q)).sum(0).mean()
     return flat_gradient(elbo, guide)
 
@@ -73,7 +72,7 @@ def main(num_draws: int = 1000, num_rows: int = 20, seed: int = 0) -> dict[str, 
     found = {}
     for name, objective in estimators.items():
         objective.guide.train()
-        with local_params(objective):
+        with pyro.settings.context(module_local_params=True):
             draws = torch.stack(
                 [-flat_gradient(objective({"x": x}), objective.guide) for _ in range(num_draws)]
             )

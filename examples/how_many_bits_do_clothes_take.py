@@ -22,8 +22,6 @@ from torch import Tensor, nn
 import ppvae
 from ppvae.data import Request, Rows, load_request
 from ppvae.inference import importance_evidence
-from ppvae.stories import load_story
-from ppvae.story import seeded
 
 SEED, BATCH_SIZE, LR, LATENT = 0, 100, 2e-3, 32
 LEVELS, SHOWN = 256, 14
@@ -44,15 +42,15 @@ def pixels_alone(train: Tensor, test: Tensor) -> Tensor:
 
 def made(name: str, train: Rows) -> tuple[Any, nn.Module]:
     """An untrained story and its guide."""
-    with seeded(SEED):
-        story: Any = load_story(
-            "conv_vae", train.head(100).batch(), latent_dim=LATENT, levels=LEVELS
-        )
-        if name == "linear decoder":
-            both = (2 * story.shape[0], *story.shape[1:])  # a location and a scale at each value
-            flat = nn.Linear(LATENT, torch.Size(both).numel())
-            story.decoder = nn.Sequential(flat, nn.Unflatten(-1, both))
-        return story, ppvae.guides.build("mean_field", story, train)
+    torch.manual_seed(SEED)
+    story: Any = ppvae.stories.load(
+        "conv_vae", train.head(100).batch(), latent_dim=LATENT, levels=LEVELS
+    )
+    if name == "linear decoder":
+        both = (2 * story.shape[0], *story.shape[1:])  # a location and a scale at each value
+        flat = nn.Linear(LATENT, torch.Size(both).numel())
+        story.decoder = nn.Sequential(flat, nn.Unflatten(-1, both))
+    return story, ppvae.guides.build("mean_field", story, train)
 
 
 def trained(name: str, train: Rows, epochs: int, runs: Path) -> tuple[Any, nn.Module, float]:

@@ -17,8 +17,6 @@ from torch import nn
 import ppvae
 from ppvae.inference import importance_evidence
 from ppvae.nets import MLP
-from ppvae.stories import load_story
-from ppvae.story import seeded
 
 SEED, EPOCHS, BATCH_SIZE, LR = 0, 12, 100, 1e-3
 PARTICLES, TEST_ROWS, TEST_PARTICLES = (1, 5, 50), 1000, 5000
@@ -31,11 +29,11 @@ def pair(rows: ppvae.data.Rows) -> tuple[nn.Module, nn.Module]:
     """The paper's networks, the same start for every k."""
     few = rows.batch(slice(100))
     num_pixels = few["x"].shape[1]
-    with seeded(SEED):
-        story = load_story("vae", few, latent_dim=50)
-        story.decoder = MLP(50, num_pixels, activation=nn.Tanh)
-        encoder = MLP(num_pixels, 200, (200,), activation=nn.Tanh, activate_last=True)
-        return story, ppvae.guides.build("mean_field", story, rows, encoder=encoder)
+    torch.manual_seed(SEED)
+    story = ppvae.stories.load("vae", few, latent_dim=50)
+    story.decoder = MLP(50, num_pixels, activation=nn.Tanh)
+    encoder = MLP(num_pixels, 200, (200,), activation=nn.Tanh, activate_last=True)
+    return story, ppvae.guides.build("mean_field", story, rows, encoder=encoder)
 
 
 def trained(

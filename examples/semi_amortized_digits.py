@@ -17,8 +17,6 @@ from torch import nn
 import ppvae
 from ppvae.data import to_batch
 from ppvae.guides import SemiAmortized
-from ppvae.stories import load_story
-from ppvae.story import TensorDict, seeded
 
 SEED, EPOCHS, TEST_ROWS, PARTICLES, STEPS = 0, 50, 100, 500, (5, 20, 50)
 RESULTS = Path(__file__).parent / "results" / "semi_amortized_digits.json"
@@ -27,9 +25,9 @@ RESULTS = Path(__file__).parent / "results" / "semi_amortized_digits.json"
 def pair(data: str, epochs: int) -> tuple[nn.Module, ppvae.guides.Guide]:
     """A story with a mean-field guide whose encoder is one linear layer, trained together."""
     train, val = (ppvae.data.load(data, split=part) for part in ("train", "valid"))
-    with seeded(SEED):
-        story = load_story("vae", train.batch(slice(100)))
-        guide = ppvae.guides.build("mean_field", story, train, encoder=nn.Flatten())
+    torch.manual_seed(SEED)
+    story = ppvae.stories.load("vae", train.batch(slice(100)))
+    guide = ppvae.guides.build("mean_field", story, train, encoder=nn.Flatten())
     ppvae.fit(story, guide, train, val=val, epochs=epochs, seed=SEED)
     return story, guide
 

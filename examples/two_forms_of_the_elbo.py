@@ -9,19 +9,17 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 import ppvae
-from ppvae.problem.weights import score
-from ppvae.stories import load_story
-from ppvae.story import TensorDict, local_params, seeded, seeded_eval
 
+TensorDict = dict[str, Tensor]
 SEED, ROWS, PARTICLES, EPOCHS = 0, 200, 4000, 20
 
 
 def pair() -> tuple[nn.Module, nn.Module, TensorDict]:
     """Factor analysis in float64 with a mean-field guide trained on its own rows."""
-    with seeded(SEED):
-        story = load_story("factor_analysis", {"x": torch.zeros(2, 10)}).double()
-        rows = {"x": ppvae.simulate(story, ROWS)["x"]}
-        guide = ppvae.guides.build("mean_field", story, rows)
+    torch.manual_seed(SEED)
+    story = ppvae.stories.load("factor_analysis", {"x": torch.zeros(2, 10)}).double()
+    rows = {"x": ppvae.simulate(story, ROWS)["x"]}
+    guide = ppvae.guides.build("mean_field", story, rows)
     story.requires_grad_(False)
     ppvae.fit(story, guide, rows, epochs=EPOCHS, batch_size=20, seed=SEED, progress=False)
     return story, guide, rows
@@ -31,8 +29,9 @@ def forms(
     story: nn.Module, guide: nn.Module, rows: TensorDict, particles: int
 ) -> tuple[Tensor, Tensor]:
     """Both forms of each particle and row, `(S, B)`, from the same draws, in nats."""
-    with torch.no_grad(), local_params(story, guide), seeded_eval(SEED, story, guide):
-        scores = score(story, guide, rows, particles)
+    problem = ppvae.Problem.of(story, guide, rows)
+    with torch.no_grad(), problem.eval_mode(SEED):
+        scores = problem.score(particles)
         q = guide.posterior(rows)
         prior = torch.distributions.Normal(torch.zeros_like(q.mean), 1.0)
         log_prior = prior.log_prob(scores.latents["z"]).sum(-1)
@@ -44,7 +43,7 @@ def main(particles: int = PARTICLES) -> dict[str, ppvae.Estimate]:
     """The quantities, means over the rows; errors are those of the draws alone, in nats per row."""
     story, guide, rows = pair()
     sampled, analytic = forms(story, guide, rows, particles)
-    with torch.no_grad(), local_params(story, guide):
+    with torch.no_grad():
         missed = kl_divergence(
             torch.distributions.MultivariateNormal(
                 guide.posterior(rows).mean, torch.diag_embed(guide.posterior(rows).variance)

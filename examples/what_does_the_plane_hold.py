@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 import ppvae
 from ppvae.data import Request, Rows, load_request
-from ppvae.stories import load_story
-from ppvae.story import seeded
 
 SEED, BATCH_SIZE, LR, CAUSES = 0, 100, 1e-3, (2, 10)
 ROWS_SHOWN = 2000
@@ -21,9 +20,9 @@ ROWS_SHOWN = 2000
 
 def trained(train: Rows, latent_dim: int, epochs: int) -> tuple[nn.Module, nn.Module, float]:
     """Story, guide, and the seconds that they took."""
-    with seeded(SEED):
-        story = load_story("vae", train.head(100).batch(), latent_dim=latent_dim)
-        guide = ppvae.guides.build("mean_field", story, train)
+    torch.manual_seed(SEED)
+    story = ppvae.stories.load("vae", train.head(100).batch(), latent_dim=latent_dim)
+    guide = ppvae.guides.build("mean_field", story, train)
     history = ppvae.fit(story, guide, train, epochs=epochs, batch_size=BATCH_SIZE, lr=LR, seed=SEED)
     return story, guide, history.seconds
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ppvae.inference import Annealing, Sandwich, bdmc, elbo, iwelbo, log_evidence
     from ppvae.objectives.bench import EstimatorBench, estimator_bench
     from ppvae.predict import embed, generate, impute, interpolate, reconstruct, traverse
+    from ppvae.problem import Problem
     from ppvae.problem.weights import log_weights
     from ppvae.storage.weights import load, save
     from ppvae.story import adopt, check_story, log_joint, observe, simulate
@@ -48,6 +49,7 @@ _PUBLIC = {
     "Gaps": "gaps",
     "History": "training",
     "League": "compare",
+    "Problem": "problem",
     "Sandwich": "inference",
     "TensorBoard": "training",
     "adopt": "story",
@@ -95,6 +97,7 @@ __all__ = [
     "Gaps",
     "History",
     "League",
+    "Problem",
     "Sandwich",
     "TensorBoard",
     "adopt",
