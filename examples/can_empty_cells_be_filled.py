@@ -25,7 +25,7 @@ RESULTS = Path(__file__).parent / "results" / "can_empty_cells_be_filled.json"
 NUMBERS = ("real", "amount", "count")
 
 
-def diabetes() -> TensorDict:
+def diabetes() -> dict[str, Tensor]:
     """Column kinds to cells, `(442, columns)`; `s5` is a logarithm, so real."""
     frame = load_diabetes(scaled=False, as_frame=True).frame
     amounts = ["bmi", "bp", "s1", "s2", "s3", "s4", "s6", "target"]
@@ -34,7 +34,7 @@ def diabetes() -> TensorDict:
     return {**table, "answer": table["answer"] - 1}  # written as 1 and 2
 
 
-def wine() -> TensorDict:
+def wine() -> dict[str, Tensor]:
     """Column kinds to cells, `(178, columns)`."""
     amounts, grower = load_wine(return_X_y=True)
     return {
@@ -46,7 +46,7 @@ def wine() -> TensorDict:
 TABLES = {"diabetes": diabetes, "wine": wine}
 
 
-def with_holes(table: TensorDict) -> TensorDict:
+def with_holes(table: dict[str, Tensor]) -> dict[str, Tensor]:
     """The table with cells hidden at random."""
     generator = torch.Generator().manual_seed(SEED)
     return {

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import ppvae
 from ppvae.data import to_batch
@@ -33,7 +33,7 @@ def pair(data: str, epochs: int) -> tuple[nn.Module, ppvae.guides.Guide]:
 
 
 def measured(
-    story: nn.Module, guide: ppvae.guides.Guide, rows: TensorDict, steps: tuple[int, ...]
+    story: nn.Module, guide: ppvae.guides.Guide, rows: dict[str, Tensor], steps: tuple[int, ...]
 ) -> dict[str, tuple[ppvae.Estimate, float]]:
     """ELBO of each row with the encoder alone, after steps, and at q*; and the seconds of inference for all rows."""
 
