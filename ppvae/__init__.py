@@ -25,15 +25,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ppvae import data, diagnostics, guides, inference, nets, objectives, stories
     from ppvae.compare import League, compare
+    from ppvae.config import Annealing, EvidenceConfig, TrainConfig
     from ppvae.diagnostics import diagnose
     from ppvae.estimate import Estimate
     from ppvae.export import to_arviz
     from ppvae.gaps import Gaps, gaps
-    from ppvae.inference import Annealing, Sandwich, bdmc, elbo, iwelbo, log_evidence
+    from ppvae.inference import Sandwich, bdmc, elbo, iwelbo, log_evidence
+    from ppvae.inference.bounds import log_weights
     from ppvae.objectives.bench import EstimatorBench, estimator_bench
     from ppvae.predict import embed, generate, impute, interpolate, reconstruct, traverse
     from ppvae.problem import Problem
-    from ppvae.problem.weights import log_weights
     from ppvae.storage.weights import load, save
     from ppvae.story import adopt, check_story, log_joint, observe, simulate
     from ppvae.training import Callback, History, TensorBoard
@@ -42,9 +43,10 @@ if TYPE_CHECKING:
     from ppvae.viz.report import report
 
 _PUBLIC = {
-    "Annealing": "inference",
+    "Annealing": "config",
     "Callback": "training",
     "Estimate": "estimate",
+    "EvidenceConfig": "config",
     "EstimatorBench": "objectives.bench",
     "Gaps": "gaps",
     "History": "training",
@@ -52,6 +54,7 @@ _PUBLIC = {
     "Problem": "problem",
     "Sandwich": "inference",
     "TensorBoard": "training",
+    "TrainConfig": "config",
     "adopt": "story",
     "bdmc": "inference",
     "check_story": "story",
@@ -69,7 +72,7 @@ _PUBLIC = {
     "load": "storage.weights",
     "log_evidence": "inference",
     "log_joint": "story",
-    "log_weights": "problem.weights",
+    "log_weights": "inference.bounds",
     "observe": "story",
     "reconstruct": "predict",
     "report": "viz.report",
@@ -94,12 +97,14 @@ __all__ = [
     "Callback",
     "Estimate",
     "EstimatorBench",
+    "EvidenceConfig",
     "Gaps",
     "History",
     "League",
     "Problem",
     "Sandwich",
     "TensorBoard",
+    "TrainConfig",
     "adopt",
     "bdmc",
     "check_story",

@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributions import constraints
 
 import ppvae
-from ppvae.problem.weights import score
+from ppvae.problem import Problem
 from ppvae.story import adopt, check_story, log_joint, simulate, trace_sites
 
 SIDE = 4
@@ -116,7 +116,13 @@ def test_the_tutorials_vae_serves_every_function(vae):
     assert all(not torch.equal(v, before[k]) for k, v in vae.state_dict().items())
     assert ppvae.elbo(story, guide, x, num_particles=20).mean().value > start + 1.0
     assert history.records[-1]["epoch"] == 15
-    found = ppvae.gaps(story, guide, x[:3], num_particles=50, annealing=ppvae.Annealing(num_chains=2, num_temperatures=4))
+    found = ppvae.gaps(
+        story,
+        guide,
+        x[:3],
+        num_particles=50,
+        annealing=ppvae.Annealing(num_chains=2, num_temperatures=4),
+    )
     assert bool(torch.isfinite(found.inference_gap.value).all())
     story.requires_grad_(False)
     with warnings.catch_warnings():
@@ -131,7 +137,7 @@ def test_particles_of_an_adopted_model_equal_its_closed_form(vae):
     vae.double().eval()
     x = images(5).double()
     story, guide = adopt(vae.model, vae.guide)
-    scores = score(story, guide, x, 4)
+    scores = Problem.of(story, guide, x).score(4)
     z = scores.latents["latent"]
     assert z.shape == (4, 5, 3)
     loc, scale = vae.encoder(x)

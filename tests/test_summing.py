@@ -8,7 +8,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import ppvae
-from ppvae.problem.weights import draw_all, score
+from ppvae.problem import Problem
 from ppvae.story import Configurations, LogJoint, log_joint, trace_sites
 
 
@@ -159,11 +159,10 @@ def test_missing_labels_are_drawn_and_known_ones_come_back(labelled):
 def test_a_guide_may_leave_out_what_can_be_summed(labelled):
     story, x, _, _ = labelled
     guide = ppvae.guides.build("mean_field", story, x, hidden=(8,))
-    sites = trace_sites(story, {"x": x})
     with torch.no_grad():
-        scores = score(story, guide, {"x": x}, 3)
+        scores = Problem.of(story, guide, {"x": x}).score(3)
         assert set(scores.latents) == {"z"}
-        every = draw_all(story, guide, {"x": x}, 5, sites)
+        every = Problem.of(story, guide, {"x": x}).draw_all(5)
     assert every.values["y"].shape == (5, 60, 3)
     assert bool((every.values["y"].sum(-1) == 1).all())
     # The draws of y weigh nothing more: log w of (y, z) is that of z alone.

@@ -23,7 +23,7 @@ from torch.distributions import Distribution, kl_divergence
 import ppvae
 from ppvae import guides, inference
 from ppvae.guides.site_sampler import PointMass
-from ppvae.problem.weights import score
+from ppvae.problem import Problem
 from ppvae.story import local_params, observe, scale_rows
 
 
@@ -203,6 +203,6 @@ def test_trap_12_a_masked_nan_gives_nan_gradients_and_a_missing_value_does_not()
 
     story = Located()
     guide = guides.build("mean_field", story, x)
-    score(story, guide, {"x": x}).log_weights.sum().backward()
+    Problem.of(story, guide, {"x": x}).score().log_weights.sum().backward()
     assert bool(torch.isfinite(story.loc.grad))
     assert all(bool(torch.isfinite(p.grad).all()) for p in guide.parameters())

@@ -125,7 +125,9 @@ MaxSkips = Annotated[int, Option("--max-skips", min=0, help="Steps that may lack
 Precision = Annotated[
     str, Option("--precision", help="auto, float32, float64, or bfloat16 in networks alone.")
 ]
-Schedule = Annotated[str, Option("--schedule", help="constant_then_linear, cosine or constant learning rate.")]
+Schedule = Annotated[
+    str, Option("--schedule", help="constant_then_linear, cosine or constant learning rate.")
+]
 Epochs = Annotated[int, Option("--epochs", min=1, help="Passes over the training rows, at most.")]
 BatchSize = Annotated[int, Option("--batch-size", min=1, help="Rows a step.")]
 Optimizer = Annotated[str, Option("--optimizer", help="adam, sgd, rmsprop or adagrad.")]

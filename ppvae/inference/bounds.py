@@ -1,14 +1,14 @@
 r"""Lower bounds on log p(x) from importance weights: the ELBO and the importance-weighted ELBO."""
 
-__all__ = ["elbo", "estimate_elbo", "iwelbo"]
+__all__ = ["elbo", "estimate_elbo", "iwelbo", "log_weights"]
 
 import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ppvae.data.chunks import particle_step, pieces, rows_per_chunk
+from ppvae.data.chunks import particle_step, pieces
 from ppvae.estimate import Estimate
 from ppvae.inference.check_finite import check_finite
 from ppvae.problem import Problem
@@ -49,9 +49,9 @@ def estimate_elbo(problem: Problem, num_particles: int, seed: int | None) -> Est
     """As `elbo`, of rows that are checked already."""
     parts = []
     with torch.no_grad(), problem.eval_mode(seed):
-        for piece in problem.pieces(rows_per_chunk(problem.batch)):
+        for piece in problem.pieces():
             draws = []
-            for size in pieces(num_particles, particle_step(piece.batch, piece.num_rows)):
+            for size in piece.particle_sizes(num_particles):
                 scores = piece.score(size)
                 of_globals = scores.log_global / problem.num_rows
                 draws.append(scores.log_weights + of_globals.unsqueeze(-1))
@@ -96,7 +96,7 @@ def iwelbo(
     problem = Problem.of(story, guide, data, independent_for="importance weights per row")
     parts = []
     with torch.no_grad(), problem.eval_mode(seed):
-        for piece in problem.pieces(rows_per_chunk(problem.batch)):
+        for piece in problem.pieces():
             room, bounds = particle_step(piece.batch, piece.num_rows), []
             for repeats in pieces(num_repeats, max(1, room // num_particles)):
                 log_sum = torch.tensor(-torch.inf)
@@ -109,3 +109,32 @@ def iwelbo(
     found = Estimate.cat(parts)
     check_finite(found.value, problem)
     return found
+
+
+def log_weights(
+    story: nn.Module,
+    guide: nn.Module,
+    data: Any,
+    num_particles: int,
+    *,
+    seed: int | None = None,
+) -> Tensor:
+    r"""Importance weights :math:`\log w = \log p(x, z) - \log q(z|x)` in bounded memory.
+
+    Arguments:
+        story: The story.
+        guide: Any Pyro guide for it.
+        data: Rows, anything that `ppvae.data.as_rows` takes.
+        num_particles: S.
+        seed: Seed of the draws; None uses the global generator.
+
+    Returns:
+        `(S, B)`, in nats, without gradients.
+
+    Raises:
+        ValueError: If the story has global latent sites, whose rows are not independent.
+    """
+    problem = Problem.of(story, guide, data, independent_for="importance weights per row")
+    with torch.no_grad(), problem.eval_mode(seed):
+        columns = [piece.log_weights(num_particles) for piece in problem.pieces()]
+    return torch.cat(columns, 1)

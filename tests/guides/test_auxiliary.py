@@ -102,7 +102,12 @@ def test_annealing_from_it_starts_at_the_gaussian_in_its_place_and_finds_the_evi
     story, batch = correlated()
     guide = built(story, batch, 0.1)
     found = ppvae.log_evidence(
-        story, batch, method="ais", guide=guide, annealing=ppvae.Annealing(num_chains=20, num_temperatures=60), seed=0
+        story,
+        batch,
+        method="ais",
+        guide=guide,
+        annealing=ppvae.Annealing(num_chains=20, num_temperatures=60),
+        seed=0,
     )
     exact = story.log_evidence(batch).detach()
     assert bool(((found.value - exact).abs() < 4 * found.std_error + 0.02).all())

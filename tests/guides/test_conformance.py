@@ -19,7 +19,7 @@ from torch.func import grad, vmap
 
 import ppvae
 from ppvae import guides
-from ppvae.problem.weights import check_pair, score
+from ppvae.problem import Problem
 from ppvae.story import local_params, log_joint, observe, scale_rows, trace_sites
 
 NUM_ROWS, NUM_PARTICLES = 12, 5
@@ -68,7 +68,7 @@ def the_gradient_reaches_every_parameter(story, guide, batch):
 @torch.no_grad()
 def draws_lie_in_the_supports_and_are_scored_by_the_posterior(story, guide, batch, family):
     sites = trace_sites(story, batch)
-    scores = score(story, guide, batch, NUM_PARTICLES, sites=sites)
+    scores = Problem.of(story, guide, batch).score(NUM_PARTICLES)
     assert scores.log_weights.shape == (NUM_PARTICLES, NUM_ROWS)
     for key, site in sites.latent.items():
         lead = (NUM_PARTICLES, NUM_ROWS) if site.is_local else (NUM_PARTICLES,)
@@ -95,8 +95,8 @@ def rows_do_not_see_each_other(guide, batch):
 
 def one_row_and_one_particle_are_enough(story, guide, batch):
     one = first_rows(batch, 1)
-    check_pair(story, guide, one)
-    assert score(story, guide, one, 1).log_weights.shape == (1, 1)
+    Problem.of(story, guide, one)
+    assert Problem.of(story, guide, one).score(1).log_weights.shape == (1, 1)
 
 
 @torch.no_grad()
@@ -127,7 +127,7 @@ def single_precision_draws_and_scores_as_double_does(name, family, guide, batch)
         given = rows if one is single else batch
         for q in (one, one.local(given)):
             assert {p.dtype for p in q.parameters()} == {dtype}
-    assert score(story, single, rows, 2).log_weights.dtype == torch.float32
+    assert Problem.of(story, single, rows).score(2).log_weights.dtype == torch.float32
     q = guide.posterior(batch)
     u = q.sample((5,)).clone()
     expected, log_det = guide.flat.unflatten(u)

@@ -16,7 +16,7 @@ from ppvae.guides.autoregressive import AutoregressiveTransport
 from ppvae.guides.pushforward import RowNetworks
 from ppvae.inference import optimize_local, unamortized
 from ppvae.inference.elbo_ascent import WINDOW, Plateau
-from ppvae.problem.weights import score
+from ppvae.problem import Problem
 
 NUM_ROWS = 12
 
@@ -101,7 +101,7 @@ def test_the_amortized_guide_keeps_its_parameters_and_their_names():
     before = {k: v.clone() for k, v in guide.state_dict().items()}
     name = guide.global_guide._pyro_name
     local = guide.local(batch)
-    score(story, local, batch, 2)
+    Problem.of(story, local, batch).score(2)
     with pytest.raises(ValueError, match=r"search for q\*.*global sites \['level'\]"):
         optimize_local(story, local, max_steps=40)
     assert guide.global_guide._pyro_name == name
@@ -146,12 +146,12 @@ def test_anybodys_guide_has_a_local_version_that_starts_at_its_answer():
     local = unamortized(own, batch, story)
     assert local.is_unamortized
     with torch.no_grad():
-        scores = score(story, own, batch, 4)
+        scores = Problem.of(story, own, batch).score(4)
         u = local.flat.flatten(scores.latents)
         log_det = local.flat.unflatten(u)[1]
         log_guide = local.posterior(batch).log_prob(u) - log_det
         torch.testing.assert_close(log_guide, scores.log_guide)
-        again = score(story, local, batch, 4)
+        again = Problem.of(story, local, batch).score(4)
         u = local.flat.flatten(again.latents)
         log_guide = local.posterior(batch).log_prob(u) - local.flat.unflatten(u)[1]
         torch.testing.assert_close(log_guide, again.log_guide)
@@ -180,7 +180,7 @@ def test_a_guide_with_inner_plates_is_named():
                     pyro.sample("w", dist.LogNormal(torch.zeros(4, n).double(), 1.0))
 
     story, batch, _ = made("inner_auto", "mean_field")
-    assert score(story, Inner(), batch, 3).log_weights.shape == (3, NUM_ROWS)
+    assert Problem.of(story, Inner(), batch).score(3).log_weights.shape == (3, NUM_ROWS)
     with pytest.raises(ValueError, match=r"site 'w'.*inner plates.*ppvae.guides"):
         unamortized(Inner(), batch, story)
 

@@ -16,7 +16,7 @@ import ppvae
 from ppvae import objectives
 from ppvae.estimate import log_mean_exp
 from ppvae.objectives.vimco import without_each
-from ppvae.problem.weights import score
+from ppvae.problem import Problem
 from ppvae.story import eval_mode, local_params, observe, scale_rows, seeded_eval
 
 NUM_ROWS, SCALE, WIDTH = (
@@ -67,7 +67,7 @@ def test_renyi_is_the_elbo_at_one_and_the_importance_weighted_bound_at_zero(gaus
     )
     assert below < at < above < below + 1e-2
     with torch.no_grad(), seeded_eval(0, *pair):
-        log_w = score(*pair, batch, 7).log_weights  # of the same draws
+        log_w = Problem.of(*pair, batch).score(7).log_weights  # of the same draws
     assert at == pytest.approx(-float(log_w.mean()), abs=1e-12)
     assert value("renyi", pair, batch, alpha=0.0, **particles) == pytest.approx(
         value("iwae", pair, batch, **particles), abs=1e-12
@@ -209,9 +209,10 @@ def test_a_particle_with_a_centre_of_its_own_would_not_do_either(centred):
     guide = Guess()
     guide.scale = 3.0  # wide: a particle of its own finds the best centre for each row
     with torch.no_grad(), local_params(story, guide), seeded_eval(0, story, guide):
-        scores = [score(story, guide, {"x": x}, 1000) for _ in range(20)]
+        problem = Problem.of(story, guide, {"x": x})
+        scores = [problem.score(1000) for _ in range(20)]
         isolated = [
-            float(log_mean_exp(s.log_weights, 0).sum() + s.log_shared.mean()) for s in scores
+            float(log_mean_exp(s.log_weights, 0).sum() + s.log_global.mean()) for s in scores
         ]
         objective = objectives.build("iwae", story, guide, x, num_particles=1000)
         shared = [-NUM_ROWS * float(objective({"x": x})) for _ in range(20)]
