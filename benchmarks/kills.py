@@ -1,11 +1,13 @@
 r"""Does a run survive `kill -9` at any moment, and end as if nothing had happened?
 
-`ppvae fit` or `ppvae compare` on a small story is killed at random moments, while it starts, trains, measures or writes, and
-typed again with `--resume`. After each kill, what the process had done is held against what its folder kept; each finished
-run is held, file by file, against one that was left alone. What is killed is a fork of a process that has imported all,
-so that a kill costs no start. Linux, with OMP_NUM_THREADS=1.
+`ppvae fit` or `ppvae compare` on a small story is killed at random moments, while it starts,
+trains, measures or writes, and typed again with `--resume`. After each kill, what the process had
+done is held against what its folder kept; each finished run is held, file by file, against one that
+was left alone. What is killed is a fork of a process that has imported all, so that a kill costs no
+start. Linux, with OMP_NUM_THREADS=1.
 
-Arguments: fit or compare, kills, seed, a folder to work in; none for both, 50 kills each, kept with the results.
+Arguments: fit or compare, kills, seed, a folder to work in; none for both, 50 kills each, kept with
+the results.
 """
 
 import io
@@ -44,7 +46,8 @@ COMMON = "factor_analysis --data simulated:rows=60 --set latent_dim=2 --batch-si
 COMMON += " --run-dir run --checkpoint-every 0 --no-progress"
 COMMANDS = {
     "fit": f"fit {COMMON} --guide full_rank --epochs 6",
-    "compare": f"compare {COMMON} --guides mean_field,full_rank:hidden=[8] --epochs 3 --rows 6 --particles 100",
+    "compare": f"compare {COMMON} --guides mean_field,full_rank:hidden=[8] --epochs 3 --rows 6 "
+    "--particles 100",
 }
 SPANS = {"fit": 0.5, "compare": 0.4}  # kills come within this share of an undisturbed run's time
 KILLS_OF_A_RUN = 7  # then it may end
@@ -57,7 +60,9 @@ PARTS = ("run", "story", "mean_field", "full_rank-hidden-8")  # of what is train
 
 
 class Done:
-    """What a child has done, before it was kept: steps and rows of each part, in memory that outlives it."""
+    """What a child has done, before it was kept: steps and rows of each part, in memory that
+    outlives it.
+    """
 
     def __init__(self) -> None:
         self.memory = mmap.mmap(-1, 16 * len(PARTS))
@@ -134,7 +139,9 @@ def child(work: Path, command: str) -> int:
 
 
 def results(run: Path) -> dict[str, Any]:
-    """All that a run leaves, by file, but for seconds and dates, and for files that a kill left half written."""
+    """All that a run leaves, by file, but for seconds and dates, and for files that a kill left
+    half written.
+    """
     found: dict[str, Any] = {}
     for file in sorted(run.rglob("*")):
         name = file.relative_to(run).as_posix()
@@ -157,12 +164,12 @@ def main(verb: str, kills: int = 50, seed: int = 0, place: str | None = None) ->
     """Kill a run so often.
 
     Returns:
-        How often, how many runs that made, how many kills fell into the writing of a checkpoint, and how many steps and
-        rows were lost at most.
+        How often, how many runs that made, how many kills fell into the writing of a checkpoint,
+        and how many steps and rows were lost at most.
 
     Raises:
-        AssertionError: If a kill cost more than a step or a piece of the rows, a folder could not be resumed, or a run
-            ended otherwise than one that was left alone.
+        AssertionError: If a kill cost more than a step or a piece of the rows, a folder could not
+            be resumed, or a run ended otherwise than one that was left alone.
     """
     torch.set_num_threads(1)
     work, draw, done = Path(tempfile.mkdtemp(dir=place)), random.Random(seed), Done()
@@ -201,7 +208,9 @@ def main(verb: str, kills: int = 50, seed: int = 0, place: str | None = None) ->
 def _killed(
     work: Path, verb: str, done: Done, counts: dict[str, int], draw: random.Random, whole: float
 ) -> bool:
-    """Let the run go on, kill it at some moment, and look at what is left; False if it came to its end before."""
+    """Let the run go on, kill it at some moment, and look at what is left; False if it came to its
+    end before.
+    """
     before = kept(work / "run")
     for place, number in enumerate(before):
         done.numbers[place] = number
@@ -225,7 +234,9 @@ def _killed(
 
 
 def _alone(work: Path, verb: str) -> dict[str, Any]:
-    """What a run that nobody disturbs leaves; in this process, which thereby imports all that a run needs."""
+    """What a run that nobody disturbs leaves; in this process, which thereby imports all that a run
+    needs.
+    """
     before = Path.cwd()
     os.chdir(work)
     with redirect_stdout(io.StringIO()):

@@ -1,6 +1,8 @@
-r"""Rows per second of one process against two, each pinned to a core of its own: `python benchmarks/processes.py [mnist|digits]`.
+r"""Rows per second of one process against two, each pinned to a core of its own: `python
+benchmarks/processes.py [mnist|digits]`.
 
-MNIST size (784-200-200-50). A process of two takes as many rows a step as the process that is alone. Prints a table and writes `benchmarks/results/processes.json`.
+MNIST size (784-200-200-50). A process of two takes as many rows a step as the process that is
+alone. Prints a table and writes `benchmarks/results/processes.json`.
 """
 
 import json
@@ -26,7 +28,8 @@ with process_group():
     story = load_story("vae", train.head(100).batch())
     guide = ppvae.guides.build("mean_field", story, train)
     size = int(sys.argv[2]) * world_size()
-    history = ppvae.fit(story, guide, train, epochs=int(sys.argv[3]), batch_size=size, progress=False)
+    options = {"epochs": int(sys.argv[3]), "batch_size": size, "progress": False}
+    history = ppvae.fit(story, guide, train, **options)
     if is_main_process():
         print(json.dumps(max(history.column("rows_per_second"))))
 """

@@ -21,7 +21,7 @@ from ppvae.league import League, LeagueRow
 from ppvae.problem import Problem
 from ppvae.storage.league_folder import LeagueFolder, open_league_folder
 from ppvae.training import History
-from ppvae.training.distributed import on_main_process
+from ppvae.training.distributed import init_process_group, on_main_process
 from ppvae.training.fit import FREE, build_objective, check_config, fit, move_to_device
 from ppvae.training.signals import exit_on_sigterm
 
@@ -94,6 +94,7 @@ def compare(
     if rows < 1:
         raise ValueError(f"expected at least one row to measure on, got rows={rows}")
     check_config(train)
+    init_process_group()
     train_rows = open_rows(data)
     test_rows = train_rows if test is None else open_rows(test)
     measured = test_rows.head(min(rows, len(test_rows)))

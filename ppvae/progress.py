@@ -2,6 +2,7 @@ r"""Progress bars on a terminal, and silence elsewhere."""
 
 __all__ = ["Stage", "stages"]
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,17 +22,13 @@ def stages(total: int | None, show: bool) -> Iterator[Stage]:
         total: Number of steps; None where it is not known beforehand.
         show: Whether to show it; never shown where standard error is no terminal.
     """
-    with tqdm(
-        total=total,
-        leave=False,
-        disable=None if show else True,  # None: disabled unless standard error is a terminal
-        dynamic_ncols=True,
-        bar_format=FORMAT,
-    ) as bar:
+    if not show or not sys.stderr.isatty():
+        yield lambda name: None  # tqdm would start a thread even for a bar that it does not draw
+        return
+    with tqdm(total=total, leave=False, dynamic_ncols=True, bar_format=FORMAT) as bar:
 
         def stage(name: str) -> None:
-            if not bar.disable:
-                bar.update(1 if bar.desc else 0)
-                bar.set_description_str(name)
+            bar.update(1 if bar.desc else 0)
+            bar.set_description_str(name)
 
         yield stage

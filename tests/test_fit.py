@@ -1,4 +1,6 @@
-r"""Training: it learns, reports the plain ELBO, stops, resumes exactly, and refuses what does not fit."""
+r"""Training: it learns, reports the plain ELBO, stops, resumes exactly, and refuses what does not
+fit.
+"""
 
 import subprocess
 import sys
@@ -164,7 +166,8 @@ def test_a_global_site_is_weighed_by_all_rows() -> None:
     )  # fmt: skip
     precision = 500 / 2 + 1 / 100
     scale = float(guide.global_guide.log_scale.exp().detach())
-    # Mean-field between centre and the z's: the factor of the centre has the conditional precision 500 + 1/100.
+    # Mean-field between centre and the z's: the factor of the centre has the conditional precision
+    # 500 + 1/100.
     assert float(guide.global_guide.loc.detach()) == pytest.approx(
         float(x.mean()), abs=4 / precision**0.5
     )

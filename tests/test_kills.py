@@ -1,4 +1,6 @@
-r"""Fifty `kill -9` at random moments of a training and of a comparison: each can go on, and ends as if left alone."""
+r"""Fifty `kill -9` at random moments of a training and of a comparison: each can go on, and ends as
+if left alone.
+"""
 
 import json
 import os

@@ -10,7 +10,12 @@ from torch import nn
 import ppvae
 from ppvae.stories import story_class
 
-STORY = "from torch import nn\nclass Changing(nn.Linear):\n    def forward(self, x):\n        return {}\n"
+STORY = """
+from torch import nn
+class Changing(nn.Linear):
+    def forward(self, x):
+        return {}
+"""
 
 
 def test_a_changed_source_is_told_and_a_changed_comment_is_not(tmp_path) -> None:

@@ -78,7 +78,9 @@ def stop():
 
 
 class Count:
-    """Counts steps of training and pieces of measurement, and acts when one of them is about to be made or kept."""
+    """Counts steps of training and pieces of measurement, and acts when one of them is about to be
+    made or kept.
+    """
 
     def __init__(self, monkeypatch, at=None, action=stop):
         self.number, self.at, self.action = 0, at, action

@@ -1,4 +1,6 @@
-r"""A run folder whose files were damaged by chance or by intent: the older checkpoint, or one clear error."""
+r"""A run folder whose files were damaged by chance or by intent: the older checkpoint, or one clear
+error.
+"""
 
 import pickle
 import random

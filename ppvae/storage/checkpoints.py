@@ -1,4 +1,4 @@
-r"""Checkpoints of a training: the last two states, each a folder that is there as a whole or not at all."""
+r"""Checkpoints of a training: the last two states, each a whole folder or none."""
 
 __all__ = ["CHECKPOINT", "Checkpoints"]
 
@@ -29,7 +29,7 @@ UNREADABLE = (
 
 
 class Checkpoints:
-    """The folder `checkpoints` of a run. Weights are safetensors, and reading the rest runs no code from it.
+    """The folder `checkpoints` of a run; reading it runs no code from it.
 
     Arguments:
         path: The folder; made when the first checkpoint is written.
@@ -45,9 +45,9 @@ class Checkpoints:
         state: Mapping[str, Any],
         batches: int = 0,
     ) -> Path:
-        """Keep the state after an epoch, or in the middle of the next; the last two checkpoints stay.
+        """Keep the state after an epoch, or in the middle of the next.
 
-        It is on disk, whole, before an older one goes.
+        It is on disk, whole, before an older one goes; the last two stay.
 
         Arguments:
             epoch: Number of epochs done.
@@ -61,7 +61,8 @@ class Checkpoints:
 
         Raises:
             ValueError: If `state` holds anything else, named by its place.
-            OSError: If it cannot be written, as on a full disk; older checkpoints are then as they were.
+            OSError: If it cannot be written, as on a full disk; older checkpoints are then as they
+                were.
         """
         self.path.mkdir(exist_ok=True)
         for stale in self.path.glob(f"{UNFINISHED}*"):
@@ -73,8 +74,8 @@ class Checkpoints:
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(written, ignore_errors=True)
             raise OSError(
-                f"expected to write a checkpoint of {self.path.parent}, got: {error}; the one before is kept: make room "
-                "and go on from it with resume=True (--resume)"
+                f"expected to write a checkpoint of {self.path.parent}, got: {error}; the one "
+                "before is kept: make room and go on from it with resume=True (--resume)"
             ) from error
         final = self.path / (f"epoch_{epoch:06d}" + (f"_batch_{batches:06d}" if batches else ""))
         if final.exists():
@@ -116,8 +117,8 @@ class Checkpoints:
             return dict(state)
         if checkpoints:
             raise ValueError(
-                f"expected a readable checkpoint in {self.path}, got {len(checkpoints)} that cannot be read; start again "
-                "in another folder"
+                f"expected a readable checkpoint in {self.path}, got {len(checkpoints)} that "
+                "cannot be read; start again in another folder"
             )
         return None
 

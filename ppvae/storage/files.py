@@ -36,8 +36,8 @@ def write_state(file: Path, state: Mapping[str, Any]) -> None:
     """Write what `torch.load(..., weights_only=True)` reads; it is on disk when this returns.
 
     Raises:
-        ValueError: If the state holds anything but tensors, numbers, strings, None, and dicts, lists and tuples of
-            them, naming its place.
+        ValueError: If the state holds anything but tensors, numbers, strings, None, and dicts,
+            lists and tuples of them, naming its place.
     """
     _check_plain(dict(state), "state")
     with file.open("wb") as stream:
@@ -78,5 +78,6 @@ def _check_plain(value: Any, place: str) -> None:
             _check_plain(part, f"{place}[{index}]")
     elif type(value) not in PLAIN and not isinstance(value, Tensor):
         raise ValueError(
-            f"expected tensors, numbers, strings and plain containers, got {type(value).__name__} at {place}"
+            f"expected tensors, numbers, strings and plain containers, got {type(value).__name__} "
+            f"at {place}"
         )

@@ -1,4 +1,4 @@
-r"""Short marks that tell programs, weights and rows from others: what goes on can see whether they have changed."""
+r"""Hashes of programs, weights and rows, by which a run that goes on sees what has changed."""
 
 __all__ = ["fingerprint", "source_hash"]
 
@@ -17,7 +17,7 @@ OTHERS = ("torch", "pyro", "zuko", "ppvae")
 
 
 def source_hash(module: nn.Module) -> str:
-    """A hash of the classes that a module is made of, comments and layout left out; empty where none can be read.
+    """A hash of the source of a module's classes, without comments; empty if it cannot be read.
 
     Arguments:
         module: A story or guide; classes of torch, Pyro, zuko and this package do not count.
@@ -37,7 +37,7 @@ def _text(kind: type) -> str:
 
 
 def fingerprint(*parts: nn.Module | Mapping[str, Tensor] | None) -> str:
-    """A mark of the weights of modules, and of the numbers of rows.
+    """A hash of the weights of modules, and of the numbers of rows.
 
     Arguments:
         parts: Modules, and rows as name -> `(B, *event)`.

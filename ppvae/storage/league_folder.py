@@ -1,7 +1,8 @@
-r"""What a comparison keeps on disk as it goes, so that it can be stopped anywhere and goes on to the same league.
+r"""What a comparison keeps on disk as it goes: stopped anywhere, it goes on to the same league.
 
-`trainings/NAME` is the run folder of one training, `measured/NAME.safetensors` what a guide's measurement has found so
-far. Guides are trained and measured one after the other; what is done is read, the rest is done.
+`trainings/NAME` is the run folder of one training, `measured/NAME.safetensors` what a guide's
+measurement has found so far. Guides are trained and measured one after the other; what is done is
+read, the rest is done.
 """
 
 __all__ = ["LeagueFolder", "open_league_folder", "safe_names"]
@@ -43,7 +44,7 @@ class LeagueFolder:
             stale.unlink()
 
     def training(self, name: str | None = None) -> dict[str, Any]:
-        """Options of `fit` that let the training of a guide, or of the shared story, go on where it stopped."""
+        """Options of `fit` for the training of a guide, or of the shared story."""
         if self.path is None:
             return {}
         return {"run_dir": self.path / "trainings" / self.names[name], "resume": True}
@@ -68,8 +69,8 @@ def open_league_folder(
         resume: Whether it goes on with a comparison that has begun.
 
     Raises:
-        ValueError: If another process holds it, it is no fresh folder, there is nothing to go on from, or the
-            settings have changed.
+        ValueError: If another process holds it, it is no fresh folder, there is nothing to go on
+            from, or the settings have changed.
     """
     if resume and (run_dir is None or not Path(run_dir).expanduser().is_dir()):
         path = None if run_dir is None else os.fspath(run_dir)
@@ -84,7 +85,7 @@ def open_league_folder(
 
 
 def safe_names(names: Iterable[str]) -> list[str]:
-    """Names that every file system takes, each once: `semi_amortized:family=iaf` becomes `semi_amortized-family-iaf`."""
+    """Names that every file system takes, each once: `a:family=iaf` becomes `a-family-iaf`."""
     safe: list[str] = []
     for name in names:
         short = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[:LONGEST_NAME] or "guide"

@@ -1,4 +1,4 @@
-r"""One process at a time in a folder: a lock that the system lifts when its holder dies, however it dies."""
+r"""One process at a time in a folder: the system lifts the lock when its holder dies."""
 
 __all__ = ["LOCK", "locked"]
 
@@ -18,7 +18,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold a folder, made if need be, for the length of the block.
 
     Raises:
-        ValueError: If another process holds it, named by its number, or a file is in the folder's place.
+        ValueError: If another process holds it, named by its number, or it is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"expected a folder for the run, got the file {folder}")
@@ -31,8 +31,8 @@ def locked(folder: Path) -> Iterator[None]:
     except Timeout as error:
         holder = file.read_text(errors="replace").strip() or "unknown"
         raise ValueError(
-            f"expected a run folder that no other process uses, got {folder}, which process {holder} is "
-            "writing; wait for it, end it, or name another folder"
+            f"expected a run folder that no other process uses, got {folder}, which process "
+            f"{holder} is writing; wait for it, end it, or name another folder"
         ) from error
     try:
         file.write_text(f"{os.getpid()} on {platform.node()}\n")

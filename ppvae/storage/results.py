@@ -19,7 +19,7 @@ class ResultsFile:
 
     Arguments:
         file: Where; written as a whole after each piece.
-        settings: Settings, and a fingerprint of story, guide and rows: a file with others is refused.
+        settings: Settings, and a fingerprint of story, guide and rows; others are refused.
     """
 
     def __init__(self, file: Path | str, settings: Mapping[str, Any]) -> None:
@@ -39,8 +39,8 @@ class ResultsFile:
             raise ValueError(f"expected a checkpoint, got {self.file}: {error}") from error
         if settings != self.settings:
             raise ValueError(
-                f"expected {self.file} to hold results of these settings, story, guide and rows, got others; remove it to "
-                "begin anew"
+                f"expected {self.file} to hold results of these settings, story, guide and rows, "
+                "got others; remove it to begin anew"
             )
         return found
 

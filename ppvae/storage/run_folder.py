@@ -1,7 +1,7 @@
-r"""The run folder: what one training leaves on disk, written so that a crash never spoils what was there.
+r"""The run folder: what one training leaves on disk; a crash never spoils what was there.
 
-`config.json` says what was run, `metrics.jsonl` grows by a line an epoch, `checkpoints/` holds the last two states, also
-from the middle of an epoch.
+`config.json` says what was run, `metrics.jsonl` grows by a line an epoch, `checkpoints/` holds the
+last two states, also from the middle of an epoch.
 """
 
 __all__ = ["FORMAT", "RunFolder", "RunPath", "open_run_folder", "read_config", "versions"]
@@ -23,13 +23,13 @@ from ppvae.storage.files import UNFINISHED, to_json, write_bytes
 from ppvae.storage.lock import LOCK, locked
 
 FORMAT = 2  # of run folders; 1 is that of ppvae before 0.2
-# Where files lie may differ between machines: the part of `notes` that the command line keeps, and what may change in it.
+# The part of the notes that the command line keeps; where files lie may differ between machines.
 SETUP, PLACES = "setup", ("story", "data", "data_root")
 
 
 @dataclass(frozen=True)
 class RunPath(os.PathLike[str]):
-    """A path for a run folder, with what else its `config.json` is to say, anything that JSON holds.
+    """A path for a run folder, with notes for its `config.json`: anything that JSON holds.
 
     `fit` and `compare` take one as `run_dir`.
     """
@@ -62,12 +62,13 @@ class RunFolder:
 
         Arguments:
             path: Where; parents are made.
-            config: Settings of the run, anything that JSON holds. Format, versions and the time are added.
+            config: Settings, anything that JSON holds; format, versions and time are added.
             resume: Whether an existing folder is continued; its own config is kept then.
 
         Raises:
-            ValueError: If it holds files and `resume` is False, if there is nothing to resume in a folder that holds
-                files, if an earlier version of ppvae wrote it, or if the config is not JSON.
+            ValueError: If it holds files and `resume` is False, if there is nothing to resume in a
+                folder that holds files, if an earlier version of ppvae wrote it, or if the config
+                is not JSON.
         """
         path = Path(path).expanduser()
         if path.exists() and not path.is_dir():
@@ -133,7 +134,7 @@ def open_run_folder(
         may_change: Settings that may differ.
 
     Raises:
-        ValueError: If another process holds it, it is no fresh folder, or the settings have changed.
+        ValueError: If another process holds it, it is in use, or the settings have changed.
     """
     config = {**getattr(path, "notes", {}), kind: settings}
     path = Path(path).expanduser()
@@ -158,9 +159,10 @@ def read_config(path: Path) -> dict[str, Any]:
     found = config.get("format", 1)
     if found != FORMAT:
         raise ValueError(
-            f"expected a run folder of format {FORMAT}, got {path} of format {found}, which another version of ppvae "
-            f"wrote ({config.get('versions', {}).get('ppvae', 'unknown')}); go on with that version, or train anew in "
-            "another folder"
+            f"expected a run folder of format {FORMAT}, got {path} of format {found}, which "
+            "another version of ppvae wrote "
+            f"({config.get('versions', {}).get('ppvae', 'unknown')}); go on with that version, or "
+            "train anew in another folder"
         )
     return config
 
@@ -185,6 +187,6 @@ def _check_same(
     if changed:
         found = ", ".join(f"{k} {old[k]!r} -> {new[k]!r}" for k in changed)
         raise ValueError(
-            f"expected the settings with which the run began, got {found}; resume with the same ones, or start "
-            "another run folder"
+            f"expected the settings with which the run began, got {found}; resume with the same "
+            "ones, or start another run folder"
         )

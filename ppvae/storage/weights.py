@@ -33,7 +33,7 @@ def save(path: str | os.PathLike[str], story: nn.Module, guide: nn.Module | None
 
 
 def load(path: str | os.PathLike[str], story: nn.Module, guide: nn.Module | None = None) -> None:
-    """Read weights that `save` wrote into a story, and into its guide, and leave both in evaluation mode.
+    """Read weights that `save` wrote, and leave story and guide in evaluation mode.
 
     A warning says where the source of either has changed since.
 
@@ -118,8 +118,9 @@ def _warn_if_changed(file: Path, module: nn.Module) -> None:
     before, now = read_metadata(file).get(SOURCE), source_hash(module)
     if before and now and before != now:
         warnings.warn(
-            f"the source of {type(module).__name__} has changed since {file} was written: its weights fit by shape, "
-            "but may mean something else; go back to the old source, or train anew",
+            f"the source of {type(module).__name__} has changed since {file} was written: its "
+            "weights fit by shape, but may mean something else; go back to the old source, or "
+            "train anew",
             stacklevel=4,
         )
 

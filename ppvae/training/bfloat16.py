@@ -16,38 +16,51 @@ def check_bfloat16(device: torch.device) -> None:
     """Refuse bfloat16 where it would be slower than float32.
 
     Raises:
-        ValueError: On a CPU without AMX, where it takes up to a hundred times as long, and on a GPU that emulates it.
+        ValueError: On a CPU without AMX (up to 100 times slower), and on a GPU that emulates it.
     """
     if device.type == "cuda":
         if not torch.cuda.is_bf16_supported(including_emulation=False):
             name = torch.cuda.get_device_name(device)
             raise ValueError(
-                f"expected a GPU that computes in bfloat16 (compute capability 8.0 or newer), got {name}; use "
-                "precision='float32'"
+                "expected a GPU that computes in bfloat16 (compute capability 8.0 or newer), got "
+                f"{name}; use precision='float32'"
             )
     elif not _has_amx():
         raise ValueError(
-            "expected a CPU with AMX for precision='bfloat16', got one without, on which it takes many times as long as "
-            "float32; use precision='float32'"
+            "expected a CPU with AMX for precision='bfloat16', got one without, on which it takes "
+            "many times as long as float32; use precision='float32'"
         )
 
 
 @contextmanager
 def networks_in_bfloat16(*programs: nn.Module) -> Iterator[None]:
-    """Run the networks of stories and guides under `torch.autocast`; what they give comes back in their weights' precision.
+    """Run the networks of stories and guides under `torch.autocast`.
 
-    A network is a part of a program that holds no Pyro program itself. Densities, and products that a program writes
-    out by itself, keep their precision: a sum over pixels in bfloat16 has no third digit.
+    A network is a part of a program that holds no Pyro program itself; what it gives comes back in
+    its weights' precision. Densities, and products that a program writes out by itself, keep their
+    precision: a sum over pixels in bfloat16 has no third digit.
 
     Arguments:
         programs: Stories and guides.
     """
     handles = []
     for network in dict.fromkeys(n for program in programs for n in _networks(program)):
-        run = _Autocast(network)
+        weight = next(network.parameters())
+        contexts: list[torch.autocast] = []
+
+        def enter(_: Any, inputs: Any, contexts: Any = contexts, weight: Tensor = weight) -> None:
+            contexts.append(torch.autocast(weight.device.type, torch.bfloat16))
+            contexts[-1].__enter__()
+
+        def leave(
+            _: Any, inputs: Any, output: Any, contexts: Any = contexts, weight: Tensor = weight
+        ) -> Any:
+            contexts.pop().__exit__(None, None, None)
+            return tree_map(lambda value: _in_precision_of(weight, value), output)
+
         handles += [
-            network.register_forward_pre_hook(run.enter),
-            network.register_forward_hook(run.leave, always_call=True),
+            network.register_forward_pre_hook(enter),
+            network.register_forward_hook(leave, always_call=True),
         ]
     try:
         yield
@@ -56,25 +69,9 @@ def networks_in_bfloat16(*programs: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
-class _Autocast:
-    """Enters autocast before a network runs, and leaves it after."""
-
-    def __init__(self, network: nn.Module) -> None:
-        weight = next(network.parameters())
-        self.kind, self.dtype = weight.device.type, weight.dtype
-        self.open: list[Any] = []
-
-    def enter(self, network: nn.Module, inputs: Any) -> None:
-        self.open.append(torch.autocast(self.kind, torch.bfloat16))
-        self.open[-1].__enter__()
-
-    def leave(self, network: nn.Module, inputs: Any, output: Any) -> Any:
-        self.open.pop().__exit__(None, None, None)
-        return tree_map(self._back, output)
-
-    def _back(self, value: Any) -> Any:
-        halved = isinstance(value, Tensor) and value.dtype == torch.bfloat16
-        return value.to(self.dtype) if halved else value
+def _in_precision_of(weight: Tensor, value: Any) -> Any:
+    is_half = isinstance(value, Tensor) and value.dtype == torch.bfloat16
+    return value.to(weight.dtype) if is_half else value
 
 
 def _networks(program: nn.Module) -> Iterator[nn.Module]:

@@ -11,14 +11,14 @@ EpochCallback = Callable[[Record], None]
 
 
 class Callback:
-    """Hooks, none of which does anything here; a plain function of the record serves as `on_epoch_end`.
+    """Hooks that do nothing here; a plain function of the record serves as `on_epoch_end`.
 
-    What they raise ends the training, which can then be resumed from its last checkpoint. Where several processes train,
-    those that a user gives are called in the main one.
+    What they raise ends the training, which can then be resumed from its last checkpoint. Where
+    several processes train, those that a user gives are called in the main one.
     """
 
     def on_train_start(self, trainer: Any) -> None:
-        """Before the first step; `trainer` holds the objective with story and guide, the optimizer and the history."""
+        """Before the first step; `trainer` is the `Trainer`."""
 
     def on_step_end(self, epoch: int, step: int, loss: float) -> None:
         """After each step of an epoch (both from 1); `loss` in nats per row."""
@@ -33,10 +33,10 @@ class Callback:
         """After each epoch; `record` as in `History.records`."""
 
     def on_train_end(self, history: History) -> None:
-        """After the last epoch, once the weights that are kept have been put back; `history` as `fit` returns it."""
+        """After the last epoch, with the weights that are kept; `history` as `fit` returns it."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold of it: tensors, numbers, strings, None, and dicts and lists of them."""
+        """What a checkpoint must hold: tensors, numbers, strings, None, dicts and lists of them."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -54,8 +54,8 @@ def as_callbacks(callbacks: Sequence[Callback | EpochCallback]) -> list[Callback
     for callback in callbacks:
         if not isinstance(callback, Callback) and not callable(callback):
             raise ValueError(
-                "expected callbacks that are a ppvae.Callback or a function of an epoch's record, got "
-                f"{type(callback).__name__}"
+                "expected callbacks that are a ppvae.Callback or a function of an epoch's record, "
+                f"got {type(callback).__name__}"
             )
     return [c if isinstance(c, Callback) else _EpochFunction(c) for c in callbacks]
 

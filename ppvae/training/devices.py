@@ -1,11 +1,10 @@
 r"""Where a training runs and in which precision."""
 
-__all__ = ["PRECISIONS", "generator_states", "resolve_device", "set_generator_states"]
+__all__ = ["PRECISIONS", "resolve_device"]
 
 import os
 
 import torch
-from torch import Tensor
 
 # Of the weights; None is the story's own.
 PRECISIONS: dict[str, torch.dtype | None] = {
@@ -17,7 +16,7 @@ PRECISIONS: dict[str, torch.dtype | None] = {
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device that a name means; `auto` is CUDA where there is one, the process's own one of several under torchrun.
+    """The device that a name means; `auto` is the process's own CUDA device, else the CPU.
 
     Raises:
         ValueError: If there is no such device.
@@ -34,16 +33,3 @@ def resolve_device(device: str) -> torch.device:
             "use device='cpu'"
         )
     return found
-
-
-def generator_states(device: torch.device) -> list[Tensor]:
-    """States of torch's global generators, on the CPU and, where the device is one of CUDA, there."""
-    on_cuda = device.type == "cuda"
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if on_cuda else [])]
-
-
-def set_generator_states(states: list[Tensor], device: torch.device) -> None:
-    """Go back to states that `generator_states` gave."""
-    torch.set_rng_state(states[0])
-    if device.type == "cuda" and len(states) > 1:
-        torch.cuda.set_rng_state(states[1], device)

@@ -1,13 +1,13 @@
 r"""Training in several processes that torchrun started, with `torch.distributed`.
 
-In a process by itself each function does what it says for one process. Rank 0, the main process, alone validates, writes
-and prints; what the others need of that is broadcast.
+In a process by itself each function does what it says for one process. Rank 0, the main process,
+alone validates, writes and prints; what the others need of that is broadcast.
 """
 
 __all__ = [
     "all_gather_object",
+    "all_reduce",
     "all_reduce_max",
-    "all_reduce_sum",
     "broadcast_object",
     "broadcast_weights",
     "explain_lost_process",
@@ -31,17 +31,17 @@ from torch import Tensor, nn
 
 T = TypeVar("T")
 
-# The main process may measure for hours while the others wait; a process that dies is noticed without a timeout.
+# The main process may measure for hours; a process that dies is noticed without a timeout.
 TIMEOUT = timedelta(days=2)
 # Words in torch's errors where another process is gone, by the backend that raises them.
 LOST = ("gloo", "nccl", "connection", "process group", "peer")
 
 
 def init_process_group() -> None:
-    """Set `torch.distributed` up where torchrun, or a launcher that sets the same variables, started this process.
+    """Set `torch.distributed` up if torchrun, or a launcher like it, started this process.
 
-    NCCL where there are CUDA devices, one for each process; gloo elsewhere. A process by itself, or one that has set
-    it up already, stays as it is.
+    NCCL where there are CUDA devices, one for each process; gloo elsewhere. A process by itself, or
+    one that has set it up already, stays as it is.
     """
     if _is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return
@@ -77,9 +77,14 @@ def is_main_process() -> bool:
     return rank() == 0
 
 
-def all_reduce_sum(value: Tensor) -> Tensor:
+def all_reduce(value: Tensor, op: Any = dist.ReduceOp.SUM) -> Tensor:
     """The sum of a tensor over the processes."""
-    return _all_reduce(value, dist.ReduceOp.SUM)
+    if world_size() == 1:
+        return value
+    result = value.detach().clone()
+    with explain_lost_process():
+        dist.all_reduce(result, op)
+    return result
 
 
 def all_reduce_max(number: int) -> int:
@@ -87,7 +92,7 @@ def all_reduce_max(number: int) -> int:
     if world_size() == 1:
         return number
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    return int(_all_reduce(torch.tensor(number, device=device), dist.ReduceOp.MAX))
+    return int(all_reduce(torch.tensor(number, device=device), dist.ReduceOp.MAX))
 
 
 def all_gather_object(value: T) -> list[T]:
@@ -118,7 +123,7 @@ def broadcast_weights(module: nn.Module) -> None:
 
 
 def on_main_process(work: Callable[[], T]) -> T:
-    """The result of work that the main process does while the others wait; tensors in it must be on the CPU.
+    """The result of work that the main process does while the others wait.
 
     Raises:
         ValueError: In all processes, where it is raised in the main one.
@@ -151,18 +156,10 @@ def explain_lost_process() -> Iterator[None]:
         if size == "1" or not any(word in said for word in LOST):
             raise
         raise ConnectionError(
-            f"expected all {size} processes to go on, got no answer from one, which has ended; its own message, if any, "
-            "says why; a training goes on from its last checkpoint with resume=True (--resume)"
+            f"expected all {size} processes to go on, got no answer from one, which has ended; its "
+            "own message, if any, says why; a training goes on from its last checkpoint with "
+            "resume=True (--resume)"
         ) from error
-
-
-def _all_reduce(value: Tensor, op: Any) -> Tensor:
-    if world_size() == 1:
-        return value
-    result = value.detach().clone()
-    with explain_lost_process():
-        dist.all_reduce(result, op)
-    return result
 
 
 def _is_initialized() -> bool:

@@ -12,7 +12,7 @@ from ppvae.training.trainer import Trainer
 
 
 class EarlyStopping(Callback):
-    """Keep the weights of the epoch with the best validation ELBO, or of the last one without validation rows.
+    """Keep the weights with the best validation ELBO; without validation rows the last ones.
 
     Arguments:
         patience: Stop after so many epochs without a better one; None never stops.

@@ -15,10 +15,10 @@ from ppvae.training.trainer import Trainer
 
 
 class ExponentialMovingAverage(Callback):
-    r"""The average :math:`a_t = d_t a_{t-1} + (1 - d_t) w_t` of all trained parameters over the steps.
+    r"""The average :math:`a_t = d_t a_{t-1} + (1 - d_t) w_t` of trained parameters over steps.
 
-    The decay :math:`d_t = \min(d, (1 + t) / (10 + t))` forgets the first steps faster, whose weights are far from where
-    training ends.
+    The decay :math:`d_t = \min(d, (1 + t) / (10 + t))` forgets the first steps faster, whose
+    weights are far from where training ends.
 
     Arguments:
         decay: d, above 0 and below 1; about 1 / (1 - d) steps are remembered.

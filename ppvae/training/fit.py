@@ -19,7 +19,7 @@ from ppvae.objectives import OBJECTIVES, Objective, check_request
 from ppvae.problem import Problem
 from ppvae.progress import stages
 from ppvae.storage.fingerprint import fingerprint
-from ppvae.storage.run_folder import RunFolder, open_run_folder
+from ppvae.storage.run_folder import open_run_folder
 from ppvae.story import local_params, reference_tensor, seeded
 from ppvae.training.bfloat16 import check_bfloat16
 from ppvae.training.callbacks import Callback, EpochCallback, as_callbacks
@@ -56,38 +56,41 @@ def fit(
 ) -> History:
     """Train story and guide together by stochastic gradient ascent on the ELBO (AEVB).
 
-    Both are changed in place, and left in evaluation mode. Parameters with `requires_grad=False` stay: freeze the story
-    to train the guide alone. With validation rows, the weights of the best epoch are put back at the end.
+    Both are changed in place, and left in evaluation mode. Parameters with `requires_grad=False`
+    stay: freeze the story to train the guide alone. With validation rows, the weights of the best
+    epoch are put back at the end.
 
-    Under torchrun all processes train one pair together with torch's DistributedDataParallel: `torch.distributed` is set
-    up here, every process is given the same settings and all rows, takes its part of every batch, and draws its own
-    noise (from `seed` plus its rank). The main process alone validates, writes, prints and calls back.
+    Under torchrun all processes train one pair together with torch's DistributedDataParallel:
+    `torch.distributed` is set up here, every process is given the same settings and all rows, takes
+    its part of every batch, and draws its own noise (from `seed` plus its rank). The main process
+    alone validates, writes, prints and calls back.
 
     Arguments:
         story: The story.
         guide: A guide for it.
-        data: Training rows, anything that `ppvae.data.as_rows` takes. Memory-mapped arrays (also `ppvae.data.mapped`)
-            and a `DataLoader`, which keeps its own order, are read batch by batch: only their first 2,000 rows are
-            looked at before, the others as they come.
+        data: Training rows, anything that `ppvae.data.as_rows` takes. Memory-mapped arrays (also
+            `ppvae.data.mapped`) and a `DataLoader`, which keeps its own order, are read batch by
+            batch: only their first 2,000 rows are looked at before, the others as they come.
         val: Validation rows, likewise.
         config: How to train; None for the defaults of `TrainConfig`.
         callbacks: Functions of each epoch's record, or objects with the hooks of `Callback`.
-        run_dir: Folder for config, metrics and checkpoints; must be empty or absent unless `resume`. A `RunPath` adds
-            notes to its `config.json`.
-        resume: Go on from the newest checkpoint in `run_dir` that can be read, in the middle of an epoch too, and with
-            another number of processes.
-        fields: Fields of `TrainConfig`, which take the place of those of `config`, such as `epochs=20`. `objective` may
-            also be an objective that was made for this story, guide and data. Where the guide leaves out discrete
-            sites, `trace_elbo` becomes `enum_elbo`, and says so.
+        run_dir: Folder for config, metrics and checkpoints; must be empty or absent unless
+            `resume`. A `RunPath` adds notes to its `config.json`.
+        resume: Go on from the newest checkpoint in `run_dir` that can be read, in the middle of an
+            epoch too, and with another number of processes.
+        fields: Fields of `TrainConfig`, which take the place of those of `config`, such as
+            `epochs=20`. `objective` may also be an objective that was made for this story, guide
+            and data. Where the guide leaves out discrete sites, `trace_elbo` becomes `enum_elbo`,
+            and says so.
 
     Returns:
         The history.
 
     Raises:
-        ValueError: If story, guide, data or a setting do not fit, or the loss stops being finite (which rows and
-            sites is said), or another process trains in `run_dir`.
-        KeyboardInterrupt: After Ctrl-C; with a run folder once the step is done and a checkpoint written (a second
-            Ctrl-C does not wait).
+        ValueError: If story, guide, data or a setting do not fit, or the loss stops being finite
+            (which rows and sites is said), or another process trains in `run_dir`.
+        KeyboardInterrupt: After Ctrl-C; with a run folder once the step is done and a checkpoint
+            written (a second Ctrl-C does not wait).
         ConnectionError: If another process of the training has ended.
         SystemExit: After SIGTERM, likewise, with exit code 143; only with a run folder.
     """
@@ -101,7 +104,8 @@ def fit(
     if resume and (run_dir is None or not Path(run_dir).expanduser().is_dir()):
         path = None if run_dir is None else os.fspath(run_dir)
         raise ValueError(
-            f"expected the folder of a run to go on from, got run_dir={path}; to begin one, leave out resume (--resume)"
+            f"expected the folder of a run to go on from, got run_dir={path}; to begin one, leave "
+            "out resume (--resume)"
         )
     own_callbacks = as_callbacks(callbacks)
     init_process_group()
@@ -120,7 +124,7 @@ def fit(
         stack.enter_context(local_params(story, guide, loss_of))
         stack.enter_context(pyro.validation_enabled(False))
         stack.enter_context(warnings.catch_warnings())
-        # Pyro's, of which `raise_nonfinite` says more; torch's, where the first step is skipped or a run goes on.
+        # Pyro's, of which `raise_nonfinite` says more; torch's, where a first step is skipped.
         warnings.filterwarnings("ignore", "Encountered|Detected call", UserWarning)
         warnings.filterwarnings("ignore", ".broadcast_buffers. is deprecated", FutureWarning)
         all_callbacks: list[Callback] = []
@@ -128,7 +132,10 @@ def fit(
             all_callbacks.append(ExponentialMovingAverage(config.ema_decay))
         all_callbacks.append(EarlyStopping(config.patience))
         if run_dir is not None:
-            folder = _open_folder(stack, run_dir, settings, resume)
+            opened = open_run_folder(
+                run_dir, "fit", settings, resume=resume, may_change=("epochs",)
+            )
+            folder = on_main_process(lambda: stack.enter_context(opened))
             stack.enter_context(signals.defer())
             all_callbacks.append(Checkpointing(folder, signals, config.checkpoint_every, resume))
         if is_main_process():
@@ -161,7 +168,8 @@ def move_to_device(story: nn.Module, guide: nn.Module, config: TrainConfig) -> N
     for what, module in {"story": story, "guide": guide}.items():
         if isinstance(module, type):
             raise ValueError(
-                f"expected a {what}, got the class {module.__name__}; make one: {module.__name__}(...)"
+                f"expected a {what}, got the class {module.__name__}; make one: "
+                f"{module.__name__}(...)"
             )
     device = resolve_device(config.device)
     dtype = PRECISIONS[config.precision] or reference_tensor(story).dtype
@@ -176,7 +184,7 @@ def _objective(
     rows: Rows | Stream,
     config: TrainConfig,
 ) -> Objective:
-    """The named objective, or the one given, once it is known to be made for these modules and rows."""
+    """The named objective, or the given one, if it is made for these modules and rows."""
     if given is None:
         loss_of = build_objective(Problem.for_training(story, guide, rows), config)
     else:
@@ -184,22 +192,27 @@ def _objective(
         options = {"num_particles": config.num_particles, **config.objective_options}
         if given.story is not story or given.guide is not guide or given.num_rows != len(rows):
             raise ValueError(
-                f"expected an objective made for this story, this guide and {len(rows)} rows, got one for other modules "
-                f"or {given.num_rows} rows; make it with ppvae.objectives.build(name, story, guide, data)"
+                f"expected an objective made for this story, this guide and {len(rows)} rows, got "
+                f"one for other modules or {given.num_rows} rows; make it with "
+                "ppvae.objectives.build(name, story, guide, data)"
             )
         if options != {"num_particles": 1}:
             raise ValueError(
-                f"expected no options beside an objective that is made already, got {options}; give them when it is made"
+                f"expected no options beside an objective that is made already, got {options}; "
+                "give them when it is made"
             )
     if config.kl_warmup and not loss_of.takes_weight:
         raise ValueError(
-            f"expected kl_warmup=0 with {loss_of.name}, got {config.kl_warmup}: it has no KL term to weigh"
+            f"expected kl_warmup=0 with {loss_of.name}, got {config.kl_warmup}: it has no KL term "
+            "to weigh"
         )
     return loss_of.to(reference_tensor(loss_of))
 
 
 def build_objective(problem: Problem, config: TrainConfig) -> Objective:
-    """The named objective on a checked pair; `enum_elbo` for `trace_elbo` where sites are enumerated, which is said."""
+    """The named objective on a checked pair; `enum_elbo` for `trace_elbo` where sites are
+    enumerated, which is said.
+    """
     name = config.objective
     if name == "trace_elbo" and problem.enumerated:
         name = "enum_elbo"
@@ -213,7 +226,7 @@ def build_objective(problem: Problem, config: TrainConfig) -> Objective:
 
 
 def _settings(loss_of: Objective, rows: Rows | Stream, config: TrainConfig) -> dict[str, Any]:
-    """What `config.json` says of a training; all of it must be the same where it goes on, but for the epochs."""
+    """What `config.json` says of a training; only the epochs may change where it goes on."""
     dtype = str(reference_tensor(loss_of.story).dtype)
     return {k: v for k, v in config.to_dict().items() if k not in FREE} | {
         "objective": loss_of.name,
@@ -226,29 +239,15 @@ def _settings(loss_of: Objective, rows: Rows | Stream, config: TrainConfig) -> d
 
 
 def _check_alike(settings: dict[str, Any]) -> None:
-    """Refuse processes that were given different settings or rows: each would train as if the others had its own."""
+    """Refuse processes that were given different settings or rows."""
     first, *others = all_gather_object(settings)
     for number, other in enumerate(others, 1):
         for name, value in other.items():
             if value != first[name]:
                 raise ValueError(
-                    f"expected the same settings and all rows in every process, got {name} {first[name]!r} in "
-                    f"process 0 and {value!r} in process {number}"
+                    f"expected the same settings and all rows in every process, got {name} "
+                    f"{first[name]!r} in process 0 and {value!r} in process {number}"
                 )
-
-
-def _open_folder(
-    stack: ExitStack, run_dir: str | os.PathLike[str], settings: dict[str, Any], resume: bool
-) -> RunFolder | None:
-    """The run folder, held until the stack is left; None where the main process holds it."""
-    opened: list[RunFolder] = []
-
-    def work() -> None:
-        folder = open_run_folder(run_dir, "fit", settings, resume=resume, may_change=("epochs",))
-        opened.append(stack.enter_context(folder))
-
-    on_main_process(work)
-    return opened[0] if opened else None
 
 
 def _in_words(record: Record) -> str:

@@ -18,12 +18,13 @@ class History(Result):
     """What happened during training, one record an epoch.
 
     Attributes:
-        records: Dicts with `epoch` (from 1), `loss` (nats per row, lower is better), `elbo` and `val_elbo` (plain
-            ELBO, nats per row, higher is better; None without validation rows), `kl` (site -> nats per row) and
-            `active_units` (site -> number of latent numbers that say something about the row), both on a few hundred
-            rows of validation, else training, and None where they are not defined, `gradient_norm` (mean over the
-            steps, before clipping), `num_clipped` (steps whose gradient was longer than its bound), `skipped` (steps
-            without a finite loss), `seconds`, `rows_per_second`.
+        records: Dicts with `epoch` (from 1), `loss` (nats per row, lower is better), `elbo` and
+            `val_elbo` (plain ELBO, nats per row, higher is better; None without validation rows),
+            `kl` (site -> nats per row) and `active_units` (site -> number of latent numbers that
+            say something about the row), both on a few hundred rows of validation, else training,
+            and None where they are not defined, `gradient_norm` (mean over the steps, before
+            clipping), `num_clipped` (steps whose gradient was longer than its bound), `skipped`
+            (steps without a finite loss), `seconds`, `rows_per_second`.
         seconds: Training time in all.
         best_epoch: The epoch whose weights are kept: the best on the validation rows, or the last.
         stopped_early: Whether `patience` ran out.

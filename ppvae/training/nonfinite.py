@@ -46,9 +46,11 @@ def raise_nonfinite(
             if p.grad is not None and not p.grad.isfinite().all()
         ]
         causes.append(f"parameters {steep[:3]}")
+    what = "gradient" if loss_is_finite else "loss"
     raise ValueError(
-        f"expected a finite {'gradient' if loss_is_finite else 'loss'}, got NaN or infinity in {when}"
+        f"expected a finite {what}, got NaN or infinity in {when}"
         + (f": {'; '.join(causes)}" if causes else "")
-        + "; look at what the story computes there, or try a smaller lr, rescaled data, a likelihood whose scale is bounded "
-        "below (rows count within the training rows; the parameters are as they were before that step)"
+        + "; look at what the story computes there, or try a smaller lr, rescaled data, a "
+        "likelihood whose scale is bounded below (rows count within the training rows; the "
+        "parameters are as they were before that step)"
     )

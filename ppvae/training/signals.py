@@ -1,4 +1,4 @@
-r"""Ctrl-C and SIGTERM: held back until the step that is under way has been finished, or turned into an exception."""
+r"""Ctrl-C and SIGTERM: held back until a step has been finished, or turned into an exception."""
 
 __all__ = ["DeferredSignals", "exit_on_sigterm"]
 
@@ -14,7 +14,7 @@ ECHO = 1.0  # seconds within which a launcher passes on the signal that the term
 
 
 class DeferredSignals:
-    """The first Ctrl-C or SIGTERM waits to be asked for; a second one, later than a second after, acts at once.
+    """The first Ctrl-C or SIGTERM waits to be asked for; one over a second later acts at once.
 
     Attributes:
         received: Number of the signal, 0 for none.
@@ -47,7 +47,7 @@ class DeferredSignals:
 
 
 def exit_on_sigterm() -> AbstractContextManager[None]:
-    """A context in which SIGTERM ends the block by `SystemExit` with the exit code 143, so that what is held is let go."""
+    """A context in which SIGTERM raises `SystemExit` with the exit code 143."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(TERMINATED)
@@ -59,9 +59,9 @@ def exit_on_sigterm() -> AbstractContextManager[None]:
 def _handling(
     numbers: Sequence[int], handler: Callable[[int, FrameType | None], None]
 ) -> Iterator[None]:
-    """Handle signals in the block. Outside the main thread, where Python lets nobody do so, it changes nothing.
+    """Handle signals in the block; ignored ones stay ignored.
 
-    A signal that the process ignores stays ignored.
+    Outside the main thread, where Python lets nobody handle signals, it changes nothing.
     """
     is_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in numbers if is_main}

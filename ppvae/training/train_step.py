@@ -1,10 +1,10 @@
-r"""One step of the optimizer: its batch in parts, over processes, in bfloat16, with a bounded gradient."""
+r"""One step of the optimizer: parts of a batch, processes, precision, a bounded gradient."""
 
 __all__ = ["TrainStep", "split_rows"]
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
 
@@ -18,7 +18,7 @@ from ppvae.objectives import Objective
 from ppvae.story import TensorDict, num_rows_of
 from ppvae.training.bfloat16 import networks_in_bfloat16
 from ppvae.training.distributed import (
-    all_reduce_sum,
+    all_reduce,
     broadcast_weights,
     explain_lost_process,
     rank,
@@ -46,7 +46,8 @@ NORM_DECAY = 0.9  # share of the running mean of gradient norms that a step keep
 class TrainStep:
     """Steps down the loss, with what they need beside the weights.
 
-    A batch is cut into `accumulate` parts for each process; their gradients, weighed by their rows, add up to the batch's.
+    A batch is cut into `accumulate` parts for each process; their gradients, weighed by their rows,
+    add up to the batch's.
 
     Arguments:
         loss_of: The objective, on its device.
@@ -86,9 +87,9 @@ class TrainStep:
                 )
 
     def gradient(self, batch: TensorDict, kl_weight: float) -> tuple[float, float]:
-        """Loss of a batch over all processes, nats per row, and the norm of its gradient before it was clipped."""
+        """Loss of a batch over all processes, nats per row; gradient norm before clipping."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss = all_reduce_sum(self._backward(batch, kl_weight))
+        loss = all_reduce(self._backward(batch, kl_weight))
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         self._clip(norm)
@@ -110,30 +111,21 @@ class TrainStep:
         own = parts[rank() * num_parts : (rank() + 1) * num_parts]
         losses = []
         for number, (rows, share) in enumerate(own, 1):
-            with (
-                explain_lost_process(),
-                self._communication(number == num_parts),
-                self._precision(),
-            ):
+            with ExitStack() as stack:
+                stack.enter_context(explain_lost_process())
+                if self.config.precision == "bfloat16":
+                    programs = (self.loss_of.story, self.loss_of.guide)
+                    stack.enter_context(networks_in_bfloat16(*programs))
+                if isinstance(self.module, DistributedDataParallel) and number < num_parts:
+                    stack.enter_context(self.module.no_sync())  # the last part adds all gradients
                 loss = self.module(rows, kl_weight)
                 (loss * (share * world_size())).backward()  # DDP takes the mean over processes
             losses.append(loss.detach() * share)
         return losses[0] if num_parts == 1 else torch.stack(losses).sum()
 
-    def _communication(self, is_last: bool) -> AbstractContextManager[None]:
-        """Gradients are added over the processes in the last part's backward pass."""
-        if isinstance(self.module, DistributedDataParallel) and not is_last:
-            return self.module.no_sync()
-        return nullcontext()
-
-    def _precision(self) -> AbstractContextManager[None]:
-        if self.config.precision == "bfloat16":
-            return networks_in_bfloat16(self.loss_of.story, self.loss_of.guide)
-        return nullcontext()
-
     def _clip(self, norm: Tensor) -> None:
-        """Shorten the gradient to `clip_norm`, and to `clip_factor` times its running mean: one that is far longer than
-        usual would throw Adam off its way for many steps."""
+        """Shorten the gradient to `clip_norm`, and to `clip_factor` times its running mean: one
+        that is far longer than usual would throw Adam off its way for many steps."""
         length = float(norm)
         if not math.isfinite(length):
             return
@@ -150,8 +142,8 @@ class TrainStep:
 def split_rows(batch: TensorDict, count: int) -> list[tuple[TensorDict, float]]:
     """A batch in parts that differ by one row at most, each with its share of the rows, 0 to 1.
 
-    Where there are fewer rows than parts, some have none: they get the first row, as no program runs on no rows, and the
-    share 0.
+    Where there are fewer rows than parts, some have none. They get the first row, as no program
+    runs on no rows, and the share 0.
     """
     total = num_rows_of(batch)
     edges = [total * number // count for number in range(count + 1)]

@@ -1,4 +1,4 @@
-r"""Epochs of stochastic gradient ascent, their validation, and the state that a checkpoint must hold."""
+r"""Epochs of stochastic gradient ascent, their validation, and the state of a checkpoint."""
 
 __all__ = ["Trainer"]
 
@@ -18,7 +18,6 @@ from ppvae.data import Rows, Stream, preview, to_batch
 from ppvae.objectives import Objective
 from ppvae.story import TensorDict, num_rows_of
 from ppvae.training.callbacks import Callback
-from ppvae.training.devices import generator_states, set_generator_states
 from ppvae.training.distributed import (
     all_gather_object,
     broadcast_weights,
@@ -41,8 +40,9 @@ class EpochProgress:
     Arguments:
         order: State of the generator of the order of the rows, before the epoch.
         batches_done: Batches that are done.
-        losses, counts, norms: Of the steps that were not skipped: loss, rows, gradient norm. Numbers, not tensors:
-            small ones that live on among large ones that come and go break the heap into pieces.
+        losses, counts, norms: Of the steps that were not skipped: loss, rows, gradient norm.
+            Numbers, not tensors: small ones that live on among large ones that come and go break
+                the heap into pieces.
         skipped: Steps without a finite loss or gradient.
         elapsed: Seconds, before an interruption.
     """
@@ -196,7 +196,7 @@ class Trainer:
             getattr(callback, hook)(*args)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that an exact continuation needs beside the weights; all processes must call it together."""
+        """All that an exact continuation needs beside the weights; all processes must call it."""
         states = {type(c).__name__: c.state_dict() for c in self.callbacks}
         return {
             "optimizer": self.optimizer.state_dict(),
@@ -208,7 +208,7 @@ class Trainer:
             "callbacks": {name: state for name, state in states.items() if state},
             "objective": {k: v.cpu() for k, v in self.loss_of.own_state().items()},
             "progress": asdict(self.epoch),
-            "generators": all_gather_object(generator_states(self.rows.device)),
+            "generators": all_gather_object(self._generator_states()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -227,4 +227,12 @@ class Trainer:
         if rank() < len(
             state["generators"]
         ):  # others, where there are more now, go on as they began
-            set_generator_states(state["generators"][rank()], self.rows.device)
+            cpu, *cuda = state["generators"][rank()]
+            torch.set_rng_state(cpu)
+            for device_state in cuda:
+                torch.cuda.set_rng_state(device_state, self.rows.device)
+
+    def _generator_states(self) -> list[Tensor]:
+        device = self.rows.device
+        cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+        return [torch.get_rng_state(), *cuda]

@@ -1,4 +1,4 @@
-r"""What is measured at the end of an epoch: the plain ELBO, and what each latent site costs and how much of it is in use."""
+r"""What is measured at the end of an epoch: the plain ELBO, KL and active units by site."""
 
 __all__ = ["checked_batches", "site_telemetry", "validation_elbo"]
 
@@ -29,14 +29,15 @@ def validation_elbo(problem: Problem, rows: Rows | Stream) -> float:
 
 
 def site_telemetry(problem: Problem) -> dict[str, Any]:
-    """KL and active units of each latent site, from a few particles; see `kl_by_site` and `active_units` for errors.
+    """KL and active units of each latent site; see `kl_by_site`, `active_units` for errors.
 
     Arguments:
         problem: The pair, and a few hundred rows.
 
     Returns:
-        `kl`, site -> nats per row, and `active_units`, site -> how many of its numbers say something about the row; both
-        None where there are no latent sites, where rows depend on each other through global ones, or for one row.
+        `kl`, site -> nats per row, and `active_units`, site -> how many of its numbers say
+        something about the row; both None where there are no latent sites, where rows depend on
+        each other through global ones, or for one row.
     """
     sites = problem.sites
     if not sites.latent or sites.global_latent or problem.num_rows < 2:
@@ -56,7 +57,7 @@ def site_telemetry(problem: Problem) -> dict[str, Any]:
 def checked_batches(
     problem: Problem, batches: Iterable[TensorDict], rows: Rows | Stream
 ) -> Iterator[TensorDict]:
-    """Batches; those of a stream are checked by value as they come: only its first rows were before."""
+    """Batches, of a stream checked by value as they come: only its first rows were before."""
     unchecked = isinstance(rows, Stream) and problem.program.generates_rows
     for batch in batches:
         if unchecked:

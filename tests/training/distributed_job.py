@@ -1,4 +1,6 @@
-"""What several processes under torchrun are asked to do: `distributed_job.py NAMES RESULT`; each writes `RESULT.RANK`."""
+"""What several processes under torchrun are asked to do: `distributed_job.py NAMES RESULT`; each
+writes `RESULT.RANK`.
+"""
 
 import os
 import sys
@@ -66,7 +68,9 @@ def trained(story: nn.Module, guide: nn.Module, rows: Any, **options: Any) -> di
 
 
 def gradients() -> dict[str, Any]:
-    """By objective: gradient over the processes, and gradient of the whole batch with the same draws."""
+    """By objective: gradient over the processes, and gradient of the whole batch with the same
+    draws.
+    """
     found = {}
     for name in ppvae.objectives.OBJECTIVES:
         story, guide, rows = digits()
@@ -133,7 +137,9 @@ def resumed() -> dict[str, Any]:
 
 
 def errors() -> dict[str, Any]:
-    """What each process says of settings and rows of its own, a folder in use, and rows that only the last one meets."""
+    """What each process says of settings and rows of its own, a folder in use, and rows that only
+    the last one meets.
+    """
     story, guide, rows = digits()
     x, rank = rows.batch()["x"], distributed.rank()
     used = Path(sys.argv[2]).parent / "used"

@@ -19,7 +19,8 @@ JOB = Path(__file__).with_name("distributed_job.py")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 PATIENCE = 600  # seconds, on a busy machine
-# A floor under the mean of a part, and a step size that follows a part's chains, belong to the part.
+# A floor under the mean of a part, and a step size that follows a part's chains, belong to the
+# part.
 NOT_LINEAR = {"free_bits", "monte_carlo_em"}
 NAMES = ("gradients", "unlike_weights", "baseline", "stream", "curve", "resumed", "errors")
 
