@@ -210,9 +210,7 @@ def _objective(
 
 
 def build_objective(problem: Problem, config: TrainConfig) -> Objective:
-    """The named objective on a checked pair; `enum_elbo` for `trace_elbo` where sites are
-    enumerated, which is said.
-    """
+    """The named objective; `enum_elbo` for `trace_elbo` where sites are enumerated."""
     name = config.objective
     if name == "trace_elbo" and problem.enumerated:
         name = "enum_elbo"
