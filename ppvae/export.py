@@ -20,6 +20,7 @@ from ppvae.diagnostics.loo import LeaveOneOut
 from ppvae.diagnostics.scored_draws import cat_nested, score_draws
 from ppvae.inference.khat import smooth_log_weights
 from ppvae.problem import Problem, missing_as
+from ppvae.problem.generation import replicate
 from ppvae.story import Site, Sites, TensorDict, simulate
 
 GROUPS = (
@@ -144,7 +145,7 @@ def _from_guide(
         step = particle_step(problem.batch, problem.num_rows)
         latents, starts = made["posterior"], range(0, num_samples, step)
         parts = [{k: v[i : i + step] for k, v in latents.items()} for i in starts]
-        made["posterior_predictive"] = cat_nested([problem.replicate(part) for part in parts])
+        made["posterior_predictive"] = cat_nested([replicate(problem, part) for part in parts])
     return made
 
 

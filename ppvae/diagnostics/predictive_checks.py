@@ -27,6 +27,7 @@ from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.requirements import Pair, as_problem
 from ppvae.estimate import Estimate
 from ppvae.problem import missing_as
+from ppvae.problem.generation import replicate
 from ppvae.result import Result
 from ppvae.story import TensorDict, partially_observed, simulate
 
@@ -168,7 +169,7 @@ def posterior_predictive_check(
     def replicates() -> Iterator[TensorDict]:
         for size in problem.particle_sizes(num_replicates):
             parts = [
-                piece.replicate(piece.draw_all(size).values)
+                replicate(piece, piece.draw_all(size).values)
                 for piece in problem.pieces(num_particles=size)
             ]
             rows = {name: torch.cat([p[name] for p in parts], 1) for name in names}

@@ -10,6 +10,7 @@ from torch import Tensor
 from ppvae.estimate import log_mean_exp
 from ppvae.objectives.base import Objective
 from ppvae.problem import Problem
+from ppvae.problem.draws import draw_with_frozen_density
 from ppvae.story import Layout, SampleRows, TensorDict
 
 
@@ -45,8 +46,8 @@ class DReG(Objective):
         self.kl_weights.warmup = kl_weight
         problem = self.problem.on(batch)
         factor = _GradientFactor()
-        free, drawn = problem.draw_with_frozen_density(
-            self.num_particles, share_globals=True, edit=factor.edit
+        free, drawn = draw_with_frozen_density(
+            problem, self.num_particles, share_globals=True, edit=factor.edit
         )
         drawn = self._with_global_path(free, drawn)
         scores = problem.score_draws(drawn, self.kl_weights)

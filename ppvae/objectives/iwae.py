@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ppvae.estimate import log_mean_exp
 from ppvae.objectives.base import Objective
+from ppvae.problem.draws import draw_path
 from ppvae.story import TensorDict
 
 
@@ -27,6 +28,6 @@ class IWAE(Objective):
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
         self.kl_weights.warmup = kl_weight
         problem = self.problem.on(batch)
-        drawn = problem.draw(self.num_particles, share_globals=True)
+        drawn = draw_path(problem, self.num_particles, share_globals=True)
         scores = problem.score_draws(drawn, self.kl_weights)
         return self.loss(log_mean_exp(scores.log_weights, 0), scores.log_global)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ppvae.estimate import log_mean_exp
 from ppvae.objectives.base import Objective
 from ppvae.problem import Problem
+from ppvae.problem.draws import draw_path
 from ppvae.story import TensorDict
 
 
@@ -42,7 +43,7 @@ class Renyi(Objective):
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
         self.kl_weights.warmup = kl_weight
         problem = self.problem.on(batch)
-        drawn = problem.draw(self.num_particles, share_globals=True)
+        drawn = draw_path(problem, self.num_particles, share_globals=True)
         scores = problem.score_draws(drawn, self.kl_weights)
         log_w, order = scores.log_weights, 1 - self.alpha
         bound = log_mean_exp(order * log_w, 0) / order if order else log_w

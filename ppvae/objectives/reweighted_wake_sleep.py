@@ -10,6 +10,7 @@ from ppvae.estimate import log_mean_exp
 from ppvae.objectives.base import Objective, with_gradient_of
 from ppvae.objectives.sleep import sleep_log_prob
 from ppvae.problem import Problem
+from ppvae.problem.draws import draw_detached
 from ppvae.story import TensorDict
 
 
@@ -58,7 +59,7 @@ class ReweightedWakeSleep(Objective):
 
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
         problem = self.problem.on(batch)
-        drawn = problem.draw_detached(self.num_particles)
+        drawn = draw_detached(problem, self.num_particles)
         scores = problem.score_draws(drawn)
         share = scores.log_weights.detach().softmax(0)
         wake = scores.log_joint + (1 - self.sleep_share) * drawn.local

@@ -9,6 +9,7 @@ from torch import Tensor
 from ppvae.objectives.base import Objective, with_gradient_of
 from ppvae.objectives.baselines import BASELINES
 from ppvae.problem import Problem
+from ppvae.problem.draws import draw_detached
 from ppvae.story import TensorDict, has_missing
 
 ROWS_TO_LOOK_AT = 2000
@@ -55,7 +56,7 @@ class ScoreFunction(Objective):
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
         self.kl_weights.warmup = kl_weight
         problem = self.problem.on(batch)
-        drawn = problem.draw_detached(self.num_particles)
+        drawn = draw_detached(problem, self.num_particles)
         scores = problem.score_draws(drawn, self.kl_weights)
         signal, guess = scores.log_weights.detach(), self.guess(batch)
         surrogate = scores.log_joint + (signal - guess.detach()) * drawn.local

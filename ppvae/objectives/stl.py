@@ -5,6 +5,7 @@ __all__ = ["StickingTheLanding"]
 from torch import Tensor
 
 from ppvae.objectives.base import Objective
+from ppvae.problem.draws import draw_with_frozen_density
 from ppvae.story import TensorDict
 
 
@@ -29,6 +30,6 @@ class StickingTheLanding(Objective):
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
         self.kl_weights.warmup = kl_weight
         problem = self.problem.on(batch)
-        _, drawn = problem.draw_with_frozen_density(self.num_particles)
+        _, drawn = draw_with_frozen_density(problem, self.num_particles)
         scores = problem.score_draws(drawn, self.kl_weights)
         return self.loss(scores.log_weights, scores.log_global)

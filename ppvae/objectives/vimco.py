@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ppvae.estimate import log_mean_exp
 from ppvae.objectives.base import Objective
+from ppvae.problem.draws import draw_detached
 from ppvae.story import TensorDict
 
 
@@ -33,7 +34,7 @@ class VIMCO(Objective):
     def forward(self, batch: TensorDict, kl_weight: float = 1.0) -> Tensor:
         self.kl_weights.warmup = kl_weight
         problem = self.problem.on(batch)
-        drawn = problem.draw_detached(self.num_particles, share_globals=True)
+        drawn = draw_detached(problem, self.num_particles, share_globals=True)
         scores = problem.score_draws(drawn, self.kl_weights)
         bound = log_mean_exp(scores.log_weights, 0)
         with torch.no_grad():

@@ -11,6 +11,7 @@ from torch.distributions import constraints
 
 from ppvae.data import as_rows
 from ppvae.problem import Problem
+from ppvae.problem.generation import decode
 from ppvae.story import Site, Sites, TensorDict, has_missing
 
 
@@ -121,7 +122,7 @@ def _imputed(problem: Problem, num_draws: int, seed: int) -> Iterator[TensorDict
         for piece in problem.pieces():
             parts: list[TensorDict] = []
             for size in piece.particle_sizes(num_draws):
-                parts.append(piece.decode(piece.draw_all(size).values, given))
+                parts.append(decode(piece, piece.draw_all(size).values, given))
             yield {
                 name: _replace_missing(piece.batch[name], torch.cat([p[name] for p in parts]))
                 for name in names

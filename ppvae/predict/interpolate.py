@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ppvae.data.chunks import is_unamortized, particle_step, rows_per_chunk
 from ppvae.problem import Problem
+from ppvae.problem.generation import decode
 from ppvae.story import Sites, TensorDict
 from ppvae.story.validation import site_dependencies
 
@@ -97,14 +98,14 @@ def _decode(
     parts = []
     for points in u.split(particle_step(problem.batch, problem.num_rows)):
         latents = space.unflatten(points, u_global)
-        means = problem.decode(latents, given, mean=True)
+        means = decode(problem, latents, given, mean=True)
         parts.append({name: latents[name] for name in space.local.sites} | means)
     return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
 
 
 def _parents_of_decoded(problem: Problem, given: Collection[str]) -> set[str]:
     """Sites that decoded ones depend on directly; all of an adopted model."""
-    if problem.is_adopted:
+    if not problem.program.generates_rows:
         return set(problem.sites)
     direct = site_dependencies(problem.story, problem.covariates, 2)
     return set[str]().union(*(direct[n] for n in problem.sites.observed if n not in given))

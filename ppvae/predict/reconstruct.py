@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ppvae.problem import Problem
+from ppvae.problem.generation import decode
 from ppvae.story import TensorDict
 
 
@@ -49,7 +50,7 @@ def reconstruct(
         for piece in problem.pieces():
             total: TensorDict = {}
             for size in piece.particle_sizes(num_particles):
-                means = piece.decode(piece.draw_all(size).values, given, mean=True)
+                means = decode(piece, piece.draw_all(size).values, given, mean=True)
                 for name, mean in means.items():
                     total[name] = total.get(name, torch.zeros_like(mean[0])) + mean.sum(0)
             parts.append({name: t / num_particles for name, t in total.items()})

@@ -10,6 +10,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from ppvae.problem import Problem
+from ppvae.problem.generation import observed_except
 from ppvae.story import TensorDict, has_missing, simulate
 from ppvae.story.validation import parent_sites
 
@@ -83,7 +84,7 @@ def latent_traversals(
             f"{max_dims} and {level}"
         )
     problem = Problem.of(story, guide, data, independent_for="traversals from a row")
-    problem.observed_except(given)  # refuses what is no observed site
+    observed_except(problem, given)  # refuses what is no observed site
     space = LatentSpace.of(problem.sites)
     if not 0 <= row < problem.num_rows:
         raise ValueError(f"expected a row from 0 to {problem.num_rows - 1} to start at, got {row}")

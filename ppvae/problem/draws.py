@@ -21,12 +21,13 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from ppvae.story import (
     Layout,
@@ -40,6 +41,9 @@ from ppvae.story import (
     seeded,
 )
 from ppvae.story.sites import is_bookkeeping
+
+if TYPE_CHECKING:
+    from ppvae.problem.problem import Problem
 
 # From a site's name, value in Pyro's layout, layout, and particle (None: all at once) to the value
 # to go on with.
@@ -126,37 +130,22 @@ def record_guide_sites(
     return draw(guide, batch, 1, sites, lambda particle: Record()), found
 
 
-def draw_path(
-    guide: nn.Module,
-    batch: TensorDict,
-    num_particles: int,
-    sites: Sites,
-    *,
-    share_globals: bool = False,
-) -> SampleRows:
+def draw_path(problem: "Problem", num_particles: int, *, share_globals: bool = False) -> SampleRows:
     """Draw path-wise.
 
     Arguments:
-        guide: Any Pyro guide.
-        batch: Rows, name -> `(B, *event)`.
+        problem: Guide and rows.
         num_particles: S.
-        sites: The story's sites.
         share_globals: Whether all particles share one draw of the global sites, as a bound that
-            averages weights inside
-            the logarithm needs it: rows are independent given one value, not given several.
+            averages weights inside the logarithm needs it: rows are independent given one value.
     """
-    if not (share_globals and sites.global_latent and num_particles > 1):
-        return draw(guide, batch, num_particles, sites)
-    return draw(guide, batch, num_particles, sites, _editing(_FirstGlobalDraw()))
+    if share_globals and problem.sites.global_latent and num_particles > 1:
+        return _draw(problem, num_particles, _editing(_FirstGlobalDraw()))
+    return _draw(problem, num_particles)
 
 
 def draw_detached(
-    guide: nn.Module,
-    batch: TensorDict,
-    num_particles: int,
-    sites: Sites,
-    *,
-    share_globals: bool = False,
+    problem: "Problem", num_particles: int, *, share_globals: bool = False
 ) -> SampleRows:
     """Draw local sites without a path: only their density moves. Arguments as `draw_path`."""
     share = _FirstGlobalDraw() if share_globals else _unchanged
@@ -165,14 +154,12 @@ def draw_detached(
         value = share(name, value, layout, particle)
         return value if layout.row_dim is None else value.detach()
 
-    return draw(guide, batch, num_particles, sites, _editing(edit))
+    return _draw(problem, num_particles, _editing(edit))
 
 
 def draw_with_frozen_density(
-    guide: nn.Module,
-    batch: TensorDict,
+    problem: "Problem",
     num_particles: int,
-    sites: Sites,
     *,
     share_globals: bool = False,
     edit: EditDraw | None = None,
@@ -180,10 +167,8 @@ def draw_with_frozen_density(
     """Draw path-wise, and score the draws with the guide's parameters frozen.
 
     Arguments:
-        guide: Any Pyro guide.
-        batch: Rows, name -> `(B, *event)`.
+        problem: Guide and rows.
         num_particles: S.
-        sites: The story's sites.
         share_globals: As for `draw_path`.
         edit: What the second run is given of each draw, the draw itself by default.
 
@@ -202,12 +187,20 @@ def draw_with_frozen_density(
         given = kept[name, particle]
         return given if edit is None else edit(name, given, layout, particle)
 
+    guide = problem.guide
     # One seed for both runs: an encoder with dropout drops the same units in both.
-    seed = int(torch.randint(2**62, ()))
+    drops = any(isinstance(m, _DropoutNd) and m.training for m in guide.modules())
+    seed = int(torch.randint(2**62, ())) if drops else None
     with seeded(seed, guide):
-        free = draw(guide, batch, num_particles, sites, _editing(keep))
+        free = _draw(problem, num_particles, _editing(keep))
     with seeded(seed, guide), _frozen_parameters(guide):
-        return free, draw(guide, batch, num_particles, sites, _editing(give_back))
+        return free, _draw(problem, num_particles, _editing(give_back))
+
+
+def _draw(problem: "Problem", num_particles: int, handler: Handler = nullcontext) -> SampleRows:
+    if problem.guide is None:
+        raise ValueError("expected a guide to draw from, got none; pass guide=...")
+    return draw(problem.guide, problem.batch, num_particles, problem.sites, handler)
 
 
 class _EditDraws(Messenger):

@@ -7,7 +7,7 @@ again.
 
 __all__ = ["Problem"]
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,17 +18,9 @@ from torch import Tensor, nn
 
 from ppvae.data import open_rows, preview, to_batch
 from ppvae.data.chunks import is_unamortized, particle_step, pieces, rows_per_chunk
-from ppvae.problem.draws import (
-    EditDraw,
-    GuideSite,
-    draw_detached,
-    draw_path,
-    draw_with_frozen_density,
-    record_guide_sites,
-)
+from ppvae.problem.draws import GuideSite, draw_path, record_guide_sites
 from ppvae.problem.guide_density import log_guide_at, log_guide_of
 from ppvae.problem.kl_weights import KLWeights
-from ppvae.problem.missing import missing_as
 from ppvae.problem.scores import Scores
 from ppvae.problem.unconstrained import Unconstrained
 from ppvae.story import (
@@ -225,26 +217,9 @@ class Problem:
 
     # Draws.
 
-    def draw(self, num_particles: int, *, share_globals: bool = False) -> SampleRows:
-        """S particles of the guide, path-wise, with their log densities; see `draws.draw_path`."""
-        return draw_path(
-            self._guide, self.batch, num_particles, self.sites, share_globals=share_globals
-        )
-
-    def draw_detached(self, num_particles: int, *, share_globals: bool = False) -> SampleRows:
-        """S particles without a path, for score-function gradients; see `draws.draw_detached`."""
-        return draw_detached(
-            self._guide, self.batch, num_particles, self.sites, share_globals=share_globals
-        )
-
-    def draw_with_frozen_density(
-        self, num_particles: int, *, share_globals: bool = False, edit: EditDraw | None = None
-    ) -> tuple[SampleRows, SampleRows]:
-        """S particles path-wise, scored by a frozen guide; see `draws`."""
-        return draw_with_frozen_density(
-            self._guide, self.batch, num_particles, self.sites,
-            share_globals=share_globals, edit=edit,
-        )  # fmt: skip
+    def draw(self, num_particles: int) -> SampleRows:
+        """S particles of the guide, path-wise, with their log densities; see `draws` for others."""
+        return draw_path(self, num_particles)
 
     def draw_all(self, num_particles: int) -> SampleRows:
         """As `draw`, with enumerated sites drawn from their exact conditional p(y | x, z) too.
@@ -263,60 +238,6 @@ class Problem:
             drawn.is_local["+".join(absent)] = True
         return drawn
 
-    def decode(
-        self, latents: TensorDict, given: Sequence[str] = (), *, mean: bool = False
-    ) -> TensorDict:
-        """The observed sites for given latent draws: drawn anew, or the means of their distributions.
-
-        No observed value can come back.
-
-        Arguments:
-            latents: Every latent site, name -> `(S, B, *row)`; observed sites among them have the values given here.
-            given: Observed sites to hold at their data.
-            mean: Whether means are wanted.
-
-        Returns:
-            Observed site that is not given -> `(S, B, *row)`.
-
-        Raises:
-            ValueError: If `given` names no observed site, or a distribution has no mean.
-        """
-        names = self.observed_except(given)
-        held = {name: self.batch[name] for name in given}
-        values = self.program.generate(
-            self.batch, latents, self.sites, held, means=names if mean else ()
-        )
-        return {name: values[name] for name in names}
-
-    def observed_except(self, given: Sequence[str]) -> list[str]:
-        """Observed sites but those that are held at their data.
-
-        Raises:
-            ValueError: If `given` names no observed site.
-        """
-        unknown = sorted(set(given) - set(self.sites.observed))
-        if unknown:
-            raise ValueError(f"expected `given` among {sorted(self.sites.observed)}, got {unknown}")
-        return [name for name in self.sites.observed if name not in given]
-
-    def replicate(self, latents: TensorDict, given: Sequence[str] = ()) -> TensorDict:
-        """Draw the observed sites anew, given latent draws: one replicate of the rows for each
-        particle.
-
-        No observed value can come back. Entries that the data miss are missing in the replicates
-        too.
-
-        Arguments:
-            latents: Every latent site, name -> `(S, B, *row)`; observed sites among them are held
-                there.
-            given: Observed sites to hold at their data.
-
-        Returns:
-            Observed site -> `(S, B, *row)`.
-        """
-        drawn = self.decode(latents, given)
-        return {k: missing_as(v, self.batch.get(k)) for k, v in drawn.items() if k not in latents}
-
     # Densities.
 
     def log_joint(self, latents: Mapping[str, Tensor]) -> Tensor:
@@ -326,12 +247,6 @@ class Problem:
     def log_joint_by_site(self, latents: Mapping[str, Tensor]) -> TensorDict:
         """log p of each site, name -> `(S, B)`, a global one `(S,)`; absent sites are drawn."""
         return self._joint.by_site(latents)
-
-    def complete(
-        self, latents: Mapping[str, Tensor], num_draws: int = 1
-    ) -> tuple[TensorDict, Tensor]:
-        """Draw the enumerated sites from p(y | x, z); see `LogJoint.complete`."""
-        return self._joint.complete(latents, num_draws)
 
     def log_guide(self, latents: TensorDict) -> Tensor:
         """log q(z | x) at given values, `(S, B)`, in nats."""

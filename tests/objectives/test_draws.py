@@ -10,8 +10,9 @@ from torch import nn
 
 import ppvae
 from ppvae import guides, objectives
+from ppvae.problem import Problem
 from ppvae.problem.draws import draw_detached, draw_path, draw_with_frozen_density
-from ppvae.story import local_params, seeded_eval, trace_sites
+from ppvae.story import local_params, seeded_eval
 
 NAMES = ("two_sites", "deep_plates", "inner_explicit", "global_plate", "simplex", "names")
 
@@ -25,7 +26,7 @@ def made(case, family):
         with torch.no_grad():
             for parameter in guide.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    return guide, batch, trace_sites(story, batch)
+    return Problem.of(story, guide, batch)
 
 
 def reaches(total, guide):
@@ -38,36 +39,38 @@ def reaches(total, guide):
 def test_a_held_guide_scores_its_draws_as_it_drew_them(case, family):
     if family == "iaf" and case in ("global_plate",):
         pytest.skip("one latent number a row")
-    guide, batch, sites = made(case, family)
-    with local_params(guide), seeded_eval(0, guide):
-        free, held = draw_with_frozen_density(guide, batch, 3, sites)
+    problem = made(case, family)
+    guide = problem.guide
+    with problem.eval_mode(0):
+        free, held = draw_with_frozen_density(problem, 3)
     torch.testing.assert_close(held.local, free.local, rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(held.shared, free.shared)
     for name, value in free.values.items():
         assert torch.equal(held.values[name], value)
     assert any(reaches(held.local.sum(), guide))  # along the draws
     assert all(p.requires_grad for p in guide.parameters())
-    with local_params(guide), seeded_eval(0, guide):
+    with problem.eval_mode(0):
         _, cut = draw_with_frozen_density(
-            guide, batch, 3, sites, edit=lambda name, value, layout, particle: value.detach()
+            problem, 3, edit=lambda name, value, layout, particle: value.detach()
         )
     assert not cut.local.requires_grad  # and along nothing else
 
 
 @pytest.mark.parametrize("family", ["mean_field", "full_rank", "iaf"])
 def test_detached_draws_leave_a_path_through_the_density_alone(family):
-    guide, batch, sites = made("two_sites", family)
-    with local_params(guide), seeded_eval(0, guide):
-        drawn = draw_detached(guide, batch, 3, sites)
+    problem = made("two_sites", family)
+    guide = problem.guide
+    with problem.eval_mode(0):
+        drawn = draw_detached(problem, 3)
     assert not any(v.requires_grad for v in drawn.values.values())
     assert all(reaches(drawn.local.square().sum(), guide))
 
 
 def test_particles_share_one_draw_of_a_global_site_where_they_are_told_to():
-    guide, batch, sites = made("global_plate", "mean_field")
-    with local_params(guide), seeded_eval(0, guide):
-        isolated = draw_path(guide, batch, 4, sites)
-        shared = draw_path(guide, batch, 4, sites, share_globals=True)
+    problem = made("global_plate", "mean_field")
+    with problem.eval_mode(0):
+        isolated = draw_path(problem, 4)
+        shared = draw_path(problem, 4, share_globals=True)
     for name in ("gain", "bias"):
         assert bool((isolated.values[name][0] != isolated.values[name][1]).all())
         assert torch.equal(
@@ -93,8 +96,7 @@ def test_an_encoder_with_dropout_drops_the_same_units_in_both_runs():
     batch = rows_of(CASES["two_sites"], story)
     guide = guides.build("mean_field", story, batch, encoder=Forgetful())
     guide.train()
-    with local_params(guide):
-        free, held = draw_with_frozen_density(guide, batch, 2, trace_sites(story, batch))
+    free, held = draw_with_frozen_density(Problem.of(story, guide, batch), 2)
     torch.testing.assert_close(held.local, free.local)
 
 

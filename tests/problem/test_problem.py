@@ -8,6 +8,7 @@ from stories import CASES, rows_of
 import ppvae
 from ppvae import guides
 from ppvae.problem import Problem
+from ppvae.problem.generation import replicate
 from ppvae.story import log_joint
 
 
@@ -41,7 +42,7 @@ def test_a_pair_is_traced_once_and_its_functions_never(pair, traces):
         problem.score_draws(drawn)
         problem.log_joint_by_site(drawn.values)
         problem.log_guide(drawn.values)
-        problem.replicate(drawn.values)
+        replicate(problem, drawn.values)
         problem.draw_all(2)
         problem.unconstrained.value_and_grad(problem.unconstrained.flatten(drawn.values))
         for piece in problem.pieces(5):
