@@ -1,8 +1,9 @@
 r"""Does training go through a file four times larger than the memory that is left to it?
 
-Writes a file of bits, 784 a row, trains the VAE of the gallery on a few rows to have torch's own memory taken, then
-limits the data that the process may take beyond (`RLIMIT_DATA`) to a quarter of the file. Reading the whole file must then fail, and an epoch with validation go through. Prints
-one line of JSON; memory in MB beyond what was taken before the limit.
+Writes a file of bits, 784 a row, trains the VAE of the gallery on a few rows to have torch's own
+memory taken, then limits the data that the process may take beyond (`RLIMIT_DATA`) to a quarter of
+the file. Reading the whole file must then fail, and an epoch with validation go through. Prints one
+line of JSON; memory in MB beyond what was taken before the limit.
 """
 
 import argparse
@@ -34,7 +35,7 @@ def held(what: str) -> float:
 
 
 def write(path: Path, megabytes: int, dtype: str, every: int) -> None:
-    """Bits, drawn with a share of ink of each row's own; rows between `every` one are left zero, and take no disk."""
+    """Bits, with a share of ink of each row's own; other rows than each `every`-th stay zero."""
     draw = np.random.default_rng(SEED)
     rows = megabytes * MB // (WIDTH * np.dtype(dtype).itemsize)
     array = np.lib.format.open_memmap(path, "w+", np.dtype(dtype), (rows, WIDTH))
@@ -81,12 +82,19 @@ def main(folder: Path, megabytes: int, dtype: str, every: int, hidden: int) -> d
     train, val = ppvae.data.mapped(path), ppvae.data.mapped(path, split="valid")
     watch, start = Watch(), time.perf_counter()
     history = ppvae.fit(story, guide, train, val=val, callbacks=[watch], **options)
+    record = history.records[0]
     return {
-        "rows": len(train), "dtype": dtype, "file": megabytes, "limit": megabytes / 4,
-        "anonymous": round(watch.peak - before["RssAnon"], 1), "peak": round(held("VmHWM") - before["VmHWM"], 1),
-        "val_elbo": round(history.records[0]["val_elbo"], 2), "seconds": round(time.perf_counter() - start, 1),
-        "rows_per_second": round(history.records[0]["rows_per_second"]), "whole": said,
-    }  # fmt: skip
+        "rows": len(train),
+        "dtype": dtype,
+        "file": megabytes,
+        "limit": megabytes / 4,
+        "anonymous": round(watch.peak - before["RssAnon"], 1),
+        "peak": round(held("VmHWM") - before["VmHWM"], 1),
+        "val_elbo": round(record["val_elbo"], 2),
+        "seconds": round(time.perf_counter() - start, 1),
+        "rows_per_second": round(record["rows_per_second"]),
+        "whole": said,
+    }
 
 
 if __name__ == "__main__":
