@@ -1,9 +1,10 @@
 r"""Does training go through a file four times larger than the memory that is left to it?
 
 Writes a file of bits, 784 a row, trains the VAE of the gallery on a few rows to have torch's own
-memory taken, then limits the data that the process may take beyond (`RLIMIT_DATA`) to a quarter of
-the file. Reading the whole file must then fail, and an epoch with validation go through. Prints one
-line of JSON; memory in MB beyond what was taken before the limit.
+memory taken, then limits what the process may take beyond to a quarter of the file: its address
+space (`RLIMIT_AS`, which counts mappings too) and its data (`RLIMIT_DATA`). Reading the whole file
+must then fail, and an epoch with validation go through. Prints one line of JSON; memory in MB
+beyond what was taken before the limit.
 """
 
 import argparse
@@ -25,10 +26,11 @@ from ppvae.training import Callback
 
 SEED, BATCH_SIZE, WIDTH = 0, 500, 784
 MB = 2**20
+LIMITS = {"VmSize": resource.RLIMIT_AS, "VmData": resource.RLIMIT_DATA}
 
 
 def held(what: str) -> float:
-    """A line of the process's status in MB: VmData, RssAnon, VmHWM."""
+    """A line of the process's status in MB: VmSize, VmData, RssAnon, VmHWM."""
     found = re.search(rf"{what}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found, what
     return int(found.group(1)) / 1024
@@ -64,7 +66,9 @@ def refused(path: Path) -> str:
     raise AssertionError("the limit did not bite: the whole file was loaded")
 
 
-def main(folder: Path, megabytes: int, dtype: str, every: int, hidden: int) -> dict[str, Any]:
+def main(
+    folder: Path, megabytes: int, dtype: str, every: int, mapping: bool, hidden: int
+) -> dict[str, Any]:
     torch.set_num_threads(1)
     path = folder / "rows.npy"
     write(path, megabytes, dtype, every)
@@ -74,12 +78,16 @@ def main(folder: Path, megabytes: int, dtype: str, every: int, hidden: int) -> d
         story = load_story("vae", {"x": few}, hidden=(hidden, hidden))
         guide = ppvae.guides.build("mean_field", story, few, hidden=(hidden, hidden))
     ppvae.fit(story, guide, few, val=few, **options)
-    limit = int((held("VmData") + megabytes / 4) * MB)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    # A mapping is part of the address space, so that only the data can be limited beside one.
+    names = ["VmData"] if mapping else list(LIMITS)
+    for name in names:
+        limit = int((held(name) + megabytes / 4) * MB)
+        resource.setrlimit(LIMITS[name], (limit, limit))
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak, which writing the file made
     before = {name: held(name) for name in ("RssAnon", "VmHWM")}
     said = refused(path)
-    train, val = ppvae.data.mapped(path), ppvae.data.mapped(path, split="valid")
+    train: Any = np.load(path, mmap_mode="r") if mapping else ppvae.data.mapped(path)
+    val = ppvae.data.mapped(path, split="valid")
     watch, start = Watch(), time.perf_counter()
     history = ppvae.fit(story, guide, train, val=val, callbacks=[watch], **options)
     record = history.records[0]
@@ -88,6 +96,7 @@ def main(folder: Path, megabytes: int, dtype: str, every: int, hidden: int) -> d
         "dtype": dtype,
         "file": megabytes,
         "limit": megabytes / 4,
+        "limits": names,
         "anonymous": round(watch.peak - before["RssAnon"], 1),
         "peak": round(held("VmHWM") - before["VmHWM"], 1),
         "val_elbo": round(record["val_elbo"], 2),
@@ -102,6 +111,7 @@ if __name__ == "__main__":
     parser.add_argument("--megabytes", type=int, default=1024, help="Size of the file.")
     parser.add_argument("--dtype", default="uint8", help="Of the file's numbers.")
     parser.add_argument("--every", type=int, default=1, help="Only every so many rows is not zero.")
+    parser.add_argument("--mapping", action="store_true", help="Train from an np.memmap.")
     parser.add_argument("--hidden", type=int, default=200, help="Width of the networks.")
     with tempfile.TemporaryDirectory() as place:
         print(json.dumps(main(Path(place), **vars(parser.parse_args()))))

@@ -3,7 +3,6 @@ r"""A user's own file → rows of the split that was asked for. Nothing here unp
 __all__ = ["READERS", "read_file", "read_npz"]
 
 import csv
-import math
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,8 +15,7 @@ from torch import Tensor
 
 from .columns import is_number, table_values
 from .convert import as_rows
-from .mapped import open_npy
-from .reading import check_unpacked_size, reading
+from .reading import NPY, check_unpacked_size, read_npy_header, reading
 from .rows import Rows
 from .splits import FILE_HELD_OUT, PARTS, split_indices
 
@@ -94,9 +92,10 @@ def _rows(columns: Mapping[str, Any], path: Path) -> Rows:
 
 
 def _read_npy(path: Path) -> dict[str, Any]:
-    array = open_npy(path)
-    with reading("an array", path):
-        return {"x": np.array(array)}
+    with reading(NPY, path):
+        with path.open("rb") as stream:
+            read_npy_header(stream, path.stat().st_size)
+        return {"x": np.load(path, allow_pickle=False)}
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -109,15 +108,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             check_unpacked_size(sum(member.file_size for member in archive.infolist()), path)
             for member in archive.infolist():
                 with archive.open(member) as stream:
-                    version = np.lib.format.read_magic(stream)
-                    header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
-                    shape, _, dtype = header(stream)
-                    size = stream.tell() + math.prod(shape) * dtype.itemsize
-                if dtype.hasobject or size != member.file_size:
-                    found = (
-                        "objects" if dtype.hasobject else f"not the shape {shape} that it declares"
-                    )
-                    raise ValueError(f"{found} in {member.filename}")
+                    read_npy_header(stream, member.file_size)
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
 

@@ -1,6 +1,6 @@
 r"""Rows on disk: memory-mapped arrays, and `.npy` files, read batch by batch."""
 
-__all__ = ["MappedRows", "mapped", "open_npy"]
+__all__ = ["MappedRows", "mapped"]
 
 import os
 from collections.abc import Iterator, Mapping
@@ -13,12 +13,10 @@ import numpy as np
 import torch
 
 from .columns import to_tensors
-from .reading import reading
+from .reading import NpyFile
 from .rows import Rows, permutation
 from .splits import FILE_HELD_OUT, PARTS, check_split, split_indices
 from .stream import Stream
-
-ROWS_PER_MAPPING = 100
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -29,8 +27,7 @@ class MappedRows(Stream):
 
     Arguments:
         columns: name of a site or covariate → array `(N, *event)` of real numbers, such as an
-            `np.memmap`, or the path of a `.npy` file. The file is mapped anew for each batch, so
-            that its pages do not stay in the process's memory.
+            `np.memmap` or an `NpyFile`.
         index: numbers of the rows that belong, in order, `(n,)`; None for all.
         dynamic: names whose values are probabilities, redrawn as 0/1 each time a batch is taken.
         name, device, dtype: as in `Stream`.
@@ -39,12 +36,12 @@ class MappedRows(Stream):
         ValueError: no array or no row, unequal numbers of rows, or anything but real numbers.
     """
 
-    columns: Mapping[str, np.ndarray | Path]
+    columns: Mapping[str, np.ndarray | NpyFile]
     index: np.ndarray | None = None
     dynamic: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        counts = {key: (*_opened(column).shape, 0)[0] for key, column in self.columns.items()}
+        counts = {key: (*column.shape, 0)[0] for key, column in self.columns.items()}
         if len(set(counts.values())) != 1 or 0 in counts.values():
             raise ValueError(
                 f"expected arrays (N, *event) with N ≥ 1 the same at every name, got N = {counts}"
@@ -56,7 +53,7 @@ class MappedRows(Stream):
         r"""Numbers of the rows in the arrays, `(N,)`."""
         if self.index is not None:
             return self.index
-        return np.arange(len(_opened(next(iter(self.columns.values())))))
+        return np.arange(next(iter(self.columns.values())).shape[0])
 
     def __len__(self) -> int:
         return len(self.row_numbers)
@@ -67,18 +64,8 @@ class MappedRows(Stream):
             order = permutation(len(self), generator, torch.device("cpu")).numpy()
         for start in range(0, len(self), size):
             rows = self.row_numbers[order[start : start + size]]
-            taken = {key: _take(column, rows) for key, column in self.columns.items()}
+            taken = {key: column[rows] for key, column in self.columns.items()}
             yield Rows(to_tensors(taken), self.dynamic, self.name)
-
-
-def _opened(column: np.ndarray | Path) -> np.ndarray:
-    return open_npy(column) if isinstance(column, Path) else column
-
-
-def _take(column: np.ndarray | Path, rows: np.ndarray) -> np.ndarray:
-    # Pages that a mapping has touched count as the process's memory until it ends.
-    pieces = np.split(rows, range(ROWS_PER_MAPPING, len(rows), ROWS_PER_MAPPING))
-    return np.concatenate([_opened(column)[piece] for piece in pieces])
 
 
 def mapped(
@@ -112,7 +99,7 @@ def mapped(
             f"{binarize!r}: write the bits to a file"
         )
     paths = path if isinstance(path, Mapping) else {"x": path}
-    columns = {key: Path(one).expanduser() for key, one in paths.items()}
+    columns = {key: NpyFile(Path(one).expanduser()) for key, one in paths.items()}
     dynamic = frozenset({"x"} if binarize == "dynamic" else ())
     name = Path(next(iter(paths.values()), "data")).stem
     whole = MappedRows(columns, dynamic=dynamic, name=name)
@@ -121,12 +108,3 @@ def mapped(
     index = split_indices(len(whole), PARTS["all"], FILE_HELD_OUT, shuffled=True)
     chosen = np.concatenate([index[part] for part in PARTS[split]])
     return MappedRows(columns, chosen, dynamic, name=name)
-
-
-def open_npy(path: Path) -> np.memmap:
-    r"""The array in a `.npy` file, mapped; ValueError when damaged or holding pickled objects."""
-    with reading("one array of numbers as np.save writes it, without pickled objects,", path):
-        array = np.lib.format.open_memmap(path, mode="r")
-        if array.offset + array.nbytes != path.stat().st_size:
-            raise ValueError(f"{path.stat().st_size} bytes, which do not hold shape {array.shape}")
-        return array
