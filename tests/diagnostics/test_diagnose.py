@@ -14,7 +14,15 @@ from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from stories import built
 
 from ppvae.cli import main
-from ppvae.diagnostics import Finding, diagnose, distance_to_reference, reference_posterior
+from ppvae.diagnostics import (
+    Finding,
+    by_row,
+    diagnose,
+    distance_to_reference,
+    reference_posterior,
+)
+from ppvae.problem import Problem
+from ppvae.story import check_data
 
 SIZE = {"num_particles": 500, "num_simulations": 500, "num_replicates": 40}
 
@@ -111,6 +119,18 @@ def test_rows_are_held_against_their_class_and_the_chains_have_a_panel(story, ro
     titles = [a.get_title() for a in figure.axes]
     assert titles[0] == "Which rows fail, by class" and "Off the reference chains" in titles
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["0", "1", "2"]
+
+
+def test_story_guide_and_rows_are_checked_once_for_all_diagnostics(story, rows, monkeypatch):
+    checked, check = [], check_data
+    monkeypatch.setattr(
+        "ppvae.problem.problem.check_data", lambda *args: checked.append(args) or check(*args)
+    )
+    small = {"num_particles": 50, "num_simulations": 20, "num_replicates": 5}
+    found = diagnose(story, ScaledPosterior(story), rows, **small)
+    assert len(checked) == 1
+    problem = Problem.of(story, ScaledPosterior(story), rows)
+    torch.testing.assert_close(by_row(problem, num_particles=50).khat, found.by_row.khat)
 
 
 def test_bad_data_are_an_error_and_no_reason(story):
