@@ -215,17 +215,19 @@ def test_threshold_rises_with_particles_up_to_seven_tenths():
 # --- errors -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("function", [khat, smooth_log_weights])
-def test_too_few_particles_are_refused(function):
-    with pytest.raises(ValueError, match="at least 25 particles.*got 24"):
-        function(torch.randn(24, 3))
-    with pytest.raises(ValueError, match="at least 25 particles.*got 0"):
-        function(torch.tensor(1.0))
-
-
-def test_threshold_of_too_few_particles_is_refused():
-    with pytest.raises(ValueError, match="at least 25 particles.*got 10"):
-        khat_threshold(10)
+@pytest.mark.parametrize(
+    ("function", "argument", "message"),
+    [
+        (khat, torch.zeros(24, 3), "at least 25 particles.*got 24"),
+        (smooth_log_weights, torch.zeros(24, 3), "at least 25 particles.*got 24"),
+        (khat, torch.tensor(1.0), "at least 25 particles.*got 0"),
+        (khat_threshold, 10, "at least 25 particles.*got 10"),
+        (khat, torch.zeros(100, 3).bfloat16(), "float32 or float64; got torch.bfloat16"),
+    ],
+)
+def test_too_few_particles_and_half_precision_are_refused(function, argument, message):
+    with pytest.raises(ValueError, match=message):
+        function(argument)
 
 
 @pytest.mark.parametrize("function", [khat, smooth_log_weights, effective_sample_size])
@@ -242,8 +244,3 @@ def test_weights_that_mean_a_fault_are_refused(function, value, particles, messa
     log_weights[particles, 1:] = value
     with pytest.raises(ValueError, match=message):
         function(log_weights)
-
-
-def test_half_precision_is_refused():
-    with pytest.raises(ValueError, match="float32 or float64; got torch.bfloat16"):
-        khat(torch.zeros(100, 3, dtype=torch.bfloat16))
