@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.data.chunks import CHUNK_NUMBERS, numbers_per_row
+from ppvae.data.chunks import CHUNK_NUMBERS, is_unamortized, numbers_per_row
 from ppvae.diagnostics.finding import Finding, Verdict
 from ppvae.diagnostics.requirements import Pair, as_problem
 from ppvae.inference.convergence import bulk_ess, rank_normalized_rhat
@@ -95,8 +95,7 @@ def reference_posterior(
     num_samples: int = 500,
     seed: int = 0,
 ) -> Reference:
-    """Sample the posterior of chosen rows with Hamiltonian Monte Carlo, all rows and chains in one
-    batch.
+    """Sample the posterior of chosen rows with HMC, all rows and chains in one batch.
 
     Finite discrete sites are summed over exactly: the chains move in the continuous ones.
 
@@ -137,6 +136,8 @@ def reference_posterior(
     problem = problem.rows(_row_numbers(problem, rows))
     if guide is not None:
         problem = Problem.of(problem.story, guide, problem.batch)
+    elif is_unamortized(problem.guide):
+        problem = problem.with_guide(None)  # it cannot be called on some of its rows
     if not problem.sites.local_continuous:
         raise ValueError(
             "expected a continuous latent site to sample, got only the discrete sites "
