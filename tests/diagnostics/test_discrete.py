@@ -134,7 +134,7 @@ def test_labels_that_some_rows_show_are_summed_out_of_the_aggregate_prior(story,
 
 def test_reference_chains_walk_in_the_number_with_the_label_summed_out(story, rows):
     few = {"x": torch.tensor([-1.5, 0.5, 2.0]).double()}
-    found = reference_posterior(story, few, num_warmup=100, num_samples=150)
+    found = reference_posterior(story, few, num_warmup=150, num_samples=300)
     assert bool(found.converged.all()) and set(found.draws) == {"z"}
     exact = story.log_label(few).exp()
     mean = (story.center + few["x"][:, None] / NOISE**2) / (1 + 1 / NOISE**2)
