@@ -30,7 +30,6 @@ DECODERS = {
     "own": "each guide trains a story of its own: shows the story adapting to the guide",
 }
 # Settings that a report names although they are the defaults.
-ALWAYS_SHOWN = ("objective", "epochs", "batch_size", "optimizer", "lr", "seed", "patience")
 Trained = dict[str, tuple[Problem, History]]  # guide -> its pair on the measured rows, its training
 
 
@@ -99,7 +98,6 @@ def compare(
     test_rows = train_rows if test is None else open_rows(test)
     measured = test_rows.head(min(rows, len(test_rows)))
     check_request(story, evidence, measured)
-    shown = {"data": train_rows.name, "rows": len(measured), "evidence": evidence.method}
     settings = {k: v for k, v in train.to_dict().items() if k not in FREE}
     settings |= {f"evidence.{k}": v for k, v in evidence.to_dict().items() if k != "progress"}
     settings |= {
@@ -125,7 +123,7 @@ def compare(
         guides={name: problem.guide for name, (problem, _) in trained.items()},
         decoder=decoder,
         num_particles=evidence.num_particles,
-        settings=_shown_settings(train) | shown,
+        settings=settings,
     )
 
 
@@ -210,10 +208,3 @@ def _in_precision(problem: Problem, config: EvidenceConfig) -> Problem:
         return problem
     story, guide = in_precision(config.precision, problem.story, problem.guide)
     return Problem.of(story, guide, problem.batch)
-
-
-def _shown_settings(config: TrainConfig) -> dict[str, Any]:
-    """What a report names: the usual settings, and others where they are not the defaults."""
-    defaults = TrainConfig().to_dict()
-    settings = config.to_dict().items()
-    return {k: v for k, v in settings if k in ALWAYS_SHOWN or v != defaults[k]}

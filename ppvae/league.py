@@ -55,7 +55,7 @@ class League(Result):
         guides: Guide -> the trained guide.
         decoder: `shared` or `own`.
         num_particles: Particles behind each k-hat.
-        settings: What was asked for, and the seconds that it took.
+        settings: What was asked for, by name; those of measuring as `evidence.name`.
     """
 
     gaps: dict[str, Gaps]

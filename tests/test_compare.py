@@ -93,7 +93,8 @@ def test_every_training_takes_the_options_of_fit(tmp_path: Path) -> None:
         story, guides, rows, rows=2, train=train, evidence=EvidenceConfig(method="exact"),
         run_dir=tmp_path / "run",
     )  # fmt: skip
-    assert asked.items() <= league.settings.items() and "precision" not in league.settings
+    assert asked.items() <= league.settings.items() and league.settings["lr"] == 1e-3
+    assert league.settings["evidence.method"] == "exact" and "progress" not in league.settings
     shared, first = deepcopy((story, guides["mean_field"]))
     ppvae.fit(shared, first, rows, config=train)
     for one, other in zip(

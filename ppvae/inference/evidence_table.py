@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -18,6 +18,9 @@ from ppvae.inference.methods import LOWER_BOUNDS, check_methods
 from ppvae.inference.pieces import in_precision, sibling_path
 from ppvae.problem import Problem
 from ppvae.result import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,19 @@ class EvidenceTable(Result):
     seconds: dict[str, float]
     local_seconds: float
     certificate: Sandwich | None = None
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One line a method: mean over the rows, its standard error, seconds."""
+        import pandas as pd
+
+        means = {name: estimate.mean() for name, estimate in self.estimates.items()}
+        return pd.DataFrame(
+            {
+                "value": {name: float(mean.value) for name, mean in means.items()},
+                "std_error": {name: float(mean.std_error) for name, mean in means.items()},
+                "seconds": self.seconds,
+            }
+        ).rename_axis("method")
 
     @property
     def best(self) -> str | None:

@@ -158,10 +158,7 @@ def _settings(league: League) -> Iterator[tuple[str, str]]:
     for name, guide in league.guides.items():
         steps = league.gaps[name].local_steps
         yield f"guide {name}", f"{_described(guide)}; search for q*: up to {steps:,} steps"
-    yield "decoder", league.decoder
-    yield from _flat(league.settings)
-    yield "rows measured", str(league.num_rows)
-    yield "k-hat particles", f"{league.num_particles:,}"
+    yield from _flat({"decoder": league.decoder, **league.settings})
     seconds = sum(history.seconds for history in league.histories.values())
     yield "training time", f"{seconds:.1f} s"
     yield "versions", ", ".join(f"{name} {number}" for name, number in versions().items())

@@ -15,7 +15,8 @@ from ppvae.diagnostics.by_row import NUM_NAMED, ByRow
 from ppvae.diagnostics.diagnose import TITLE, Diagnosis
 from ppvae.diagnostics.finding import Finding, with_error
 from ppvae.gaps import Gaps
-from ppvae.inference.evidence_table import LOWER_BOUNDS, EvidenceTable
+from ppvae.inference.evidence_table import EvidenceTable
+from ppvae.inference.methods import LOWER_BOUNDS
 from ppvae.league import League
 from ppvae.objectives.bench import EstimatorBench
 from ppvae.training import History
