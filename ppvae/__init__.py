@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ppvae.estimate import Estimate
     from ppvae.export import to_arviz
     from ppvae.gaps import Gaps, gaps
-    from ppvae.inference import Sandwich, bdmc, elbo, iwelbo, log_evidence
+    from ppvae.inference import Sandwich, bdmc, certify, elbo, iwelbo, log_evidence
     from ppvae.inference.bounds import log_weights
     from ppvae.objectives.bench import EstimatorBench, estimator_bench
     from ppvae.predict import embed, generate, impute, interpolate, reconstruct, traverse
@@ -57,6 +57,7 @@ _PUBLIC = {
     "TrainConfig": "config",
     "adopt": "story",
     "bdmc": "inference",
+    "certify": "inference",
     "check_story": "story",
     "compare": "compare",
     "diagnose": "diagnostics",
@@ -107,6 +108,7 @@ __all__ = [
     "TrainConfig",
     "adopt",
     "bdmc",
+    "certify",
     "check_story",
     "compare",
     "data",
