@@ -127,8 +127,8 @@ def gaps(
         C. Cremer, X. Li, D. Duvenaud (2018). Inference suboptimality in variational autoencoders.
     """
     config = config.replace(**fields)
-    story, guide = _in_precision(config, story, guide)
-    problem = Problem.of(story, guide, data, independent_for="gaps")
+    story, precise = in_precision(config.precision, story, guide)
+    problem = Problem.of(story, precise, data, independent_for="gaps")
     return measure_gaps(problem, config, checkpoint, executor)
 
 
@@ -139,6 +139,11 @@ def measure_gaps(
     executor: Executor | None = None,
 ) -> Gaps:
     """As `gaps`, of rows that are checked already."""
+    if is_unamortized(problem.guide):
+        raise ValueError(
+            "expected an amortized guide, got one with parameters for each row: its gaps have no "
+            "encoder's part"
+        )
     threshold = khat_threshold(config.num_particles)
     methods = choose_methods(problem, config)
     numbers = numbers_of_a_row(methods, problem, config)
@@ -181,19 +186,6 @@ def check_request(story: nn.Module, config: EvidenceConfig, data: Any) -> None:
     check_choice(config.method)
     if config.method == "exact":
         check_exact(Problem.of(story, None, data))
-
-
-def _in_precision(
-    config: EvidenceConfig, story: nn.Module, guide: nn.Module
-) -> tuple[nn.Module, nn.Module]:
-    if is_unamortized(guide):
-        raise ValueError(
-            "expected an amortized guide, got one with parameters for each row: its gaps have no "
-            "encoder's part"
-        )
-    story, precise = in_precision(config.precision, story, guide)
-    assert precise is not None
-    return story, precise
 
 
 def _measure_piece(

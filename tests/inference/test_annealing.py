@@ -79,12 +79,15 @@ def test_without_resampling_the_error_is_that_of_the_delta_method():
 
 
 @pytest.mark.parametrize(
-    ("latent_dim", "start"),
-    [(2, "guide"), (10, "guide"), (50, "guide"), (2, "prior"), (10, "prior")],
+    ("latent_dim", "start", "family"),
+    [(d, "guide", "mean_field") for d in (2, 10, 50)]
+    + [(3, "guide", "iaf"), (2, "prior", "mean_field"), (10, "prior", "mean_field")],
 )
-def test_bounds_from_both_directions_stand_on_either_side_of_the_evidence(latent_dim, start):
+def test_bounds_from_both_directions_stand_on_either_side_of_the_evidence(
+    latent_dim, start, family
+):
     story = exact.linear_gaussian(latent_dim + 5, latent_dim)
-    guide = ppvae.guides.build("mean_field", story, exact.rows_of(story, 20))
+    guide = ppvae.guides.build(family, story, exact.rows_of(story, 20))
     annealing = Annealing(
         num_chains=8, num_temperatures=10 if start == "guide" else 40, num_leapfrog=3, start=start
     )

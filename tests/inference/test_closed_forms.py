@@ -81,29 +81,6 @@ def test_quadrature_refuses_many_latent_numbers() -> None:
         ppvae.log_evidence(story, rows, method="quadrature", guide=exact.ScaledPosterior(story))
 
 
-@pytest.mark.parametrize("name", ["mean_field", "iaf"])
-def test_bidirectional_bounds_stand_on_either_side_of_the_evidence(name: str) -> None:
-    story = exact.linear_gaussian()
-    guide = ppvae.guides.build(name, story, exact.rows_of(story, 20))
-    sandwich = ppvae.bdmc(
-        story,
-        guide,
-        num_simulated=30,
-        annealing=ppvae.Annealing(num_temperatures=10),
-        local_steps=0,
-        seed=3,
-    )
-    truth = story.log_evidence(exact.rows_of(story, 30, seed=3)).detach()
-    for bound, sign in ((sandwich.lower, 1), (sandwich.upper, -1)):
-        room = ppvae.Estimate.of_draws(sign * (truth - bound.value))
-        assert float(room.value) > -4 * float(room.std_error)
-    fit_local = ppvae.bdmc(
-        story, guide, num_simulated=30, annealing=ppvae.Annealing(num_temperatures=20), seed=3
-    )
-    assert fit_local.converged
-    assert float(fit_local.width.mean().value) < float(sandwich.width.mean().value)
-
-
 def test_exact_needs_a_closed_form_and_others_a_guide() -> None:
     rows = ppvae.data.load("digits").head(4)
     story = load_story("vae", rows.batch())
