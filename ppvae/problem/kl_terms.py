@@ -37,7 +37,7 @@ def kl_terms(problem: Problem, num_particles: int) -> tuple[TensorDict, TensorDi
     guide: Any = problem.guide
     drawn = draw(guide, problem.batch, num_particles, sites, guide_factors.around)
     own = list(drawn.values)
-    latents, log_conditional = problem.complete(drawn.values, 1 if own else num_particles)
+    latents, log_conditional = problem._joint.complete(drawn.values, 1 if own else num_particles)
     left_out = [name for name in latents if name not in own]
     with story_factors:
         log_prior = problem.log_joint_by_site(latents)
