@@ -16,6 +16,7 @@ from ppvae.cli import main
 from ppvae.config import EvidenceConfig, TrainConfig
 from ppvae.data import Rows, as_rows, load, load_request, mapped, open_rows, parse_request, preview
 from ppvae.data.mapped import MappedRows
+from ppvae.data.splits import PARTS
 
 BENCHMARK = Path(__file__).resolve().parents[1] / "benchmarks" / "larger_than_memory.py"
 
@@ -38,44 +39,33 @@ def same_batches(one: Any, two: Any, size: int, **options: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float64, np.float32, np.float16, ">i2", bool])
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_batches_from_disk_are_those_from_memory_bit_for_bit(tmp_path, dtype, shuffle):
-    values = grey(dtype)
-    array = on_disk(tmp_path / "a.npy", values)
+def test_batches_and_splits_from_disk_are_those_from_memory_bit_for_bit(tmp_path, dtype):
+    array = on_disk(tmp_path / "a.npy", grey(dtype))
     memory = load(tmp_path / "a.npy", split="all")
     for stream in (open_rows(array), mapped(tmp_path / "a.npy", split="all")):
         assert isinstance(stream, MappedRows) and len(stream) == N and stream.names == ("x",)
-        same_batches(memory, stream, 10, shuffle=shuffle)
+        same_batches(memory, stream, 10, shuffle=True)
+        same_batches(memory, stream, 10, shuffle=False)
         same_batches(memory.to(dtype=torch.float64), stream.to(dtype=torch.float64), 10)
         assert torch.equal(stream.head(7).tensors["x"], memory.head(7).tensors["x"])
+    for split in PARTS:
+        stream, memory = (take(tmp_path / "a.npy", split=split) for take in (mapped, load))
         assert torch.equal(as_rows(stream).tensors["x"], memory.tensors["x"])
+        assert stream.name == memory.name == "a"
 
 
-@pytest.mark.parametrize("split", ["train", "valid", "test", "train+valid", "all"])
-def test_splits_on_disk_are_those_of_the_loaded_file(tmp_path, split):
-    np.save(tmp_path / "a.npy", grey())
-    stream, memory = (take(tmp_path / "a.npy", split=split) for take in (mapped, load))
-    assert torch.equal(as_rows(stream).tensors["x"], memory.tensors["x"])
-    assert stream.name == memory.name == "a"
-
-
-def test_missing_values_and_several_names_come_through(tmp_path):
+def test_missing_values_several_names_and_redrawn_bits_come_through(tmp_path):
     values = grey(np.float32)
     values[::5, 1] = np.nan
     np.save(tmp_path / "a.npy", values)
     np.save(tmp_path / "t.npy", np.arange(N))
     stream = mapped({"x": tmp_path / "a.npy", "t": tmp_path / "t.npy"})
     whole = Rows({"x": torch.tensor(values), "t": torch.arange(N).float()})
-    index = stream.index
-    same_batches(whole.subset(torch.from_numpy(index)), stream, 7, shuffle=True)
+    same_batches(whole.subset(torch.from_numpy(stream.index)), stream, 7, shuffle=True)
     mixed = open_rows({"x": np.load(tmp_path / "a.npy", mmap_mode="r"), "t": np.arange(N)})
     same_batches(whole, mixed, 7, shuffle=True)
-
-
-def test_dynamic_bits_are_drawn_as_in_memory(tmp_path):
-    np.save(tmp_path / "a.npy", grey() / 10)
-    memory = load(tmp_path / "a.npy", binarize="dynamic")
-    stream = mapped(tmp_path / "a.npy", binarize="dynamic")
+    np.save(tmp_path / "p.npy", values / 10)
+    memory, stream = (take(tmp_path / "p.npy", binarize="dynamic") for take in (load, mapped))
     same_batches(memory, stream, 10, shuffle=True)
     assert stream.preview.dynamic == {"x"}
     with pytest.raises(ValueError, match="expected binarize dynamic or none .* got 'static'"):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .chunks import row_chunks, rows_per_chunk
+from .chunks import rows_per_chunk
 from .convert import as_rows, open_rows
 from .rows import Rows
 from .stream import Stream
@@ -45,10 +45,8 @@ def to_batch(story: nn.Module, data: Any, num_rows: int | None = None) -> dict[s
 
 def iter_chunks(story: nn.Module, rows: Rows | Stream) -> Iterator[dict[str, Tensor]]:
     """What `to_batch` gives, in chunks for one particle; of a stream one is in memory at a time."""
+    like, step = reference_tensor(story), rows_per_chunk(rows.head(1).tensors)
     if isinstance(rows, Rows):
-        yield from row_chunks(to_batch(story, rows))
-        return
-    like = reference_tensor(story)
-    step = rows_per_chunk(rows.head(1).tensors)
+        rows = rows.binarize_once(seed=0)
     bits = torch.Generator().manual_seed(0)
     yield from rows.to(like.device, like.dtype).batches(step, generator=bits)

@@ -1,4 +1,4 @@
-r"""Cutting rows and particles into pieces that bound the memory of streaming."""
+r"""How many rows and particles fit in memory at a time."""
 
 __all__ = [
     "CHUNK_NUMBERS",
@@ -6,32 +6,16 @@ __all__ = [
     "numbers_per_row",
     "particle_step",
     "pieces",
-    "row_chunks",
-    "row_slices",
     "rows_per_chunk",
 ]
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
 # Numbers that one chunk of particles and rows may hold per observed entry.
 CHUNK_NUMBERS = 2**23
 MAX_CHUNK_ROWS = 1000
-
-
-def row_chunks(
-    batch: Mapping[str, Tensor], guide: nn.Module | None = None
-) -> Iterator[dict[str, Tensor]]:
-    """Cut a batch into pieces that one particle of fits in a chunk.
-
-    A guide that holds parameters for each row (`local`) can only be called on its own rows: its
-    batch is not cut.
-    """
-    step = len(next(iter(batch.values())))
-    if not is_unamortized(guide):
-        step = rows_per_chunk(batch)
-    yield from row_slices(batch, step)
 
 
 def rows_per_chunk(batch: Mapping[str, Tensor], num_particles: int = 1) -> int:
@@ -42,12 +26,6 @@ def rows_per_chunk(batch: Mapping[str, Tensor], num_particles: int = 1) -> int:
 def is_unamortized(guide: nn.Module | None) -> bool:
     """Whether a guide holds parameters for each row: it can only be called on all its own rows."""
     return bool(getattr(guide, "is_unamortized", False))
-
-
-def row_slices(batch: Mapping[str, Tensor], step: int) -> Iterator[dict[str, Tensor]]:
-    """Cut a batch into pieces of `step` rows, the last one shorter."""
-    for start in range(0, len(next(iter(batch.values()))), step):
-        yield {k: v[start : start + step] for k, v in batch.items()}
 
 
 def particle_step(batch: Mapping[str, Tensor], num_rows: int) -> int:
