@@ -46,8 +46,8 @@ COMMON = "factor_analysis --data simulated:rows=60 --set latent_dim=2 --batch-si
 COMMON += " --run-dir run --checkpoint-every 0 --no-progress"
 COMMANDS = {
     "fit": f"fit {COMMON} --guide full_rank --epochs 6",
-    "compare": f"compare {COMMON} --guides mean_field,full_rank:hidden=[8] --epochs 3 --rows 6 "
-    "--particles 100",
+    "compare": f"compare {COMMON} --guides mean_field full_rank:hidden=[8] --epochs 3 --rows 6 "
+    "--evidence.num-particles 100",
 }
 SPANS = {"fit": 0.5, "compare": 0.4}  # kills come within this share of an undisturbed run's time
 KILLS_OF_A_RUN = 7  # then it may end

@@ -23,7 +23,20 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ppvae import data, diagnostics, guides, inference, nets, objectives, stories
+    from ppvae import (
+        data,
+        diagnostics,
+        guides,
+        inference,
+        nets,
+        objectives,
+        predict,
+        problem,
+        runs,
+        stories,
+        story,
+        training,
+    )
     from ppvae.compare import League, compare
     from ppvae.config import Annealing, EvidenceConfig, TrainConfig
     from ppvae.diagnostics import diagnose
@@ -35,6 +48,7 @@ if TYPE_CHECKING:
     from ppvae.objectives.bench import EstimatorBench, estimator_bench
     from ppvae.predict import embed, generate, impute, interpolate, reconstruct, traverse
     from ppvae.problem import Problem
+    from ppvae.runs import open_run
     from ppvae.storage.weights import load, save
     from ppvae.story import adopt, check_story, log_joint, observe, simulate
     from ppvae.training import Callback, History, TensorBoard
@@ -75,6 +89,7 @@ _PUBLIC = {
     "log_joint": "story",
     "log_weights": "inference.bounds",
     "observe": "story",
+    "open_run": "runs",
     "reconstruct": "predict",
     "report": "viz.report",
     "save": "storage.weights",
@@ -90,7 +105,12 @@ _MODULES = {
     "nets": "nets",
     "objectives": "objectives",
     "plots": "viz.plots",
+    "predict": "predict",
+    "problem": "problem",
+    "runs": "runs",
     "stories": "stories",
+    "story": "story",
+    "training": "training",
 }
 
 __all__ = [
@@ -132,13 +152,19 @@ __all__ = [
     "nets",
     "objectives",
     "observe",
+    "open_run",
     "plots",
+    "predict",
+    "problem",
     "reconstruct",
     "report",
+    "runs",
     "save",
     "simulate",
     "stories",
+    "story",
     "to_arviz",
+    "training",
     "traverse",
 ]
 
@@ -167,6 +193,8 @@ sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("ppvae")
     if name in _MODULES:
         return import_module(f"ppvae.{_MODULES[name]}")
     raise AttributeError(f"module 'ppvae' has no attribute '{name}'")

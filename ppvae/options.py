@@ -2,10 +2,17 @@ r"""Keyword options of a class and of those that it passes them on to: what a ta
 given.
 """
 
-__all__ = ["options_of", "refuse_unknown_options"]
+__all__ = ["did_you_mean", "options_of", "refuse_unknown_options"]
 
 import inspect
 from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'vae'?`, the end of a message, where a known name is near to an unknown one; else nothing."""
+    close = get_close_matches(name, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def options_of(cls: type, root: type) -> list[str]:
@@ -37,4 +44,5 @@ def refuse_unknown_options(what: str, cls: type, root: type, given: Iterable[str
     known = options_of(cls, root)
     unknown = sorted(set(given) - set(known))
     if unknown:
-        raise ValueError(f"{what}: expected options among {', '.join(known)}; got {unknown}")
+        hint = did_you_mean(unknown[0], known)
+        raise ValueError(f"{what}: expected options among {', '.join(known)}; got {unknown}{hint}")

@@ -1,20 +1,25 @@
-r"""Stories by name or path: the gallery that travels with the package, and files of the user's own."""
+r"""Stories by name or path: the gallery that travels with the package, and files of the user's own.
+
+`ppvae.stories.load("vae", data)` builds one for rows; the classes of the gallery are attributes: `ppvae.stories.VAE`.
+"""
 
 __all__ = [
     "example_of",
     "example_rows",
     "gallery_folder",
-    "load_story",
+    "load",
     "simulated",
     "story_class",
     "story_names",
 ]
 
+import ast
 import importlib.util
 import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,9 +27,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.data import SIMULATED, Request, Rows, Stream, load_request, parse_request
+from ppvae.data import SIMULATED, Request, Rows, Stream, as_rows, load_request, parse_request
 from ppvae.data.request import apply_request
 from ppvae.data.splits import split_indices
+from ppvae.listing import gallery_folder, story_names
+from ppvae.options import did_you_mean
 from ppvae.story import seeded, simulate
 from ppvae.story.validation import parent_sites
 
@@ -34,41 +41,33 @@ HELD_OUT = {"valid": 0.1, "test": 0.1}
 SEED = 0  # of the simulated rows, and of the story that they come from
 
 
-def gallery_folder() -> Path:
-    """The folder of the gallery's files: inside an installed package, beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    inside = package / "models"
-    return inside if inside.is_dir() else package.parent / "models"
-
-
-def story_names() -> list[str]:
-    """Names of the gallery's stories."""
-    return sorted(p.stem for p in gallery_folder().glob("*.py") if not p.stem.startswith("_"))
-
-
-def load_story(spec: str, batch: Mapping[str, Tensor], **options: Any) -> nn.Module:
-    """Make a story for rows like `batch`.
+def load(spec: str, data: Any = None, /, **options: Any) -> nn.Module:
+    """Build a story for rows like `data`.
 
     Arguments:
         spec: A gallery name (`vae`), a file (`my_story.py`), or a class in a file (`my_story.py:MyStory`).
-        batch: Rows that tell the shapes, name -> `(B, *event)`.
+        data: Rows that tell the shapes, anything that `ppvae.data.as_rows` takes; None builds the story from its options.
         options: Arguments of the story's constructor.
 
     Returns:
-        The story, built by its `from_data(batch, **options)` where it has one.
+        The story, built by its `from_data(batch, **options)` where it has one and there are data.
 
     Raises:
         ValueError: If there is no such story, file or class, or an option is unknown.
     """
     cls = story_class(spec)
-    build = getattr(cls, "from_data", None)
+    build = None if data is None else getattr(cls, "from_data", None)
     signature = inspect.signature(build or cls)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     known = [n for n in signature.parameters if not (build and n == "batch")]
     unknown = sorted(set(options) - set(known))
     if unknown and not takes_any:
         how = "; give its from_data(batch) the arguments that it is to take" if build else ""
-        raise ValueError(f"story '{spec}': expected options among {known}; got {unknown}{how}")
+        hint = did_you_mean(unknown[0], known)
+        raise ValueError(
+            f"story '{spec}': expected options among {known}; got {unknown}{hint}{how}"
+        )
+    batch = {} if data is None else _batch_of(data)
     try:
         return build(batch, **options) if build else cls(**options)
     except (TypeError, RuntimeError, KeyError, IndexError) as error:
@@ -76,6 +75,34 @@ def load_story(spec: str, batch: Mapping[str, Tensor], **options: Any) -> nn.Mod
             f"story '{spec}' could not be built for data with the keys {list(batch)} and the options {options}: "
             f"{error}"
         ) from error
+
+
+def _batch_of(data: Any) -> dict[str, Tensor]:
+    if isinstance(data, Mapping) and all(isinstance(v, Tensor) for v in data.values()):
+        return dict(data)
+    return dict(as_rows(data).binarize_once(seed=0).tensors)
+
+
+def __getattr__(name: str) -> Any:
+    """A class of the gallery."""
+    if name in (files := _gallery_classes()):
+        return story_class(f"{files[name]}:{name}")
+    raise AttributeError(f"module 'ppvae.stories' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *_gallery_classes()]
+
+
+@cache
+def _gallery_classes() -> dict[str, Path]:
+    """Class -> the file of the gallery that it is public in; nothing is run."""
+    found = {}
+    for file in (gallery_folder() / f"{name}.py" for name in story_names()):
+        for node in ast.parse(file.read_text("utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                found |= dict.fromkeys(ast.literal_eval(node.value), file)
+    return found
 
 
 def story_class(spec: str) -> type[nn.Module]:
@@ -91,10 +118,11 @@ def story_class(spec: str) -> type[nn.Module]:
         if path not in story_names():
             raise ValueError(
                 f"expected a story among {', '.join(story_names())}, or a file such as my_story.py; got '{spec}'"
+                f"{did_you_mean(path, story_names())}"
             )
     elif not file.is_file():
         raise ValueError(f"expected a story's file, got '{path}', which does not exist")
-    module = _run_file(file)
+    module = _run_file(file.resolve(), file.stat().st_mtime_ns)
     names = [wanted] if wanted else list(getattr(module, "__all__", [])) or list(vars(module))
     members: list[Any] = [getattr(module, n, None) for n in names]
     classes = [c for c in members if _is_story(c, module)]
@@ -187,7 +215,9 @@ def _is_story(value: Any, module: ModuleType) -> bool:
     )
 
 
-def _run_file(file: Path) -> ModuleType:
+@cache
+def _run_file(file: Path, changed: int) -> ModuleType:
+    """The module of a file, run once for as long as the file is not `changed`, so that a class stays one and the same."""
     name = f"ppvae_story_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
@@ -200,3 +230,6 @@ def _run_file(file: Path) -> ModuleType:
         del sys.modules[name]
         raise ValueError(f"story file '{file.name}' does not run: {error}") from error
     return module
+
+
+load_story = load  # the name of old

@@ -145,7 +145,7 @@ def test_the_command_prints_the_table_and_writes_both_files(tmp_path, monkeypatc
     torch.save({"x": torch.randn(40, 5)}, "numbers.pt")
     typed = [
         "estimators", "factor_analysis", "--data", "numbers.pt", "--epochs", "1", "--rows", "4",
-        "--repeats", "2", "--particles", "2", "--table", "table.csv", "--figure", "figure.png",
+        "--num-repeats", "2", "--num-particles", "2", "--table", "table.csv", "--figure", "figure.png",
         "--objectives", "trace_elbo", "score_function:baseline=none", "renyi:alpha=0.5:num_particles=3",
         "--device", "cpu",
     ]  # fmt: skip
@@ -157,7 +157,7 @@ def test_the_command_prints_the_table_and_writes_both_files(tmp_path, monkeypatc
     for wrong, message in (
         (["--objectives", "magic"], "an objective among"),
         (["--objectives", "renyi:alph=1"], "options among alpha"),
-        (["--table", "table.txt"], "ends in .csv"),
+        (["--table", "table.txt"], "to be a .csv file"),
     ):
         assert main(["estimators", "factor_analysis", "--data", "numbers.pt", *wrong]) == 2
         assert message in capsys.readouterr().err

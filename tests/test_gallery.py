@@ -37,8 +37,8 @@ def test_a_story_trains_on_its_example_with_a_guide_that_suits_it(name, capsys):
 @every_story
 def test_guides_are_compared_on_a_story_and_its_example(name, capsys, monkeypatch, short_search):
     monkeypatch.setattr(ppvae, "report", lambda *_, **__: "none")  # has tests of its own
-    data = ["--data", few_rows(name), "--evidence", "iwae"]
-    small = ["--rows", "2", "--particles", "30", "--run-dir", "run"]
+    data = ["--data", few_rows(name), "--method", "iwae"]
+    small = ["--rows", "2", "--evidence.num-particles", "30", "--run-dir", "run"]
     assert main(["compare", name, *data, *TINY, *small]) == 0
     assert "inference gap" in capsys.readouterr().out
 
@@ -64,7 +64,7 @@ def test_the_guide_of_a_story_with_nothing_to_learn_learns_from_its_fresh_rows(c
         assert main(["fit", *small, *options, "--run-dir", objective]) == 0
         told = json.loads(Path(objective, "config.json").read_text())["fit"]["objective"]
         assert told == objective
-        assert ("makes up fresh rows" in capsys.readouterr().err) == (not options)
+        assert ("learns from fresh rows" in capsys.readouterr().err) == (not options)
     assert main(["fit", "two_moons", *TINY, "--run-dir", "learned"]) == 0
     assert (
         json.loads(Path("learned", "config.json").read_text())["fit"]["objective"] == "trace_elbo"

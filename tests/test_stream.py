@@ -181,7 +181,7 @@ def test_a_command_reads_a_file_as_it_is_needed_and_says_what_it_measured(
     command = ["fit", "vae", "--data", "big.npy:mapped=true", "--epochs", "1", *network]
     assert main([*command, "--batch-size", "5000", "--run-dir", "run"]) == 0
     assert "on 2000 test rows (the first of 2500)" in capsys.readouterr().out
-    assert main(["gaps", "run", "--rows", "5", "--evidence", "iwae"]) == 0
+    assert main(["gaps", "run", "--rows", "5", "--method", "iwae"]) == 0
     assert main(["check", "vae", "--data", "big.npy:mapped=true"]) == 0
     assert "20,000 training rows fit it (big, read as needed)" in capsys.readouterr().out
     few = load_request(parse_request("big.npy:mapped=true:rows=40:missing=0.5"), "train")

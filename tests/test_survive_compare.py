@@ -196,7 +196,7 @@ def listening():
 def test_signals_end_compare_with_their_codes_and_the_same_words_go_on(
     monkeypatch, capsys, number, code, at
 ):
-    typed = "compare factor_analysis --data simulated:rows=50 --batch-size 10 --epochs 1 --rows 5 --particles 50"
+    typed = "compare factor_analysis --data simulated:rows=50 --batch-size 10 --epochs 1 --rows 5 --evidence.num-particles 50"
     words = [
         *typed.split(),
         "--guides",
@@ -215,7 +215,7 @@ def test_signals_end_compare_with_their_codes_and_the_same_words_go_on(
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert not Path("run/league.csv").exists()
     assert main([*words, "--resume", "--set", "latent_dim=3"]) == 2
-    assert "options ['latent_dim=2'] -> " in capsys.readouterr().err
+    assert "story_options {'latent_dim': 2} -> " in capsys.readouterr().err
     assert main([*words, "--resume"]) == 0
     page = Path("run/report.html").read_text()
     assert "--run-dir run" in page and "--resume" not in page and Path("run/league.csv").exists()

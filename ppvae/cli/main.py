@@ -1,64 +1,64 @@
 r"""The entry point: what was typed goes in, an exit code comes out, an error is one line."""
 
-__all__ = ["app", "main", "spread_lists"]
+__all__ = ["app", "main"]
 
+import json
 import os
 import sys
 import time
+import tomllib
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
+import cyclopts
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 
-from ppvae.cli import gallery, measure, predict
-from ppvae.cli.diagnose import diagnose
-from ppvae.cli.estimators import estimators
-from ppvae.cli.evidence import evidence
-from ppvae.cli.run import recall
+import ppvae
+from ppvae.cli import ask, measure, stories, train
+from ppvae.cli.options import SHARED_FIELDS
+from ppvae.cli.output import TYPED
 
-BAD_INPUT, OTHER_ERROR, INTERRUPTED = 2, 1, 130
-GRACE = 3.0  # seconds after which torchrun has ended the others, had the first process met the same
+BAD_INPUT, OTHER_ERROR, INTERRUPTED, TERMINATED = 2, 1, 130, 143
+GRACE = 3.0  # seconds in which rank 0 reports an error that all processes have met
 
-# Options that take several names.
-LISTS = ("--guides", "--method", "--objectives")
 # Pyro appends a table of shapes to errors inside a model.
 SHAPE_TABLE = "Trace Shapes:"
-# What typer raises for a wrong command line. Its place differs between typer's versions, its heirs
-# do not.
-COMMAND_LINE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+# Options that a config file may give as a mapping.
+PAIRS = ("set", "objective_options")
 
 
-@app.callback(no_args_is_help=True)
-def ppvae(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
-    """Variational autoencoders as probabilistic programs: fit guides, and measure in nats what they
-    lose."""
-
-
-COMMANDS: tuple[Callable[..., None], ...] = (
-    measure.compare,
-    measure.fit,
-    measure.gaps,
-    evidence,
-    diagnose,
-    estimators,
-    gallery.check,
-    gallery.generate,
-    predict.reconstruct,
-    predict.impute,
-    predict.traverse,
-    gallery.new,
+app = App(
+    name="ppvae",
+    help="Variational autoencoders as probabilistic programs: fit guides, and measure in nats what they lose.",
+    help_format="plaintext",
+    version=lambda: ppvae.__version__,
+    default_parameter=Parameter(negative=(), allow_repeating=True),
+    result_action="return_none",
+    suppress_keyboard_interrupt=False,
 )
-for command in COMMANDS:
-    app.command()(command)
-app.command("list")(gallery.list_)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "compare": train.compare,
+    "fit": train.fit,
+    "gaps": measure.gaps,
+    "evidence": measure.evidence,
+    "diagnose": measure.diagnose,
+    "estimators": measure.estimators,
+    "generate": ask.generate,
+    "reconstruct": ask.reconstruct,
+    "impute": ask.impute,
+    "traverse": ask.traverse,
+    "check": stories.check,
+    "new": stories.new,
+    "list": stories.list_,
+}
+for number, (name, command) in enumerate(COMMANDS.items()):
+    app.command(command, name, sort_key=number)
+app.register_install_completion_command()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,48 +71,73 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM in training, 1 for any other error.
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in typed
-    rest = spread_lists([word for word in typed if word != "--debug"])
+    TYPED.set(tuple(typed))
     try:
-        rest = recall(rest, COMMANDS)
-        with _plain_warnings(), _together():
-            code = app(args=rest, prog_name="ppvae", standalone_mode=False, obj=typed)
-        if code == INTERRUPTED:  # what newer versions of typer make of Ctrl-C
-            return _say("interrupted", INTERRUPTED)
-        return code if isinstance(code, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
+        app.config = _config_files(typed)
+        with _plain_warnings(), _main_process_prints():
+            app(typed, exit_on_error=False, print_error=False)
+        return 0
+    except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
     except SystemExit as end:
-        return _say("terminated", end.code if isinstance(end.code, int) else OTHER_ERROR)
-    except COMMAND_LINE_ERROR as error:
-        message = getattr(error, "format_message", error.__str__)()
-        return _say(message or "expected a command; see ppvae --help", BAD_INPUT)
+        code = end.code if isinstance(end.code, int) else OTHER_ERROR
+        return _say("terminated", code) if code == TERMINATED else code
+    except UnknownOptionError as error:
+        return _say(_shared(error) or str(error), BAD_INPUT)
+    except CycloptsError as error:
+        return _say(str(error), BAD_INPUT)
     except Exception as error:
-        if debug:
+        if "--debug" in typed:
             raise
         if isinstance(error, ValueError):
             return _say(str(error), BAD_INPUT)
-        said, place = str(error).partition(SHAPE_TABLE)[0].strip(), _place(error)
-        if isinstance(error, ConnectionError):
-            return _say(said, OTHER_ERROR)
-        said = f"{type(error).__name__}: {said}{place} (--debug shows the traceback)"
-        return _say(said, OTHER_ERROR)
+        message = str(error).partition(SHAPE_TABLE)[0].strip()
+        if not isinstance(error, ConnectionError):
+            where = f"{_place(error)} (--debug shows the traceback)"
+            message = f"{type(error).__name__}: {message}{where}"
+        return _say(message, OTHER_ERROR)
 
 
-def spread_lists(words: Sequence[str]) -> list[str]:
-    """Let one option take several names: `--guides a b` becomes `--guides a,b`."""
-    spread: list[str] = []
-    taking = False
-    for word in words:
-        starts = word in LISTS
-        if word.startswith("-"):
-            taking = False
-        if taking and spread[-1] not in LISTS:
-            spread[-1] += f",{word}"
+def _config_files(typed: Sequence[str]) -> tuple[Any, ...]:
+    """The file of options that `--config` names, read by its ending."""
+    paths = [path for word, path in pairwise(typed) if word == "--config"]
+    paths += [word.partition("=")[2] for word in typed if word.startswith("--config=")]
+    return tuple(
+        cyclopts.config.Dict(_read(Path(path)), source=path, use_commands_as_keys=False)
+        for path in paths
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The options of a file; those of story and objective as NAME=VALUE words, as they are typed."""
+    if path.suffix not in (".yaml", ".yml", ".json", ".toml") or not path.is_file():
+        raise ValueError(f"expected --config to be a .yaml, .json or .toml file, got '{path}'")
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".toml":
+            found: Any = tomllib.loads(text)
         else:
-            spread.append(word)
-        taking = taking or starts
-    return spread
+            import yaml
+
+            found = yaml.safe_load(text)
+    except Exception as error:
+        raise ValueError(f"expected options in {path}, got: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"expected options by name in {path}, got {type(found).__name__}")
+    for name in PAIRS:
+        if isinstance(pairs := found.get(name), dict):
+            found[name] = [f"{key}={json.dumps(value)}" for key, value in pairs.items()]
+    return found
+
+
+def _shared(error: UnknownOptionError) -> str | None:
+    """What to give in place of an option that training and measuring both have."""
+    keyword = error.token.keyword if error.token else None
+    name = (keyword or "").strip("-[]").replace("-", "_")
+    if name not in SHARED_FIELDS or "compare" not in (error.command_chain or ()):
+        return None
+    option = name.replace("_", "-")
+    return f"expected --train.{option} or --evidence.{option}, got --{option}: compare trains and measures, each with its own"
 
 
 @contextmanager
@@ -127,8 +152,8 @@ def _plain_warnings() -> Iterator[None]:
 
 
 @contextmanager
-def _together() -> Iterator[None]:
-    """Join the processes that torchrun started, if it did; the first one speaks for all."""
+def _main_process_prints() -> Iterator[None]:
+    """Set up the processes that torchrun started, if it did; rank 0 prints for all."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield
         return
@@ -138,11 +163,7 @@ def _together() -> Iterator[None]:
         if is_main_process():
             yield
         else:
-            with (
-                open(os.devnull, "w") as nowhere,
-                redirect_stdout(nowhere),
-                redirect_stderr(nowhere),
-            ):
+            with open(os.devnull, "w") as null, redirect_stdout(null), redirect_stderr(null):
                 yield
 
 
@@ -164,12 +185,13 @@ def _place(error: BaseException) -> str:
 
 
 def _say(message: str, code: int) -> int:
-    number = int(os.environ.get("RANK", "0"))
-    if number and code == BAD_INPUT:
-        time.sleep(GRACE)  # what all processes meet the first one tells, and its end ends this one
-    elif number and code != OTHER_ERROR:
+    """Print an error as one line; of several processes that have met the same one, rank 0 does."""
+    rank = int(os.environ.get("RANK", "0"))
+    if rank and code == BAD_INPUT:
+        time.sleep(GRACE)  # torchrun ends this process when rank 0 has ended
+    elif rank and code != OTHER_ERROR:
         return code
-    who = f"ppvae, process {number}" if number else "ppvae"
+    who = f"ppvae, process {rank}" if rank else "ppvae"
     message = message.partition(SHAPE_TABLE)[0]
     print(f"{who}: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -1,279 +1,187 @@
-r"""The commands that train and measure: `compare`, `fit`, `gaps`."""
+r"""The commands that measure a guide: `gaps`, `evidence`, `diagnose`, `estimators`."""
 
-__all__ = ["compare", "fit", "gaps"]
+__all__ = ["diagnose", "estimators", "evidence", "gaps"]
 
-import shlex
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Context, Option
+from cyclopts import Parameter
 
-from ppvae.cli.arguments import (
-    Accumulate,
-    BatchSize,
-    Binarize,
-    Checkpoint,
-    CheckpointEvery,
-    ClipNorm,
-    Data,
-    DataRoot,
-    Decoder,
-    DecoderChoice,
-    Device,
-    Epochs,
-    EvidenceChoice,
-    ExponentialMovingAverage,
-    Guide,
-    Guides,
-    KLWarmup,
-    LearningRate,
-    MaxSkips,
-    Objective,
-    ObjectiveSet,
-    Optimizer,
-    Particles,
-    Patience,
-    Precision,
-    Quiet,
-    Resume,
+import ppvae
+from ppvae.cli.options import (
+    Figure,
+    Measure,
+    MeasureEach,
     Rows,
-    RunDir,
-    Schedule,
     Seed,
-    Set,
+    Spread,
     Story,
-    Weights,
+    Subject,
+    Words,
+    parse_named,
 )
+from ppvae.cli.output import check_path, save_figure, save_table, show
+from ppvae.cli.resolve import Pair, pair
 
-NUM_SUGGESTED = 3  # guides to compare where none is named
+if TYPE_CHECKING:
+    from torch import Tensor
 
-
-def compare(
-    context: Context,
-    story: Story,
-    data: Data = None,
-    guides: Guides = None,
-    decoder: DecoderChoice = Decoder.SHARED,
-    epochs: Epochs = 100,
-    batch_size: BatchSize = 100,
-    accumulate: Accumulate = 1,
-    optimizer: Optimizer = "adam",
-    lr: LearningRate = 1e-3,
-    objective: Objective = None,
-    objective_options: ObjectiveSet = None,
-    kl_warmup: KLWarmup = 0,
-    schedule: Schedule = "constant_then_linear",
-    ema_decay: ExponentialMovingAverage = 0.0,
-    patience: Patience = None,
-    precision: Precision = "auto",
-    clip_norm: ClipNorm = None,
-    max_skips: MaxSkips = 0,
-    rows: Rows = 100,
-    evidence: EvidenceChoice = "auto",
-    particles: Particles = 1000,
-    seed: Seed = 0,
-    device: Device = "auto",
-    run_dir: RunDir = None,
-    resume: Resume = False,
-    checkpoint_every: CheckpointEvery = 60.0,
-    data_root: DataRoot = None,
-    binarize: Binarize = None,
-    options: Set = None,
-    no_progress: Quiet = False,
-) -> None:
-    """Train several guides on one story, and say in nats what each loses, and why."""
-    import ppvae
-    from ppvae.cli import setup as parts
-    from ppvae.cli.run import remember
-    from ppvae.config import EvidenceConfig, TrainConfig
-    from ppvae.data import to_batch
-    from ppvae.gaps import check_request
-    from ppvae.storage.files import write_bytes
-    from ppvae.storage.league_folder import safe_names
-    from ppvae.storage.run_folder import RunPath
-    from ppvae.training import distributed
-    from ppvae.viz.summary import headline
-    from ppvae.viz.tables import show
-
-    _check_resume(resume, run_dir)
-    names: list[str | None] = [n for part in guides or () for n in part.split(",") if n]
-    names = list(dict.fromkeys(names)) or [None] * NUM_SUGGESTED
-    setup = parts.prepare(
-        story, data, names, data_root=data_root, binarize=binarize, options=options,
-        seed=seed, device=device,
-    )  # fmt: skip
-    measuring = EvidenceConfig(
-        method=evidence, num_particles=particles, seed=seed, progress=_shows_progress(no_progress)
-    )
-    check_request(setup.story, measuring, to_batch(setup.story, setup.test, 2))
-    training = TrainConfig(
-        **parts.loss_of(setup, objective, objective_options), epochs=epochs, batch_size=batch_size,
-        accumulate=accumulate, optimizer=optimizer, lr=lr, kl_warmup=kl_warmup, schedule=schedule,
-        ema_decay=ema_decay, patience=patience, precision=precision, clip_norm=clip_norm, max_skips=max_skips,
-        seed=seed, device=device, checkpoint_every=checkpoint_every, progress=_shows_progress(no_progress),
-    )  # fmt: skip
-    command = shlex.join(["ppvae", *(word for word in context.obj if word != "--resume")])
-    path = parts.run_path(run_dir, story, data, "compare")
-    told = remember(story, data=data, binarize=binarize, data_root=data_root, options=options)
-    with _going_on(path):
-        league = ppvae.compare(
-            setup.story, setup.guides, setup.train, val=setup.val, test=setup.test,
-            decoder=decoder.value, rows=rows, train=training, evidence=measuring,
-            run_dir=RunPath(path, {"command": command, "setup": told}), resume=resume,
-        )  # fmt: skip
-        if distributed.is_main_process():
-            for name, folder in zip(league.guides, safe_names(league.guides), strict=True):
-                ppvae.save(path / "weights" / folder, league.stories[name], league.guides[name])
-            write_bytes(path / "league.csv", league.to_pandas().to_csv().encode())
-            measured = setup.test.head(min(rows, len(setup.test)))
-            title = f"Guides for the story {story} on {setup.train.name}"
-            ppvae.report(league, measured, path=path / "report.html", title=title, command=command)
-    out = parts.console(setup)
-    show(league)
-    for sentence in headline(league):
-        out.print(sentence, highlight=False)
-    out.print(f"report: {path / 'report.html'}", highlight=False, soft_wrap=True)
-
-
-def fit(
-    story: Story,
-    data: Data = None,
-    guide: Guide = None,
-    epochs: Epochs = 100,
-    batch_size: BatchSize = 100,
-    accumulate: Accumulate = 1,
-    optimizer: Optimizer = "adam",
-    lr: LearningRate = 1e-3,
-    objective: Objective = None,
-    objective_options: ObjectiveSet = None,
-    particles: Particles = 1,
-    kl_warmup: KLWarmup = 0,
-    schedule: Schedule = "constant_then_linear",
-    ema_decay: ExponentialMovingAverage = 0.0,
-    patience: Patience = None,
-    precision: Precision = "auto",
-    seed: Seed = 0,
-    device: Device = "auto",
-    run_dir: RunDir = None,
-    resume: Resume = False,
-    checkpoint_every: CheckpointEvery = 60.0,
-    clip_norm: ClipNorm = None,
-    max_skips: MaxSkips = 0,
-    tensorboard: Annotated[
-        bool, Option("--tensorboard", help="Write curves for TensorBoard into the run folder.")
-    ] = False,
-    data_root: DataRoot = None,
-    binarize: Binarize = None,
-    options: Set = None,
-    no_progress: Quiet = False,
-) -> None:
-    """Train a story with one guide; the weights go to the run folder, which other commands take."""
-    import ppvae
-    from ppvae.cli import setup as parts
-    from ppvae.cli.run import remember
-    from ppvae.data import preview
-    from ppvae.storage.run_folder import RunPath
-    from ppvae.training import TensorBoard, distributed
-
-    _check_resume(resume, run_dir)
-    setup = parts.prepare(
-        story, data, [guide], data_root=data_root, binarize=binarize, options=options,
-        seed=seed, device=device,
-    )  # fmt: skip
-    path = parts.run_path(run_dir, story, data, "fit")
-    family, built = next(iter(setup.guides.items()))
-    told = remember(
-        story, data=data, guide=family, binarize=binarize, data_root=data_root, options=options
-    )
-    callbacks = [TensorBoard(path / "tensorboard")] if tensorboard else []
-    with _going_on(path):
-        history = ppvae.fit(
-            setup.story, built, setup.train, val=setup.val, **parts.loss_of(setup, objective, objective_options), epochs=epochs,
-            batch_size=batch_size, accumulate=accumulate, optimizer=optimizer, lr=lr, schedule=schedule, ema_decay=ema_decay,
-            num_particles=particles, kl_warmup=kl_warmup, callbacks=callbacks, patience=patience, seed=seed, device=device, precision=precision,
-            run_dir=RunPath(path, {"setup": told}),
-            resume=resume, checkpoint_every=checkpoint_every, clip_norm=clip_norm, max_skips=max_skips,
-            progress=_shows_progress(no_progress),
-        )  # fmt: skip
-    if distributed.is_main_process():
-        ppvae.save(path, setup.story, built)
-    measured = preview(setup.test)
-    found = ppvae.elbo(setup.story, built, measured, seed=seed).mean()
-    which = "" if len(measured) == len(setup.test) else f" (the first of {len(setup.test)})"
-    out = parts.console(setup)
-    skipped = sum(history.column("skipped"))
-    left_out = f"; {skipped} steps left out, whose loss was not finite" if skipped else ""
-    out.print(
-        f"ELBO {found} nats per row on {len(measured)} test rows{which}; best epoch {history.best_epoch} of "
-        f"{len(history.records)}, {history.seconds:.1f} s{left_out}",
-        highlight=False,
-    )
-    bits_of: Any = getattr(setup.story, "bits_per_dimension", None)
-    if bits_of is not None:  # a story of whole levels: the ELBO bounds a code length
-        out.print(f"at most {float(bits_of(found.value)):.3f} bits per dimension", highlight=False)
-    out.print(f"weights: {path}", highlight=False, soft_wrap=True)
+Checkpoint = Annotated[
+    Path | None,
+    Parameter(help="File that keeps the rows that are done; the same command goes on from it."),
+]
+Table = Annotated[Path | None, Parameter(help="Save the table as .csv.")]
+Methods = Annotated[
+    Words, Parameter(help="exact, iwae, ais, quadrature, several of them, or all that suit.")
+]
+Objectives = Annotated[
+    Words,
+    Parameter(
+        help="NAME[:OPTION=VALUE...] each, as in iwae score_function:baseline=none; else the usual ones."
+    ),
+]
+Against = Annotated[
+    str | None,
+    Parameter(
+        help="Hold the rows of the figure against `class`, or a column of the data; else the reconstruction error."
+    ),
+]
 
 
 def gaps(
     story: Story,
-    data: Data = None,
-    guide: Guide = None,
-    weights: Weights = None,
+    *,
     rows: Rows = 100,
-    evidence: EvidenceChoice = "auto",
-    particles: Particles = 1000,
+    evidence: Measure = Measure(),
     checkpoint: Checkpoint = None,
-    epochs: Epochs = 100,
-    batch_size: BatchSize = 100,
-    lr: LearningRate = 1e-3,
-    seed: Seed = 0,
-    device: Device = "auto",
-    data_root: DataRoot = None,
-    binarize: Binarize = None,
-    options: Set = None,
-    no_progress: Quiet = False,
+    spread: Spread = Spread(),
+    subject: Subject = Subject(),
 ) -> None:
     """Measure what one guide loses: approximation gap and amortization gap."""
-    import ppvae
-    from ppvae.cli import setup as parts
-    from ppvae.config import EvidenceConfig
-    from ppvae.data import to_batch
     from ppvae.gaps import check_request
 
-    setup = parts.prepare(
-        story, data, [guide], data_root=data_root, binarize=binarize, options=options,
-        seed=seed, device=device,
-    )  # fmt: skip
-    config = EvidenceConfig(
-        method=evidence, num_particles=particles, seed=seed, progress=_shows_progress(no_progress)
+    chosen = pair(story, subject)
+    test = chosen.test(rows)
+    config = evidence.replace(progress=subject.output.shows_progress)
+    check_request(chosen.built.story, config, ppvae.data.to_batch(chosen.built.story, test, 2))
+    chosen.ready()
+    with spread.executor() as executor:
+        found = ppvae.gaps(
+            *chosen.modules, test, config=config, checkpoint=checkpoint, executor=executor
+        )
+    show(found, subject.output)
+
+
+def evidence(
+    story: Story,
+    *,
+    method: Methods = ("ais",),
+    rows: Rows = 100,
+    evidence: MeasureEach = MeasureEach(),
+    checkpoint: Checkpoint = None,
+    spread: Spread = Spread(),
+    subject: Subject = Subject(),
+) -> None:
+    """Measure log p(x), the evidence, on test rows, by one method or several side by side."""
+    chosen = pair(story, subject)
+    test = chosen.test(rows)
+    config = evidence.replace(progress=subject.output.shows_progress)
+    few = ppvae.data.to_batch(chosen.built.story, test, 2)
+    problem = ppvae.problem.Problem.of(*chosen.modules, few)
+    methods = (
+        ppvae.inference.methods_for(problem) if "all" in method else list(dict.fromkeys(method))
     )
-    check_request(setup.story, config, to_batch(setup.story, setup.test, 2))
-    built = parts.trained(
-        setup, weights, seed, device,
-        epochs=epochs, batch_size=batch_size, lr=lr, progress=_shows_progress(no_progress),
+    ppvae.inference.check_methods(methods, problem, config)
+    chosen.ready()
+    with spread.executor() as executor:
+        table = ppvae.inference.evidence_table(
+            *chosen.modules, test, methods, config=config, checkpoint=checkpoint, executor=executor
+        )
+    show(table, subject.output)
+
+
+def diagnose(
+    story: Story,
+    *,
+    rows: Rows = 300,
+    num_particles: Annotated[int, Parameter(help="Particles of each row behind k-hat.")] = 1000,
+    num_simulations: Annotated[int, Parameter(help="Rows simulated for calibration.")] = 1000,
+    reference_rows: Annotated[int, Parameter(help="Rows to hold against reference chains.")] = 0,
+    figure: Figure = None,
+    against: Against = None,
+    table: Table = None,
+    seed: Seed = 0,
+    subject: Subject = Subject(),
+) -> None:
+    """Tell whether a guide is the story's posterior, on which rows not, and what to try next."""
+    check_path("--figure", figure)
+    check_path("--table", table, (".csv",))
+    chosen = pair(story, subject)
+    test = chosen.test(rows)
+    covariate = None if against is None else _column(against, chosen, len(test))
+    chosen.ready()
+    found = ppvae.diagnostics.diagnose(
+        *chosen.modules, test,
+        num_particles=num_particles, num_simulations=num_simulations, reference_rows=reference_rows, seed=seed,
     )  # fmt: skip
-    measured = setup.test.head(min(rows, len(setup.test)))
-    found = ppvae.gaps(setup.story, built, measured, config=config, checkpoint=checkpoint)
-    parts.console(setup).print(str(found), highlight=False)
+    show(found, subject.output)
+    save_table(table, found.by_row, subject.output)
+    save_figure(figure, found, subject.output, against=covariate, label=against)
 
 
-def _shows_progress(no_progress: bool) -> bool:
-    return sys.stdout.isatty() and not no_progress
+def estimators(
+    story: Story,
+    *,
+    objectives: Objectives = (),
+    rows: Rows = 100,
+    num_particles: Annotated[int, Parameter(help="Particles of each row.")] = 10,
+    num_repeats: Annotated[int, Parameter(help="Gradients drawn with each estimator.")] = 200,
+    figure: Figure = None,
+    table: Table = None,
+    seed: Seed = 0,
+    subject: Subject = Subject(),
+) -> None:
+    """Compare gradient estimators on test rows: bias, variance, signal-to-noise ratio, time."""
+    check_path("--figure", figure)
+    check_path("--table", table, (".csv",))
+    labels = objectives or ppvae.objectives.bench.DEFAULT_OBJECTIVES
+    wanted = {label: parse_named(label) for label in labels}
+    for name, options in wanted.values():
+        ppvae.objectives.check_request(name, options)
+    chosen = pair(story, subject)
+    test = chosen.test(rows)
+    chosen.ready()
+    made = {
+        label: ppvae.objectives.build(
+            name, *chosen.modules, test, **{"num_particles": num_particles, **options}
+        )
+        for label, (name, options) in wanted.items()
+    }
+    found = ppvae.estimator_bench(
+        *chosen.modules, test, made,
+        num_particles=num_particles, num_repeats=num_repeats, seed=seed, progress=subject.output.shows_progress,
+    )  # fmt: skip
+    show(found, subject.output)
+    save_table(table, found, subject.output)
+    save_figure(figure, found, subject.output)
 
 
-def _check_resume(resume: bool, run_dir: Path | None) -> None:
-    if resume and run_dir is None:
-        raise ValueError("expected --run-dir with --resume: the folder to go on from")
+def _column(name: str, chosen: Pair, num_rows: int) -> "Tensor":
+    """A number, or the class, of each of the first test rows, `(B,)`.
 
-
-@contextmanager
-def _going_on(path: Path) -> Iterator[None]:
-    """Say, where a signal or the end of another process ends the block, how to go on."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit, ConnectionError):
-        print(f"what is done is kept: go on with --resume --run-dir {path}", file=sys.stderr)
-        raise
+    Raises:
+        ValueError: If the data have none of that name, or more than one number a row.
+    """
+    config, rows = chosen.built.config, chosen.test(num_rows)
+    labels = name == "class" and config.data in ppvae.data.DATASETS
+    if labels and config.data is not None:
+        rows = ppvae.data.load(config.data, split="test", root=config.data_root, labels=True)
+        name = "y"
+    single = {k: v for k, v in rows.tensors.items() if v.dim() == 1}
+    if name not in single:
+        known = sorted(single) or "none"
+        raise ValueError(
+            f"expected one number a row to hold the rows against, got '{name}'; the data have {known}"
+        )
+    values: Any = single[name][:num_rows]
+    return values.long() if labels else values

@@ -10,7 +10,7 @@ from ppvae.guides.families import PLAIN
 from ppvae.guides.semi_amortized import SemiAmortized
 from ppvae.guides.suggest import suggest
 from ppvae.guides.unamortized import LocalGuide
-from ppvae.options import options_of, refuse_unknown_options
+from ppvae.options import did_you_mean, options_of, refuse_unknown_options
 
 FAMILIES: dict[str, type[Guide]] = {**PLAIN, "semi_amortized": SemiAmortized}
 _CLASSES = {family.__name__: family for family in FAMILIES.values()}
@@ -46,7 +46,8 @@ def build(
         ValueError: If the family or an option is unknown, or the story does not suit it.
     """
     if name not in FAMILIES:
-        raise ValueError(f"expected a guide among {', '.join(FAMILIES)}; got '{name}'")
+        hint = did_you_mean(name, FAMILIES)
+        raise ValueError(f"expected a guide among {', '.join(FAMILIES)}; got '{name}'{hint}")
     inner = PLAIN.get(options.get("family", ""))  # what it wraps has options too
     given = set(options) - set(options_of(inner, Guide) if inner else ())
     refuse_unknown_options(f"guide '{name}'", FAMILIES[name], Guide, given)

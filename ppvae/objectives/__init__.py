@@ -25,7 +25,7 @@ from ppvae.objectives.stl import StickingTheLanding
 from ppvae.objectives.trace_elbo import TraceELBO
 from ppvae.objectives.vimco import VIMCO
 from ppvae.objectives.wake_sleep import WakeSleep
-from ppvae.options import refuse_unknown_options
+from ppvae.options import did_you_mean, refuse_unknown_options
 from ppvae.problem import Problem
 
 __all__ = [
@@ -100,5 +100,6 @@ def check_request(name: str, options: Any = ()) -> None:
         ValueError: Naming those that there are.
     """
     if name not in OBJECTIVES:
-        raise ValueError(f"expected an objective among {', '.join(OBJECTIVES)}; got '{name}'")
+        hint = did_you_mean(name, OBJECTIVES)
+        raise ValueError(f"expected an objective among {', '.join(OBJECTIVES)}; got '{name}'{hint}")
     refuse_unknown_options(f"objective '{name}'", OBJECTIVES[name], Objective, options)

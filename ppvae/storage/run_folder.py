@@ -71,17 +71,7 @@ class RunFolder:
                 is not JSON.
         """
         path = Path(path).expanduser()
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"expected a folder for the run, got the file {path}")
-        names = (p.name for p in path.iterdir()) if path.exists() else ()
-        held = sorted(n for n in names if n != LOCK and not n.startswith(UNFINISHED))
-        if held and not resume:
-            raise ValueError(
-                f"expected an empty or new run folder, got {path} with {', '.join(held[:3])}"
-                f"{' and more' if len(held) > 3 else ''}; name another folder, or continue it with "
-                "resume=True (--resume)"
-            )
-        if not held:  # the config first: with it, the folder can be resumed
+        if not _files_in(path, resume):  # the config first: with it, the folder can be resumed
             created = datetime.now(UTC).isoformat(timespec="seconds")
             added = {"format": FORMAT, "versions": versions(), "created": created}
             text = to_json({**config, **added})
@@ -115,6 +105,21 @@ class RunFolder:
         write_bytes(self.path / "metrics.jsonl", "".join(lines).encode())
 
 
+def _files_in(path: Path, resume: bool) -> list[str]:
+    """Names of the files in a folder; refused where it holds any and the run does not go on."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"expected a folder for the run, got the file {path}")
+    names = (p.name for p in path.iterdir()) if path.exists() else ()
+    held = sorted(n for n in names if n != LOCK and not n.startswith(UNFINISHED))
+    if held and not resume:
+        raise ValueError(
+            f"expected an empty or new run folder, got {path} with {', '.join(held[:3])}"
+            f"{' and more' if len(held) > 3 else ''}; name another folder, or continue it with "
+            "resume=True (--resume)"
+        )
+    return held
+
+
 @contextmanager
 def open_run_folder(
     path: str | os.PathLike[str],
@@ -138,6 +143,7 @@ def open_run_folder(
     """
     config = {**getattr(path, "notes", {}), kind: settings}
     path = Path(path).expanduser()
+    _files_in(path, resume)  # a folder of something else is not even locked
     with locked(path):
         folder = RunFolder.create(path, config, resume=resume)
         for part, free in ((kind, may_change), (SETUP, PLACES)):

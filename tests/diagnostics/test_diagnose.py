@@ -149,13 +149,13 @@ def test_the_command_prints_the_table_and_saves_the_page(tmp_path, monkeypatch, 
     numbers = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
     np.save(tmp_path / "numbers.npy", numbers)
     typed = ["diagnose", "factor_analysis", "--data", "numbers.npy", "--guide", "full_rank"]
-    tiny = ["--epochs", "1", "--rows", "6", "--particles", "50", "--simulations", "20"]
-    quiet = ["--device", "cpu", "--no-progress", "--figure", "out/page.png"]
+    tiny = ["--epochs", "1", "--rows", "6", "--num-particles", "50", "--num-simulations", "20"]
+    quiet = ["--device", "cpu", "--no-progress", "--figure", "page.png"]
     assert main([*typed, *tiny, *quiet]) == 0
     out = capsys.readouterr().out
     assert "k-hat" in out and "lines without a verdict inform" in out
-    assert (tmp_path / "out" / "page.png").stat().st_size
+    assert (tmp_path / "page.png").stat().st_size
     assert main([*typed, *tiny, "--against", "class"]) == 2
     assert "expected one number a row" in capsys.readouterr().err
     assert main([*typed, "--figure", "page.txt"]) == 2
-    assert "expected --figure to end in .png" in capsys.readouterr().err
+    assert "expected --figure to be a .png" in capsys.readouterr().err
