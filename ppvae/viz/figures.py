@@ -112,7 +112,7 @@ def _(found: Distance, axes: Axes | None = None) -> Figure:
         found.accuracy.value > GOOD_ACCURACY,
         title="Off the reference chains",
         unit="sd of the reference",
-        words=("alike", "told apart"),
+        words=("alike", "distinguished"),
         axes=axes,
     )
 
@@ -199,8 +199,8 @@ def _(
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(TITLE)
     grid = figure.subplots(num_rows, COLUMNS, squeeze=False).flatten()
-    for panel, place in zip(panels, grid, strict=False):
-        panel(place)
-    for place in grid[len(panels) :]:
-        place.set_axis_off()
+    for panel, axes_of_panel in zip(panels, grid, strict=False):
+        panel(axes_of_panel)
+    for unused in grid[len(panels) :]:
+        unused.set_axis_off()
     return figure

@@ -172,9 +172,9 @@ def _(bench: EstimatorBench) -> list[Table]:
     )
     heads = ("objective", "parameters", "target", "bias", "by noise", "variance", "SNR", "ms")
     notes = (
-        "bias: |mean − reference| / |reference|, beside what noise alone would show",
+        "bias: |mean − reference| / |reference|, beside what noise by itself would show",
         "target: the bound that the reference is the gradient of; others miss it by design",
-        "SNR: |mean|, without what noise alone gives, / standard deviation",
+        "SNR: |mean|, without what noise by itself gives, / standard deviation",
     )
     return [Table(title, heads, rows, notes)]
 

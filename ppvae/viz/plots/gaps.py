@@ -44,7 +44,7 @@ def gap_bars(
 
     figure = Figure(figsize=(9.5, 1.9 + 0.5 * len(names)), layout="constrained")
     columns = 1 if compact else 2
-    axes, *table = figure.subplots(
+    axes, *tables = figure.subplots(
         1, columns, width_ratios=(3, 2)[:columns], sharey=True, squeeze=False
     )[0]
     rows = np.arange(len(names))
@@ -64,11 +64,11 @@ def gap_bars(
     axes.set_yticks(rows, names, fontsize=11)
     axes.set_ylim(len(names) - 0.5, -0.6)
     finish(axes, xlabel="gap (nats per row; lower is better; whiskers: one standard error)")
-    for place in table:
-        place.set_axis_off()
-        _column(place, 0.36, "approximation", [format_nats(*pair) for pair in approximation])
-        _column(place, 0.71, "amortization", [format_nats(*pair) for pair in amortization])
-        _column(place, 1.0, "inference", [f"{v:.2f}".replace("-", "−") for v in total])
+    for table in tables:
+        table.set_axis_off()
+        _column(table, 0.36, "approximation", [format_nats(*pair) for pair in approximation])
+        _column(table, 0.71, "amortization", [format_nats(*pair) for pair in amortization])
+        _column(table, 1.0, "inference", [f"{v:.2f}".replace("-", "−") for v in total])
     figure.suptitle("Where each guide loses its nats")
     handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
     handles[label] = handles.pop(label)  # the sum stands last
