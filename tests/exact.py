@@ -1,4 +1,5 @@
-r"""A linear-Gaussian story in float64 with random loadings and unequal noise, and guides around its posterior."""
+r"""A linear-Gaussian story in float64 with random loadings and unequal noise, and guides around
+its posterior."""
 
 import math
 
@@ -49,7 +50,8 @@ class ScaledPosterior(nn.Module):
 
 
 def at_posterior(story: nn.Module, batch: dict[str, Tensor]) -> nn.Module:
-    """An amortized full-rank guide whose linear encoder answers with the exact posterior; `batch` has few rows."""
+    """An amortized full-rank guide whose linear encoder answers with the exact posterior;
+    `batch` has few rows."""
     guide = ppvae.guides.build("full_rank", story, batch, encoder=nn.Identity())
     zero, row = (
         torch.zeros(1, batch["x"].shape[1]).double(),
@@ -68,7 +70,8 @@ def at_posterior(story: nn.Module, batch: dict[str, Tensor]) -> nn.Module:
 
 
 def elbo(story: nn.Module, guide: nn.Module, batch: dict[str, Tensor], beta: float = 1.0) -> Tensor:
-    """E_q log p(x | z) − beta KL(q || p) of a diagonal Gaussian guide in closed form, `(B,)`, in nats."""
+    """E_q log p(x | z) − beta KL(q || p) of a diagonal Gaussian guide in closed form, `(B,)`, in
+    nats."""
     q = guide.posterior(batch).base_dist
     noise = story.noise_scale.square()
     seen = dist.Normal(q.loc @ story.loadings.T + story.offset, story.noise_scale)
@@ -80,7 +83,8 @@ def elbo(story: nn.Module, guide: nn.Module, batch: dict[str, Tensor], beta: flo
 def iwelbo(
     story: nn.Module, guide: nn.Module, batch: dict[str, Tensor], beta: float = 1.0
 ) -> Tensor:
-    """The bound of two particles of one latent number by Gauss-Hermite quadrature, `(B,)`, in nats."""
+    """The bound of two particles of one latent number by Gauss-Hermite quadrature, `(B,)`, in
+    nats."""
     nodes, weights = map(torch.from_numpy, hermgauss(40))
     q = guide.posterior(batch).base_dist
     z = (q.loc + q.scale * math.sqrt(2) * nodes).T.unsqueeze(-1)  # (nodes, B, 1)

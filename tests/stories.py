@@ -1,4 +1,5 @@
-r"""Small nasty stories for the contract tests: every shape, support and plate that a guide must serve."""
+r"""Small nasty stories for the contract tests: every shape, support and plate that a guide must
+serve."""
 
 __all__ = ["CASES", "Case", "built", "rows_of"]
 

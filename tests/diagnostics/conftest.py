@@ -20,5 +20,5 @@ def reference():
 def two_modes_reference():
     """Of three rows with two modes each, half of the chains from a guide that lost one."""
     rows = {"x": torch.tensor([[5.0], [6.0], [8.0]]).double()}
-    size = {"num_warmup": 150, "num_samples": 300}
+    size = {"num_warmup": 80, "num_samples": 100}
     return reference_posterior(TwoModes(), rows, guide=OneMode(), **size)
