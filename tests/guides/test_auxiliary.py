@@ -59,9 +59,9 @@ def test_its_weights_have_the_evidence_as_their_mean_however_bad_the_reverse_mod
     story, batch = correlated()
     guide = built(story, batch, 0.1, num_layers=num_layers)
     with torch.no_grad():
-        guide.to_parameters.bias[2:4] += 2.0  # wider than the posterior
+        guide.to_parameters.bias[2:4] += 3.0  # wider than the posterior
     found = ppvae.log_evidence(
-        story, batch, method="iwae", guide=guide, num_particles=200_000, seed=0
+        story, batch, method="iwae", guide=guide, num_particles=150_000, local_steps=0
     )
     assert float(found.std_error.max()) < 0.05
     assert bool(
@@ -75,15 +75,15 @@ def test_the_density_is_the_integral_over_v():
     grid = torch.linspace(-8, 8, 801).double()
     with torch.no_grad(), seeded_eval(0, guide):
         q = guide.posterior(batch)
-        u = q.sample((50,)).clone()
-        both = [torch.cat([v.expand(50, NUM_ROWS, 1), u], -1) for v in grid]
-        log_both = torch.stack([q.joint.log_prob(pair) for pair in both])
+        u = q.sample((20,)).clone()
+        v = grid.reshape(-1, 1, 1, 1).expand(-1, 20, NUM_ROWS, 1)
+        log_both = q.joint.log_prob(torch.cat([v, u.expand(len(grid), *u.shape)], -1))
         exact = log_both.logsumexp(0) + (grid[1] - grid[0]).log()
         assert float((q.log_prob(u) - exact).abs().max()) < 0.02
         q.num_nodes = 1024
         assert float((q.log_prob(u) - exact).abs().max()) < 0.005
         q.num_nodes = 128
-        own = q.sample((4000,))
+        own = q.sample((2000,))
         lack = q.log_prob(own) - q.log_prob(own.clone())  # in the mean E KL(q(v|u) || r)
     assert bool((lack.mean(0) > 4 * lack.std(0) / len(lack) ** 0.5).all())
 
@@ -93,7 +93,7 @@ def test_it_closes_the_gap_of_correlations_which_independent_gaussians_cannot():
     precision = story.posterior_precision().detach()
     assert float(0.5 * (precision.diagonal().log().sum() - precision.logdet())) > 0.5
     local = built(story, batch).local(batch)
-    optimize_local(story, local, max_steps=1200)
+    optimize_local(story, local, max_steps=400, num_starts=1)
     gap = story.log_evidence(batch).detach() - elbo(story, local, batch, num_particles=2000).value
     assert -0.02 < float(gap.mean()) <= 0.05
 
@@ -101,13 +101,9 @@ def test_it_closes_the_gap_of_correlations_which_independent_gaussians_cannot():
 def test_annealing_from_it_starts_at_the_gaussian_in_its_place_and_finds_the_evidence():
     story, batch = correlated()
     guide = built(story, batch, 0.1)
+    short = ppvae.Annealing(num_chains=20, num_temperatures=30)
     found = ppvae.log_evidence(
-        story,
-        batch,
-        method="ais",
-        guide=guide,
-        annealing=ppvae.Annealing(num_chains=20, num_temperatures=60),
-        seed=0,
+        story, batch, method="ais", guide=guide, annealing=short, local_steps=100
     )
     exact = story.log_evidence(batch).detach()
     assert bool(((found.value - exact).abs() < 4 * found.std_error + 0.02).all())

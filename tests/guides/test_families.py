@@ -82,7 +82,7 @@ def grid_evidence(story, batch, low, high, nodes=1001):
 # A linear-Gaussian story
 
 
-ENOUGH_STEPS = {"low_rank": 600, "householder": 400, "iaf": 250, "realnvp": 250, "nsf": 200}
+ENOUGH_STEPS = {"low_rank": 1200, "householder": 700, "iaf": 250, "realnvp": 250, "nsf": 200}
 
 
 @pytest.mark.parametrize("family", ENOUGH_STEPS)
