@@ -55,8 +55,7 @@ class Table:
     def _to_rich(self) -> RichTable:
         table = RichTable(title=Text(self.title))
         for head, is_numeric in zip(self.heads, self.is_numeric, strict=True):
-            justify = "right" if is_numeric else "left"
-            table.add_column(Text(head), justify=justify, overflow="fold")
+            table.add_column(Text(head), justify="right" if is_numeric else "left", overflow="fold")
         for row in self.rows:
             table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
         return table
