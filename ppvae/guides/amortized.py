@@ -34,7 +34,7 @@ from ppvae.story import (
     trace_sites,
 )
 
-ROWS_TO_LOOK_AT = 2000
+ROWS_TO_PREVIEW = 2000
 
 
 class Guide(GuideBase):
@@ -52,7 +52,7 @@ class Guide(GuideBase):
             shape.
         hidden: Hidden widths of the default encoder.
         denoising: Standard deviation of noise on the encoder's inputs in training, in units of its
-            standardised inputs; smooths what the encoder answers.
+            standardised inputs; smooths the encoder's output.
         weight_norm: Norm that the weights into every unit of the encoder keep, its last layer
             included; the smaller, the smoother its answers. None leaves them free.
         name: Prefix of the parameters' names in Pyro's store, for several guides under
@@ -83,7 +83,7 @@ class Guide(GuideBase):
             raise ValueError("expected at least one hidden width for the encoder, got none")
         rows = preview(data)
         masked = [k for k, v in rows.tensors.items() if has_missing(v)]
-        batch = to_batch(story, rows, ROWS_TO_LOOK_AT)
+        batch = to_batch(story, rows, ROWS_TO_PREVIEW)
         sites = trace_sites(story, batch)
         if not sites.local_latent:
             raise ValueError(
@@ -124,16 +124,15 @@ class Guide(GuideBase):
         Arguments:
             parameters: Name -> `(B, *shape)`, shapes as in `parameter_shapes`; near zero at the
                 start.
-            transport: What `make_transport` made; the unamortized guide passes networks of each
-                row's own.
+            transport: What `make_transport` made; the unamortized guide passes other networks
+                for each row.
 
         Returns:
             A distribution of batch shape `(B,)` and event shape `(d,)`.
         """
 
     def make_discrete(self, sites: Sites) -> DiscreteSampler | None:
-        """What draws the discrete sites; None leaves them out, to be summed over where they are
-        few."""
+        """What draws the discrete sites; None leaves them out, to be summed over."""
         if sites:
             Configurations(sites)  # refuses what cannot be summed over
         return None

@@ -61,15 +61,19 @@ class Concrete(DiscreteGuide):
                 f"{final_temperature}, {temperature} and {cooling}"
             )
         super().__init__(story, data, **options)
-        self.range = (temperature, final_temperature)
+        self.temperatures = (temperature, final_temperature)  # the first and the lowest
         self.cooling, self.straight_through = cooling, straight_through
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     @property
     def temperature(self) -> float:
         """The temperature now."""
-        first, last = self.range
-        return max(last, first * (1 - self.cooling) ** int(self.step))
+        return float(self._cooled())
+
+    def _cooled(self) -> Tensor:
+        """The temperature now, `()`, on the device, where a training step need not wait for it."""
+        first, lowest = self.temperatures
+        return (first * (1 - self.cooling) ** self.step).clamp(min=lowest)
 
     def make_discrete(self, sites: Sites) -> DiscreteSampler:
         sampler = super().make_discrete(sites)
@@ -93,7 +97,7 @@ class Concrete(DiscreteGuide):
         if not self._relaxes():
             return plain
         relaxed = RelaxedBernoulli if isinstance(plain, dist.Bernoulli) else RelaxedOneHot
-        return relaxed(logits, self.temperature, self.straight_through)
+        return relaxed(logits, self._cooled(), self.straight_through)
 
     def _relaxes(self) -> bool:
         return self.training and torch.is_grad_enabled()
@@ -111,9 +115,10 @@ class RelaxedOneHot(LinearOneHot):
 
     has_rsample = True
 
-    def __init__(self, logits: Tensor, temperature: float, straight_through: bool) -> None:
+    def __init__(self, logits: Tensor, temperature: float | Tensor, straight_through: bool) -> None:
         super().__init__(logits=logits, validate_args=False)
-        self.temperature, self.straight_through = temperature, straight_through
+        self.temperature: Any = temperature
+        self.straight_through = straight_through
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "RelaxedOneHot":
         logits = self.logits.expand(Size([*batch_shape, self.logits.shape[-1]]))
@@ -121,7 +126,7 @@ class RelaxedOneHot(LinearOneHot):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         logits = self.logits.expand(Size([*sample_shape, *self.logits.shape]))
-        return gumbel_softmax(logits, self.temperature, self.straight_through)
+        return gumbel_softmax(logits, self.temperature, hard=self.straight_through)
 
 
 class RelaxedBernoulli(LinearBernoulli):
@@ -129,9 +134,10 @@ class RelaxedBernoulli(LinearBernoulli):
 
     has_rsample = True
 
-    def __init__(self, logits: Tensor, temperature: float, straight_through: bool) -> None:
+    def __init__(self, logits: Tensor, temperature: float | Tensor, straight_through: bool) -> None:
         super().__init__(logits)
-        self.temperature, self.straight_through = temperature, straight_through
+        self.temperature: Any = temperature
+        self.straight_through = straight_through
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "RelaxedBernoulli":
         logits = self.logits.expand(Size(batch_shape))
@@ -140,4 +146,4 @@ class RelaxedBernoulli(LinearBernoulli):
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         logits = self.logits.expand(Size([*sample_shape, *self.logits.shape]))
         both_sides = torch.stack([logits, torch.zeros_like(logits)], -1)
-        return gumbel_softmax(both_sides, self.temperature, self.straight_through)[..., 0]
+        return gumbel_softmax(both_sides, self.temperature, hard=self.straight_through)[..., 0]
