@@ -3,6 +3,7 @@ r"""Stories of discrete sites, and a guide made for one."""
 import pyro
 import pyro.distributions as dist
 import torch
+from built import seeded_guide
 from pyro.nn import PyroModule
 from torch import nn
 
@@ -50,7 +51,4 @@ class Counts(PyroModule):
 def made(family, story, n=20, **options):
     story = story.double()
     x = ppvae.simulate(story, n, seed=0)["x"]
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        guide = ppvae.guides.build(family, story, x, hidden=(8,), **options)
-    return story, {"x": x}, guide
+    return story, {"x": x}, seeded_guide(family, story, x, hidden=(8,), **options)

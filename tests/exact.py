@@ -25,6 +25,14 @@ def linear_gaussian(data_dim: int = 8, latent_dim: int = 3, seed: int = 0) -> nn
     return story
 
 
+def correlated(latent_dim: int = 3) -> nn.Module:
+    """A linear-Gaussian story whose posterior has strong correlations."""
+    story = linear_gaussian(data_dim=6, latent_dim=latent_dim)
+    with torch.no_grad():
+        story.loadings.add_(2.0)
+    return story
+
+
 def rows_of(story: nn.Module, n: int, seed: int = 1) -> dict[str, Tensor]:
     return {"x": ppvae.simulate(story, n, seed=seed)["x"]}
 

@@ -5,11 +5,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from exact import linear_gaussian, rows_of
+from built import seeded_guide
+from exact import correlated, rows_of
 from pyro.nn import PyroModule
 
 import ppvae
-from ppvae import guides
 from ppvae.guides.base import positive
 from ppvae.inference import elbo, optimize_local
 from ppvae.story import seeded_eval
@@ -17,29 +17,16 @@ from ppvae.story import seeded_eval
 NUM_ROWS = 4
 
 
-def correlated(dim=2):
-    """A linear-Gaussian story whose posterior has strong correlations."""
-    story = linear_gaussian(data_dim=6, latent_dim=dim)
-    with torch.no_grad():
-        story.loadings.add_(2.0)
-    return story, rows_of(story, NUM_ROWS)
-
-
-def built(story, batch, spread=0.0, **options):
-    """A guide whose parameters are moved by `spread`, so that v and u hang on each other."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        guide = guides.build("auxiliary", story, batch, hidden=(16,), **options)
-        with torch.no_grad():
-            for parameter in guide.parameters():
-                parameter.add_(spread * torch.randn_like(parameter))
-    return guide
+def made(dim=2, **options):
+    """A story, rows, and a guide whose parameters are moved so that v and u depend on each other."""
+    story = correlated(dim)
+    batch = rows_of(story, NUM_ROWS)
+    return story, batch, seeded_guide("auxiliary", story, batch, **options)
 
 
 @pytest.mark.parametrize("options", [{}, {"num_auxiliary": 1}, {"num_layers": 3}])
 def test_what_a_draw_weighs_is_log_q_of_both_less_the_reverse_model(options):
-    story, batch = correlated()
-    guide = built(story, batch, 0.3, **options)
+    _, batch, guide = made(moved=0.3, **options)
     with torch.no_grad():
         q = guide.posterior(batch)
         with torch.random.fork_rng():
@@ -56,8 +43,7 @@ def test_what_a_draw_weighs_is_log_q_of_both_less_the_reverse_model(options):
 
 @pytest.mark.parametrize("num_layers", [1, 3])
 def test_its_weights_have_the_evidence_as_their_mean_however_bad_the_reverse_model(num_layers):
-    story, batch = correlated()
-    guide = built(story, batch, 0.1, num_layers=num_layers)
+    story, batch, guide = made(moved=0.1, num_layers=num_layers)
     with torch.no_grad():
         guide.to_parameters.bias[2:4] += 3.0  # wider than the posterior
     found = ppvae.log_evidence(
@@ -70,8 +56,7 @@ def test_its_weights_have_the_evidence_as_their_mean_however_bad_the_reverse_mod
 
 
 def test_the_density_is_the_integral_over_v():
-    story, batch = correlated()
-    guide = built(story, batch, 0.05, num_auxiliary=1)
+    _, batch, guide = made(moved=0.05, num_auxiliary=1)
     grid = torch.linspace(-8, 8, 801).double()
     with torch.no_grad(), seeded_eval(0, guide):
         q = guide.posterior(batch)
@@ -89,18 +74,17 @@ def test_the_density_is_the_integral_over_v():
 
 
 def test_it_closes_the_gap_of_correlations_which_independent_gaussians_cannot():
-    story, batch = correlated(3)
+    story, batch, guide = made(3)
     precision = story.posterior_precision().detach()
     assert float(0.5 * (precision.diagonal().log().sum() - precision.logdet())) > 0.5
-    local = built(story, batch).local(batch)
+    local = guide.local(batch)
     optimize_local(story, local, max_steps=400, num_starts=1)
     gap = story.log_evidence(batch).detach() - elbo(story, local, batch, num_particles=2000).value
     assert -0.02 < float(gap.mean()) <= 0.05
 
 
 def test_annealing_from_it_starts_at_the_gaussian_in_its_place_and_finds_the_evidence():
-    story, batch = correlated()
-    guide = built(story, batch, 0.1)
+    story, batch, guide = made(moved=0.1)
     short = ppvae.Annealing(num_chains=20, num_temperatures=30)
     found = ppvae.log_evidence(
         story, batch, method="ais", guide=guide, annealing=short, local_steps=100
@@ -132,7 +116,7 @@ def test_coverage_holds_densities_against_densities():
     density."""
     story = Unseen()
     rows = {"x": torch.randn(20, 1).double()}
-    guide = built(story, rows, flow_hidden=(), context=1)
+    guide = seeded_guide("auxiliary", story, rows, flow_hidden=(), context=1)
     with torch.no_grad():
         for parameter in guide.parameters():
             parameter.zero_()
@@ -152,17 +136,16 @@ NEED_DENSITY = ("stl", "dreg", "score_function", "vimco", "reweighted_wake_sleep
 
 @pytest.mark.parametrize("name", NEED_DENSITY)
 def test_an_objective_that_takes_the_score_of_q_refuses_it(name):
-    story, batch = correlated()
+    story, batch, guide = made()
     with pytest.raises(
         ValueError, match=rf"density for {name}, got a reverse model .*use trace_elbo"
     ):
-        ppvae.objectives.build(name, story, built(story, batch), batch, num_particles=2)
+        ppvae.objectives.build(name, story, guide, batch, num_particles=2)
 
 
 @pytest.mark.parametrize("name", ["trace_elbo", "iwae", "renyi", "wake_sleep"])
 def test_other_objectives_train_all_of_it(name):
-    story, batch = correlated()
-    guide = built(story, batch)
+    story, batch, guide = made()
     before = {k: p.clone() for k, p in guide.named_parameters()}
     ppvae.fit(story, guide, batch, objective=name, epochs=2, num_particles=2, progress=False)
     assert all(not torch.equal(before[k], p) for k, p in guide.named_parameters())
@@ -179,6 +162,5 @@ def test_other_objectives_train_all_of_it(name):
     ],
 )
 def test_a_size_out_of_range_is_an_error(options):
-    story, batch = correlated()
     with pytest.raises(ValueError, match="of at least 1, got|odd num_layers for auxiliary, got"):
-        built(story, batch, **options)
+        made(**options)

@@ -5,13 +5,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from built import seeded_guide
 from pyro.nn import PyroModule
 from stories import CASES, rows_of
 from torch.distributions import biject_to, constraints
 from torch.special import gammaln
 
 import ppvae
-from ppvae import guides
 from ppvae.problem import Problem
 from ppvae.story import LogJoint, seeded_eval
 
@@ -59,9 +59,7 @@ def made(name, family, num_rows=4, **options):
     batch = {"x": ppvae.simulate(story, num_rows, seed=1)["x"]}
     if name == "gamma_poisson":
         batch["x"][0] = 0  # the most skewed posterior
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return story, batch, guides.build(family, story, batch, **{"hidden": (16,), **options})
+    return story, batch, seeded_guide(family, story, batch, **options)
 
 
 def errors(story, guide, batch, num_draws=100_000):
@@ -166,8 +164,8 @@ def test_importance_sampling_in_every_support_agrees_with_simulating_the_prior(n
     """The prior's own draws know nothing of the maps to the reals and of their Jacobians."""
     story = CASES[name].story()
     batch = rows_of(CASES[name], story, 3)
-    with torch.random.fork_rng(), torch.no_grad(), seeded_eval(0, story):
-        guide = guides.build("mean_field", story, batch, hidden=(16,))
+    guide = seeded_guide("mean_field", story, batch)
+    with torch.no_grad(), seeded_eval(0, story):
         guide.to_parameters.bias[guide.flat.dim :] += 4.0  # wider tails than the posterior's
         from_guide = Problem.of(story, guide, batch).score(200_000).log_weights
         drawn = drawn_from_the_prior(story, name, 50_000)

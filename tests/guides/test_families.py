@@ -7,11 +7,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from exact import linear_gaussian, rows_of
+from built import seeded_guide
+from exact import correlated, rows_of
 from families import CONTINUOUS, NEEDS_SEVERAL_SITES
 from pyro.nn import PyroModule
 
-from ppvae import guides
 from ppvae.guides.flow_guide import MAX_CONTEXT
 from ppvae.guides.mixture import DiagonalMixture
 from ppvae.inference import elbo, optimize_local
@@ -21,18 +21,9 @@ from ppvae.story import LogJoint
 FLOWS = ["iaf", "realnvp", "nsf"]
 
 
-def correlated():
-    """A linear-Gaussian story whose posterior has strong correlations."""
-    story = linear_gaussian(data_dim=6)
-    with torch.no_grad():
-        story.loadings.add_(2.0)
+def correlated_rows():
+    story = correlated()
     return story, rows_of(story, 5)
-
-
-def built(family, story, batch, **options):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return guides.build(family, story, batch, hidden=(16,), **options)
 
 
 def trained(guide, story, batch, num_steps, lr=0.01):
@@ -67,7 +58,7 @@ def grid_evidence(story, batch, low, high, nodes=1001):
     axes = [
         torch.linspace(a, b, nodes, dtype=torch.float64) for a, b in zip(low, high, strict=True)
     ]
-    guide = built("mean_field", story, batch)
+    guide = seeded_guide("mean_field", story, batch)
     grid = torch.cartesian_prod(*axes).reshape(-1, 1, len(axes))
     cell = sum(float((axis[1] - axis[0]).log()) for axis in axes)
     log_p = []
@@ -87,21 +78,21 @@ ENOUGH_STEPS = {"low_rank": 1200, "householder": 700, "iaf": 250, "realnvp": 250
 
 @pytest.mark.parametrize("family", ENOUGH_STEPS)
 def test_families_with_correlations_close_the_gap_that_mean_field_cannot(family):
-    story, batch = correlated()
+    story, batch = correlated_rows()
     precision = story.posterior_precision().detach()
     assert float(0.5 * (precision.diagonal().log().sum() - precision.logdet())) > 0.5
     log_evidence = story.log_evidence(batch).detach()
     options = {"low_rank": {"rank": 3}, "householder": {"num_steps": 3}}.get(family, {})
-    guide = built(family, story, batch, **options)
+    guide = seeded_guide(family, story, batch, **options)
     gap = gap_of(guide, story, batch, log_evidence, ENOUGH_STEPS[family], num_starts=1)
     assert -0.02 < gap <= 0.05
 
 
 @pytest.mark.parametrize(("family", "largest"), [*((f, 0.1) for f in FLOWS), ("mixture", 0.35)])
 def test_flows_and_mixtures_start_next_to_mean_field(family, largest):
-    story = correlated()[0]
+    story = correlated()
     batch = rows_of(story, 20)  # enough to be standardised
-    q = built(family, story, batch).posterior(batch)
+    q = seeded_guide(family, story, batch).posterior(batch)
     u = q.sample((4000,)).detach()
     centred = u - u.mean(0)
     covariance = torch.einsum("sbi,sbj->bij", centred, centred) / len(u)
@@ -117,8 +108,8 @@ def test_flows_and_mixtures_start_next_to_mean_field(family, largest):
 @cache
 def trained_near(family):
     """The correlated story, rows of it, and a guide that a hundred steps on them have trained."""
-    story, batch = correlated()
-    return story, batch, trained(built(family, story, batch), story, batch, 100)
+    story, batch = correlated_rows()
+    return story, batch, trained(seeded_guide(family, story, batch), story, batch, 100)
 
 
 @pytest.mark.parametrize("family", FLOWS)
@@ -181,9 +172,9 @@ def moons():
 )
 def test_flows_leave_under_a_quarter_of_mean_fields_gap(made, family, least):
     story, batch, log_evidence = made()
-    mean_field = gap_of(built("mean_field", story, batch), story, batch, log_evidence, 600)
+    mean_field = gap_of(seeded_guide("mean_field", story, batch), story, batch, log_evidence, 600)
     num_steps = 600 if family == "iaf" else 1200
-    flow = gap_of(built(family, story, batch), story, batch, log_evidence, num_steps)
+    flow = gap_of(seeded_guide(family, story, batch), story, batch, log_evidence, num_steps)
     assert mean_field > least and -0.05 < flow < mean_field / 4, (mean_field, flow)
 
 
@@ -194,9 +185,9 @@ def test_a_mixture_finds_both_signs_and_one_gaussian_is_low_by_log_two():
     batch = {"x": torch.tensor([[0.5], [1.0], [1.5], [2.0]]).double()}
     story = load_story("sign_symmetric", batch).double()
     log_evidence = story.log_evidence(batch).detach()
-    mixture = trained(built("mixture", story, batch, num_components=2), story, batch, 600)
+    mixture = trained(seeded_guide("mixture", story, batch, num_components=2), story, batch, 600)
     assert abs(gap_of(mixture, story, batch, log_evidence, 300)) < 0.05
-    single = gap_of(built("mean_field", story, batch), story, batch, log_evidence, 600)
+    single = gap_of(seeded_guide("mean_field", story, batch), story, batch, log_evidence, 600)
     assert single == pytest.approx(math.log(2), abs=0.02)
 
 
@@ -216,8 +207,8 @@ class Leaning(PyroModule):
 def test_equal_weights_come_closer_to_unequal_modes_than_one_gaussian():
     story, batch = Leaning(), {"x": torch.tensor([[1.4], [1.5], [1.6]]).double()}
     log_evidence = grid_evidence(story, batch, (-8,), (8,), nodes=8001)
-    mixture = trained(built("mixture", story, batch, num_components=8), story, batch, 300)
-    single = gap_of(built("mean_field", story, batch), story, batch, log_evidence, 600)
+    mixture = trained(seeded_guide("mixture", story, batch, num_components=8), story, batch, 300)
+    single = gap_of(seeded_guide("mean_field", story, batch), story, batch, log_evidence, 600)
     assert single == pytest.approx(-math.log(0.85), abs=0.03)
     assert -0.02 < gap_of(mixture, story, batch, log_evidence, 300) < 0.1
 
@@ -293,6 +284,6 @@ def test_particles_for_a_gradient_visit_the_components_evenly():
     ],
 )
 def test_a_size_that_makes_no_family_is_an_error(family, options, message):
-    story, batch = correlated()
+    story, batch = correlated_rows()
     with pytest.raises(ValueError, match=message):
-        built(family, story, batch, **options)
+        seeded_guide(family, story, batch, **options)

@@ -7,11 +7,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from exact import linear_gaussian, rows_of
+from built import seeded_guide
+from exact import correlated, rows_of
 from pyro.nn import PyroModule
 
 import ppvae
-from ppvae import guides
 from ppvae.nets import MLP
 
 FLOWS = ["householder", "iaf", "realnvp", "nsf", "planar", "sylvester", "auxiliary"]
@@ -52,13 +52,6 @@ class Counts(PyroModule):
             pyro.sample("x", dist.Poisson(rate).to_event(1))
 
 
-def correlated():
-    story = linear_gaussian(data_dim=6)
-    with torch.no_grad():
-        story.loadings.add_(2.0)
-    return story
-
-
 def curved():
     torch.manual_seed(3)
     return Curved().double()
@@ -76,8 +69,7 @@ def costs(make, family):
     with torch.random.fork_rng():
         story = make().requires_grad_(False)
         train, new = rows_of(story, 500), rows_of(story, 40, seed=2)
-        torch.manual_seed(0)
-        guide = guides.build(family, story, train, hidden=(64, 64))
+    guide = seeded_guide(family, story, train, hidden=(64, 64))
     ppvae.fit(
         story, guide, train, epochs=15, batch_size=50, lr=3e-3, num_particles=4, progress=False
     )

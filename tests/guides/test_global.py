@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from built import seeded_guide
 from pyro.nn import PyroModule
 
 import ppvae
@@ -51,9 +52,7 @@ class Together(PyroModule):
 def built(story, observed, family="mean_field"):
     rows = ppvae.simulate(story, NUM_ROWS, seed=3)
     rows = {name: rows[name] for name in observed}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return ppvae.guides.build(family, story, rows, hidden=(8,)), rows
+    return seeded_guide(family, story, rows, hidden=(8,)), rows
 
 
 def moments(guide):

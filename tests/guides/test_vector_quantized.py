@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from built import seeded_guide
 from pyro.nn import PyroModule
 from stories import TwoSites
 from torch import nn
@@ -43,10 +44,7 @@ class Quantised(PyroModule):
 def made(n=50, **options):
     story = Quantised(**options)
     x = ppvae.simulate(story, n, seed=0)["x"]
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        guide = ppvae.guides.build("vector_quantized", story, x, hidden=(16,))
-    return story, {"x": x}, guide
+    return story, {"x": x}, seeded_guide("vector_quantized", story, x, seed=1)
 
 
 @pytest.mark.parametrize("in_plate", [False, True])

@@ -4,9 +4,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from built import built
 from families import CONTINUOUS, pairs
 from pyro.nn import PyroModule
-from stories import CASES, rows_of
 from test_summing import GaussianMixture
 from torch import nn
 
@@ -22,15 +22,7 @@ NUM_ROWS = 12
 
 
 def made(name, family):
-    story = CASES[name].story()
-    batch = rows_of(CASES[name], story, NUM_ROWS)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        guide = guides.build(family, story, batch, hidden=(16,))
-        with torch.no_grad():
-            for parameter in guide.parameters():
-                parameter.add_(0.2 * torch.randn_like(parameter))
-    return story, batch, guide
+    return built(name, family, moved=0.2, num_rows=NUM_ROWS)
 
 
 @pytest.mark.parametrize(("name", "family"), pairs("two_sites", "inner_explicit", "simplex"))

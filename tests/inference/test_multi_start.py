@@ -4,19 +4,13 @@ float64.
 
 import pytest
 import torch
+from built import seeded_guide
 from exact import linear_gaussian, rows_of
 
-from ppvae import guides
 from ppvae.inference import elbo
 from ppvae.inference.multi_start import MAX_DIM, NUM_STARTS, is_better, keep_best, multi_start
 from ppvae.problem import Problem
 from ppvae.stories import load_story
-
-
-def built(family, story, batch):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return guides.build(family, story, batch, hidden=(16,))
 
 
 def moons():
@@ -27,7 +21,7 @@ def moons():
 
 def best(family, story, batch, **options):
     """L[q*] of the row that several pieces compete for, with its standard error, in nats."""
-    local = built(family, story, batch).local(batch)
+    local = seeded_guide(family, story, batch).local(batch)
     local.optimize(story, **options)
     return elbo(story, local, batch, num_particles=5000, seed=7)
 
@@ -53,7 +47,7 @@ def test_a_family_that_holds_mean_field_is_not_worse_on_two_moons(family, option
 def test_a_row_keeps_its_start_unless_another_is_clearly_better():
     story = linear_gaussian()
     batch = rows_of(story, 3)
-    local = built("iaf", story, batch).local(batch)
+    local = seeded_guide("iaf", story, batch).local(batch)
     before = {k: p.detach().clone() for k, p in local.named_parameters()}
     candidates = multi_start(Problem.of(story, local, batch), 3)
     crowd = candidates.guide
@@ -78,7 +72,7 @@ def test_a_start_whose_weights_are_not_finite_is_left():
 def test_rows_of_few_latent_numbers_are_climbed_from_several_places(dim):
     story = linear_gaussian(data_dim=12, latent_dim=dim)
     batch = rows_of(story, 2)
-    local = built("full_rank", story, batch).local(batch)
+    local = seeded_guide("full_rank", story, batch).local(batch)
     problem = Problem.of(story, local, batch)
     crowd = multi_start(problem, None).guide
     if dim > MAX_DIM:
@@ -96,4 +90,4 @@ def test_no_start_at_all_is_an_error():
     story = linear_gaussian()
     batch = rows_of(story, 2)
     with pytest.raises(ValueError, match="num_starts of at least 1"):
-        built("mean_field", story, batch).local(batch).optimize(story, num_starts=0)
+        seeded_guide("mean_field", story, batch).local(batch).optimize(story, num_starts=0)
