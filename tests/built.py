@@ -6,7 +6,7 @@ from stories import CASES, rows_of
 from ppvae import guides
 
 
-def seeded_guide(family, story, batch, seed=0, moved=0.0, **options):
+def seeded_guide(family, story, batch, /, seed=0, moved=0.0, **options):
     """A guide whose initial parameters, and moves by `moved` times a Normal draw, come from a seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
