@@ -33,7 +33,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-import ppvae.config
+os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # pyarrow's own keeps a thread
+
+import ppvae.config  # noqa: E402
 from ppvae.cli import main as ppvae_main
 from ppvae.config import EvidenceConfig
 from ppvae.storage.checkpoints import CHECKPOINT
