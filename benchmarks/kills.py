@@ -33,9 +33,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # pyarrow's own keeps a thread
+os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # a fork would lose it
 
-import ppvae.config  # noqa: E402
+import ppvae.config
 from ppvae.cli import main as ppvae_main
 from ppvae.config import EvidenceConfig
 from ppvae.storage.checkpoints import CHECKPOINT
