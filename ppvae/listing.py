@@ -1,4 +1,4 @@
-r"""What there is to choose from, read from the source without running it: a list must not wait for torch."""
+r"""What there is to choose from, read from the source: a list must not wait for torch."""
 
 __all__ = ["KINDS", "gallery_folder", "listed", "story_names"]
 

@@ -1,6 +1,7 @@
 r"""What was asked for, as plain data, and the folder of a run opened again in one line.
 
-`config.json` of a run of the command line holds a `RunConfig`: enough to build story, guides and rows anew.
+`config.json` of a run of the command line holds a `RunConfig`: enough to build story, guides and
+rows anew.
 """
 
 __all__ = ["Built", "Run", "RunConfig", "Splits", "build", "open_run", "read_config"]
@@ -77,7 +78,7 @@ class Built:
 
     @property
     def simulates(self) -> bool:
-        """Whether the story has nothing to learn and the rows are its own, so that it can draw fresh ones for the guide."""
+        """Whether the story has nothing to learn and can draw fresh rows: the data are its own."""
         learns = any(p.requires_grad for p in self.story.parameters())
         return not learns and parse_request(self.config.data or "").name == SIMULATED
 
@@ -157,8 +158,8 @@ def open_run(path: str | Path, guide: str | None = None) -> Run:
         Story and guide with their weights, the history, config and data.
 
     Raises:
-        ValueError: If it is no such folder, an older version of ppvae wrote it, the training has not ended, or
-            `guide` is missing or unknown.
+        ValueError: If it is no such folder, another version of ppvae wrote it, the training has
+            not ended, or `guide` is missing or unknown.
     """
     path = Path(path).expanduser()
     config, weights = read_config(path, guide)
@@ -179,8 +180,10 @@ def read_config(path: Path, guide: str | None = None) -> tuple[RunConfig, Path]:
     content = _open_folder(path).config
     if SETUP not in content:
         raise ValueError(
-            f"expected a run folder of ppvae fit or compare, got '{path}', which a call from Python wrote: it does not say "
-            f"how story, data and guide are built; name them, with --data and --guide, and give --weights {path}"
+            f"expected a run folder of ppvae fit or compare, got '{path}', which a call from "
+            "Python wrote: it does not say "
+            "how story, data and guide are built; name them, with --data and --guide, and "
+            f"give --weights {path}"
         )
     config = RunConfig.from_dict(content[SETUP])
     compared = "compare" in content
@@ -189,7 +192,8 @@ def read_config(path: Path, guide: str | None = None) -> tuple[RunConfig, Path]:
         guide = next(iter(folders))
     if guide is None:
         raise ValueError(
-            f"expected the guide to take from the comparison in '{path}', got none; name one: --guide "
+            f"expected the guide to take from the comparison in '{path}', got none; name one: "
+            "--guide "
             f"{' or --guide '.join(folders)}"
         )
     label = next((n for n, folder in folders.items() if guide in (n, folder)), None)
@@ -202,7 +206,8 @@ def read_config(path: Path, guide: str | None = None) -> tuple[RunConfig, Path]:
     if not (weights / "guide.safetensors").exists():
         verb = "compare" if compared else "fit"
         raise ValueError(
-            f"expected a run that has been trained to its end, got '{path}'; go on with ppvae {verb} ... --run-dir {path} "
+            f"expected a run that has been trained to its end, got '{path}'; go on with ppvae "
+            f"{verb} ... --run-dir {path} "
             "--resume"
         )
     return config.replace(guides={label: config.guides[label]}), weights
@@ -219,7 +224,7 @@ def _open_folder(path: Path) -> RunFolder:
 
 
 def _read_history(records: list[dict[str, Any]]) -> History:
-    """The history of a training's records; that of a validated one kept its best epoch, else the last."""
+    """The history of a training's records; the best epoch is that of validation, else the last."""
     scored = [r for r in records if r["val_elbo"] is not None]
     best = max(scored, key=lambda r: float(r["val_elbo"])) if scored else records[-1]
     seconds = sum(r["seconds"] for r in records)

@@ -1,6 +1,7 @@
 r"""Stories by name or path: the gallery that travels with the package, and files of the user's own.
 
-`ppvae.stories.load("vae", data)` builds one for rows; the classes of the gallery are attributes: `ppvae.stories.VAE`.
+`ppvae.stories.load("vae", data)` builds one for rows; the classes of the gallery are attributes:
+`ppvae.stories.VAE`.
 """
 
 __all__ = [
@@ -45,8 +46,10 @@ def load(spec: str, data: Any = None, /, **options: Any) -> nn.Module:
     """Build a story for rows like `data`.
 
     Arguments:
-        spec: A gallery name (`vae`), a file (`my_story.py`), or a class in a file (`my_story.py:MyStory`).
-        data: Rows that tell the shapes, anything that `ppvae.data.as_rows` takes; None builds the story from its options.
+        spec: A gallery name (`vae`), a file (`my_story.py`), or a class in a file
+            (`my_story.py:MyStory`).
+        data: Rows that tell the shapes, anything that `ppvae.data.as_rows` takes; None builds the
+            story from its options.
         options: Arguments of the story's constructor.
 
     Returns:
@@ -72,7 +75,8 @@ def load(spec: str, data: Any = None, /, **options: Any) -> nn.Module:
         return build(batch, **options) if build else cls(**options)
     except (TypeError, RuntimeError, KeyError, IndexError) as error:
         raise ValueError(
-            f"story '{spec}' could not be built for data with the keys {list(batch)} and the options {options}: "
+            f"story '{spec}' could not be built for data with the keys {list(batch)} and the "
+            f"options {options}: "
             f"{error}"
         ) from error
 
@@ -97,7 +101,7 @@ def __dir__() -> list[str]:
 @cache
 def _gallery_classes() -> dict[str, Path]:
     """Class -> the file of the gallery that it is public in; nothing is run."""
-    found = {}
+    found: dict[str, Path] = {}
     for file in (gallery_folder() / f"{name}.py" for name in story_names()):
         for node in ast.parse(file.read_text("utf-8")).body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
@@ -117,7 +121,8 @@ def story_class(spec: str) -> type[nn.Module]:
         file = gallery_folder() / f"{path}.py"
         if path not in story_names():
             raise ValueError(
-                f"expected a story among {', '.join(story_names())}, or a file such as my_story.py; got '{spec}'"
+                f"expected a story among {', '.join(story_names())}, or a file such as "
+                f"my_story.py; got '{spec}'"
                 f"{did_you_mean(path, story_names())}"
             )
     elif not file.is_file():
@@ -136,7 +141,7 @@ def story_class(spec: str) -> type[nn.Module]:
 
 
 def example_of(spec: str) -> str:
-    """The data that a story is tried on where none are named: its class says so in `example`, else the digits."""
+    """The data that a story is tried on where none are named: its class's `example`, or digits."""
     return getattr(story_class(spec), "example", DEFAULT_DATA)
 
 
@@ -193,7 +198,8 @@ def simulated(spec: str, request: Request, options: Mapping[str, Any]) -> tuple[
         leaves = set(drawn) - parent_sites(story, {}, 2)
     except TypeError as error:
         raise ValueError(
-            f"story '{spec}' could not generate rows of its own: {error}; name data for it with --data"
+            f"story '{spec}' could not generate rows of its own: {error}; name data for it "
+            "with --data"
         ) from error
     seen = {k: v for k, v in drawn.items() if k in leaves and v.shape[:1] == (n,)}
     seen = {k: v if v.is_floating_point() else v.float() for k, v in seen.items()}
@@ -217,7 +223,7 @@ def _is_story(value: Any, module: ModuleType) -> bool:
 
 @cache
 def _run_file(file: Path, changed: int) -> ModuleType:
-    """The module of a file, run once for as long as the file is not `changed`, so that a class stays one and the same."""
+    """The module of a file, run once until the file is `changed`: its classes stay the same."""
     name = f"ppvae_story_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:

@@ -1,4 +1,4 @@
-r"""The commands that ask what is trained: what they write, and what they refuse before they train."""
+r"""The commands that ask what is trained: what they write, and refuse before they train."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-r"""Run folders: what `fit` and `compare` leave there is enough for every later command, and for `open_run`."""
+r"""Run folders: what `fit` and `compare` leave is enough for every later command."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-r"""The commands that ask a trained story and guide: `generate`, `reconstruct`, `impute`, `traverse`."""
+r"""The commands that ask what is trained: `generate`, `reconstruct`, `impute`, `traverse`."""
 
 __all__ = ["generate", "impute", "reconstruct", "traverse"]
 
@@ -68,13 +68,14 @@ def generate(
     out: Annotated[
         Path | None,
         Parameter(
-            help="File to write, .png or .npz; else generated.png where rows are pictures, generated.npz where not."
+            help="File to write, .png or .npz; else generated.png where rows are pictures, "
+            "generated.npz where not."
         ),
     ] = None,
     seed: Seed = 0,
     subject: Subject = Subject(),
 ) -> None:
-    """Draw new rows from a story: pictures (means of the pixels) as PNG, rows of any kind as arrays by site, NPZ."""
+    """Draw new rows from a story: means of pixels as PNG, rows of any kind as arrays, NPZ."""
     check_path("--out", out, (".png", ".npz"))
     chosen = pair(story, subject)
     made = chosen.built.story
@@ -171,7 +172,7 @@ def traverse(
     seed: Seed = 0,
     subject: Subject = Subject(),
 ) -> None:
-    """Change the latent dimensions of a row that differ most between rows, one at a time: what does each do?"""
+    """Change a row along the latent dimensions that differ most between rows, one at a time."""
     from ppvae.diagnostics.finding import number_names
     from ppvae.predict import latent_traversals
 
@@ -215,7 +216,8 @@ def _picture_shape(like: Any, path: Path | None) -> Any:
         if path is None:
             return None
         raise ValueError(
-            f"expected pictures for {path}, but {reason.args[0].rstrip('.')}; give an .npz file to --out"
+            f"expected pictures for {path}, but {reason.args[0].rstrip('.')}; give an .npz "
+            "file to --out"
         ) from None
 
 

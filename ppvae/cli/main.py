@@ -34,7 +34,8 @@ PAIRS = ("set", "objective_options")
 
 app = App(
     name="ppvae",
-    help="Variational autoencoders as probabilistic programs: fit guides, and measure in nats what they lose.",
+    help="Variational autoencoders as probabilistic programs: fit guides, and measure in nats "
+    "what they lose.",
     help_format="plaintext",
     version=lambda: ppvae.__version__,
     default_parameter=Parameter(negative=(), allow_repeating=True),
@@ -68,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What was typed after `ppvae`; None takes it from the process.
 
     Returns:
-        The exit code: 0, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM in training, 1 for any other error.
+        The exit code: 0, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM in training, 1 for
+        any other error.
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)
     TYPED.set(tuple(typed))
@@ -109,7 +111,7 @@ def _config_files(typed: Sequence[str]) -> tuple[Any, ...]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The options of a file; those of story and objective as NAME=VALUE words, as they are typed."""
+    """The options of a file; those of story and objective as NAME=VALUE words."""
     if path.suffix not in (".yaml", ".yml", ".json", ".toml") or not path.is_file():
         raise ValueError(f"expected --config to be a .yaml, .json or .toml file, got '{path}'")
     try:
@@ -137,7 +139,10 @@ def _shared(error: UnknownOptionError) -> str | None:
     if name not in SHARED_FIELDS or "compare" not in (error.command_chain or ()):
         return None
     option = name.replace("_", "-")
-    return f"expected --train.{option} or --evidence.{option}, got --{option}: compare trains and measures, each with its own"
+    return (
+        f"expected --train.{option} or --evidence.{option}, got --{option}: compare trains and "
+        "measures, each with its own"
+    )
 
 
 @contextmanager
@@ -168,7 +173,7 @@ def _main_process_prints() -> Iterator[None]:
 
 
 def _place(error: BaseException) -> str:
-    """Where in the user's own file, such as a story, an error came up; nothing for one of the machine."""
+    """Where in the user's own file an error came up; nothing for one of the machine."""
     if isinstance(error, OSError):
         return ""
     while error.__cause__ is not None:  # Pyro raises errors inside a model anew

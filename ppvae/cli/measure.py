@@ -37,13 +37,15 @@ Methods = Annotated[
 Objectives = Annotated[
     Words,
     Parameter(
-        help="NAME[:OPTION=VALUE...] each, as in iwae score_function:baseline=none; else the usual ones."
+        help="NAME[:OPTION=VALUE...] each, as in iwae score_function:baseline=none; else the "
+        "usual ones."
     ),
 ]
 Against = Annotated[
     str | None,
     Parameter(
-        help="Hold the rows of the figure against `class`, or a column of the data; else the reconstruction error."
+        help="Hold the rows of the figure against `class`, or a column of the data; else the "
+        "reconstruction error."
     ),
 ]
 
@@ -122,7 +124,8 @@ def diagnose(
     chosen.ready()
     found = ppvae.diagnostics.diagnose(
         *chosen.modules, test,
-        num_particles=num_particles, num_simulations=num_simulations, reference_rows=reference_rows, seed=seed,
+        num_particles=num_particles, num_simulations=num_simulations,
+        reference_rows=reference_rows, seed=seed,
     )  # fmt: skip
     show(found, subject.output)
     save_table(table, found.by_row, subject.output)
@@ -159,7 +162,8 @@ def estimators(
     }
     found = ppvae.estimator_bench(
         *chosen.modules, test, made,
-        num_particles=num_particles, num_repeats=num_repeats, seed=seed, progress=subject.output.shows_progress,
+        num_particles=num_particles, num_repeats=num_repeats, seed=seed,
+        progress=subject.output.shows_progress,
     )  # fmt: skip
     show(found, subject.output)
     save_table(table, found, subject.output)
@@ -181,7 +185,8 @@ def _column(name: str, chosen: Pair, num_rows: int) -> "Tensor":
     if name not in single:
         known = sorted(single) or "none"
         raise ValueError(
-            f"expected one number a row to hold the rows against, got '{name}'; the data have {known}"
+            f"expected one number a row to hold the rows against, got '{name}'; the data have "
+            f"{known}"
         )
     values: Any = single[name][:num_rows]
     return values.long() if labels else values

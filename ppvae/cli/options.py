@@ -1,4 +1,4 @@
-r"""Options that commands share. Those of training and of measuring are made from the fields of `ppvae.config`."""
+r"""Options that commands share; those of training and measuring come from `ppvae.config`."""
 
 __all__ = [
     "SHARED_FIELDS",
@@ -121,7 +121,8 @@ def _options_of(
 
 
 OBJECTIVE_HELP = {
-    "help": "Training loss, NAME[:OPTION=VALUE], see `ppvae list objectives`; auto: trace_elbo, or wake_sleep where the "
+    "help": "Training loss, NAME[:OPTION=VALUE], see `ppvae list objectives`; auto: "
+    "trace_elbo, or wake_sleep where the "
     "story simulates its rows and has nothing to learn."
 }
 
@@ -158,7 +159,8 @@ def as_train_config(train: TrainConfig, *, simulates: bool, progress: bool) -> T
         name = "wake_sleep" if simulates else "trace_elbo"
         if simulates:
             print(
-                "objective wake_sleep: the story has nothing to learn; the guide learns from fresh rows",
+                "objective wake_sleep: the story has nothing to learn; the guide learns from "
+                "fresh rows",
                 file=sys.stderr,
             )
     values = {f.name: getattr(train, f.name) for f in fields(TrainConfig)}
@@ -173,7 +175,8 @@ class Data:
 
     data: str | None = option(
         None,
-        "A data set by name, a file, or `simulated`, with options as in digits:labels=100, mnist:rows=5000:missing=0.5, "
+        "A data set by name, a file, or `simulated`, with options as in digits:labels=100, "
+        "mnist:rows=5000:missing=0.5, "
         "cifar10:images=true, big.npy:mapped=true; else the example of the story.",
     )
     data_root: Path | None = option(None, "Folder of the data sets.")
@@ -193,7 +196,8 @@ class Guide:
 
     guide: str | None = option(
         None,
-        "Family with options, NAME[:OPTION=VALUE...], as in iaf:hidden=[64,64], see `ppvae list guides`; of a comparison, "
+        "Family with options, NAME[:OPTION=VALUE...], as in iaf:hidden=[64,64], see `ppvae "
+        "list guides`; of a comparison, "
         "the guide to take; else one that suits the story.",
     )
     weights: Path | None = option(
@@ -268,8 +272,10 @@ Words = Annotated[
 Story = Annotated[
     str,
     Parameter(
-        help="A story of the gallery or a file, my_story.py or my_story.py:ClassName. Where something is measured, also "
-        "the folder of a run of `ppvae fit` or `ppvae compare`: it stands for story, data, guide and weights."
+        help="A story of the gallery or a file, my_story.py or my_story.py:ClassName. Where "
+        "something is measured, also "
+        "the folder of a run of `ppvae fit` or `ppvae compare`: it stands for story, data, "
+        "guide and weights."
     ),
 ]
 Rows = Annotated[int, Parameter(help="Test rows to measure on, the first so many.")]

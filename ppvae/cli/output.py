@@ -32,7 +32,7 @@ FIGURES = (".png", ".pdf", ".svg")
 
 
 def is_main_process() -> bool:
-    """Whether this process prints and writes: the only one, or rank 0 of those that torchrun started."""
+    """Whether this process prints and writes: the only one, or rank 0 under torchrun."""
     from ppvae.training import distributed
 
     return distributed.is_main_process()
@@ -89,7 +89,8 @@ def check_path(option: str, path: Path | None, endings: Sequence[str] = FIGURES)
     """
     if path is not None and (path.suffix not in endings or not path.parent.is_dir()):
         raise ValueError(
-            f"expected {option} to be a {' or '.join(endings)} file in a folder that exists, got '{path}'"
+            f"expected {option} to be a {' or '.join(endings)} file in a folder that exists, "
+            f"got '{path}'"
         )
 
 
@@ -99,7 +100,8 @@ def write_numbers(
     """Write named tensors with as many rows each.
 
     Arguments:
-        path: An `.npz` file, one array for each name; or a `.csv` file, one line a row and one column for each number.
+        path: An `.npz` file, one array for each name; or a `.csv` file, one line a row and one
+            column for each number.
         tensors: Name -> `(n, *)`.
         labels: Name -> words, one a row, that stand before the numbers.
     """

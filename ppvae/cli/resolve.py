@@ -1,4 +1,4 @@
-r"""What commands do before they measure: find story, guides and rows, then train or load the weights."""
+r"""Before a command measures: find story, guides and rows, then train or load the weights."""
 
 __all__ = ["Pair", "pair", "print_notes", "resolve"]
 
@@ -50,7 +50,7 @@ class Pair:
         return held.head(min(rows, len(held)))
 
     def ready(self) -> None:
-        """Load the weights, or train first where there are none; story and guide are then on the device."""
+        """Load the weights, or train where there are none; both modules are on the device then."""
         from ppvae.training.devices import resolve_device
 
         train = self.subject.train
@@ -106,7 +106,8 @@ def resolve(
     _refuse_folder(story)
     parsed = {label: parse_named(label) for label in guides}
     config = ppvae.runs.RunConfig(
-        story=_full(story), story_options=dict(given.set), data=_full(given.data), data_root=_full(given.data_root), binarize=given.binarize,
+        story=_full(story), story_options=dict(given.set), data=_full(given.data),
+        data_root=_full(given.data_root), binarize=given.binarize,
         guides={label: {"family": n, "options": o} for label, (n, o) in parsed.items()},
     )  # fmt: skip
     return _build(config, train, suggested)
@@ -129,7 +130,8 @@ def _refuse_folder(story: str) -> None:
     path = Path(story)
     if path.is_dir():
         raise ValueError(
-            f"expected a story to train, got the folder '{story}'; name the story, as in its config.json"
+            f"expected a story to train, got the folder '{story}'; name the story, as in its "
+            "config.json"
         )
     if len(path.parts) > 1 and path.suffix != ".py" and ".py:" not in story:
         raise ValueError(
@@ -138,7 +140,7 @@ def _refuse_folder(story: str) -> None:
 
 
 def _full(value: Any) -> Any:
-    """Files and folders, also of `file.py:ClassName`, as they are found from anywhere; all else as it is."""
+    """Files and folders, also of `file.py:ClassName`, by their full path; all else as it is."""
     if value is None:
         return None
     if isinstance(value, Path):

@@ -38,8 +38,8 @@ def check(story: Story, *, given: Data = Data(), output: Output = Output()) -> N
     missing = ", ".join(f"{share:.0%} of {name}" for name, share in shares.items() if share)
     streamed = ", read as needed" if isinstance(train, ppvae.data.Stream) else ""
     say(
-        f"{story} keeps the contract, and {len(train):,} training rows fit it ({train.name}{streamed})"
-        + (f"; missing: {missing}." if missing else "."),
+        f"{story} keeps the contract, and {len(train):,} training rows fit it "
+        f"({train.name}{streamed})" + (f"; missing: {missing}." if missing else "."),
         output=output,
     )
 
@@ -67,7 +67,8 @@ def new(
     names = story_names()
     if origin not in names:
         raise ValueError(
-            f"expected a story among {', '.join(names)}; got '{origin}'{did_you_mean(origin, names)}"
+            f"expected a story among {', '.join(names)}; got "
+            f"'{origin}'{did_you_mean(origin, names)}"
         )
     file = Path(name).with_suffix(".py")
     if file.exists():

@@ -41,7 +41,8 @@ Resume = Annotated[bool, Parameter(help="Go on with what is in --run-dir.")]
 Guides = Annotated[
     Words,
     Parameter(
-        help="NAME[:OPTION=VALUE...] each, as in mean_field iaf:hidden=[64,64]; else three that suit the story."
+        help="NAME[:OPTION=VALUE...] each, as in mean_field iaf:hidden=[64,64]; else three "
+        "that suit the story."
     ),
 ]
 Decoder = Annotated[
@@ -50,7 +51,8 @@ Decoder = Annotated[
 Family = Annotated[
     str | None,
     Parameter(
-        help="NAME[:OPTION=VALUE...], as in iaf:hidden=[64,64], see `ppvae list guides`; else one that suits the story."
+        help="NAME[:OPTION=VALUE...], as in iaf:hidden=[64,64], see `ppvae list guides`; else "
+        "one that suits the story."
     ),
 ]
 
@@ -81,8 +83,10 @@ def compare(
     check_request(built.story, evidence, ppvae.data.to_batch(built.story, data.test, 2))
     with _resumable(path), spread.executor() as executor:
         league = ppvae.compare(
-            built.story, built.guides, data.train, val=data.val, test=data.test, decoder=decoder, rows=rows, train=config,
-            evidence=evidence.replace(progress=output.shows_progress), run_dir=_run_path(path, built.config), resume=resume, executor=executor,
+            built.story, built.guides, data.train, val=data.val, test=data.test, rows=rows,
+            train=config, evidence=evidence.replace(progress=output.shows_progress),
+            decoder=decoder, run_dir=_run_path(path, built.config), resume=resume,
+            executor=executor,
         )  # fmt: skip
     if not is_main_process():
         return
@@ -126,7 +130,8 @@ def fit(
     elbo = ppvae.elbo(built.story, made, measured, seed=train.seed).mean()
     result: dict[str, Any] = {
         "elbo": float(elbo.value), "std_error": float(elbo.std_error), "rows": len(measured),
-        "best_epoch": history.best_epoch, "epochs": len(history.records), "seconds": history.seconds,
+        "best_epoch": history.best_epoch, "epochs": len(history.records),
+        "seconds": history.seconds,
         "skipped_steps": sum(history.column("skipped")), "weights": str(path),
     }  # fmt: skip
     lines = [
