@@ -17,7 +17,7 @@ import torch
 
 import ppvae
 from ppvae.diagnostics import by_row, diagnose, sbc
-from ppvae.stories import load_story
+from ppvae.stories import load as load_story
 from ppvae.story import seeded
 
 SEED, EPOCHS = 0, 100

@@ -26,7 +26,7 @@ import ppvae
 from ppvae.inference.ais import AnnealedSampler
 from ppvae.inference.annealing_path import annealing_path
 from ppvae.problem import Problem
-from ppvae.stories import load_story
+from ppvae.stories import load as load_story
 
 SEED, ROWS, CHAINS = 0, 50, 10
 OURS = ppvae.Annealing(num_chains=CHAINS, num_temperatures=80, num_leapfrog=2)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 import ppvae
-from ppvae.stories import load_story
+from ppvae.stories import load as load_story
 
 SEED, PIXELS = 0, 784
 RESULTS = Path(__file__).parent.parent / "examples" / "results" / "iwae_memory.json"

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 import ppvae
-from ppvae.stories import load_story
+from ppvae.stories import load as load_story
 from ppvae.story import seeded
 from ppvae.training import Callback
 

@@ -18,7 +18,7 @@ JOB = """
 import json, os, sys
 import torch, ppvae
 from ppvae.training.distributed import is_main_process, process_group, world_size
-from ppvae.stories import load_story
+from ppvae.stories import load as load_story
 cores = sorted(os.sched_getaffinity(0))
 os.sched_setaffinity(0, {cores[int(os.environ.get("LOCAL_RANK", 0)) % len(cores)]})
 torch.set_num_threads(1)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import ppvae
 from ppvae import objectives
 from ppvae.nets import MLP
-from ppvae.stories import load_story
+from ppvae.stories import load as load_story
 from ppvae.story import local_params
 
 SEED, BATCH_SIZE, STEPS, BLOCKS = 0, 100, 50, 9

@@ -156,7 +156,7 @@ def example_rows(
     """The rows that a story is tried on, to train, to stop and to measure.
 
     Arguments:
-        spec: The story, as in `load_story`.
+        spec: The story, as in `load`.
         data: As in `parse_request`; None takes the story's own example.
         binarize: As in `ppvae.data.load`, in place of the request's own.
         root: Folder of the data sets, likewise.
@@ -179,7 +179,7 @@ def simulated(spec: str, request: Request, options: Mapping[str, Any]) -> tuple[
     """Rows that a story itself generates, in three splits: 80, 10 and 10 per cent.
 
     Arguments:
-        spec: The story, as in `load_story`.
+        spec: The story, as in `load`.
         request: How many rows to train on, and what to hide of them.
         options: Arguments of the story's constructor.
 
@@ -236,6 +236,3 @@ def _run_file(file: Path, changed: int) -> ModuleType:
         del sys.modules[name]
         raise ValueError(f"story file '{file.name}' does not run: {error}") from error
     return module
-
-
-load_story = load  # the name of old

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import ppvae
 from ppvae.guides.base import INVERSE_SOFTPLUS_OF_ONE, MIN_SCALE
-from ppvae.stories import load_story
+from ppvae.stories import load as load_story
 
 FactorAnalysis = type(load_story("factor_analysis", {"x": torch.zeros(2, 3)}))
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import ppvae
 from ppvae.config import EvidenceConfig, TrainConfig
-from ppvae.stories import load_story
+from ppvae.stories import load as load_story
 
 
 @pytest.fixture(scope="module", params=["shared", "own"])

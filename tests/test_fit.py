@@ -16,7 +16,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import ppvae
-from ppvae.stories import load_story
+from ppvae.stories import load as load_story
 
 
 def _pair(name: str = "mean_field") -> tuple[nn.Module, nn.Module, ppvae.data.Rows]:

@@ -10,7 +10,8 @@ import ppvae
 from ppvae.cli import main
 from ppvae.data import Request, load_request, parse_request
 from ppvae.guides import FAMILIES, suggest
-from ppvae.stories import example_of, example_rows, load_story, story_names
+from ppvae.stories import example_of, example_rows, story_names
+from ppvae.stories import load as load_story
 from ppvae.story import seeded
 
 pytestmark = pytest.mark.usefixtures("in_a_new_folder")

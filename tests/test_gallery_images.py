@@ -13,7 +13,7 @@ import torch
 import ppvae
 from ppvae.cli import main
 from ppvae.data import load_request, parse_request
-from ppvae.stories import load_story
+from ppvae.stories import load as load_story
 from ppvae.story import seeded
 
 pytestmark = pytest.mark.usefixtures("in_a_new_folder")

@@ -10,7 +10,7 @@ import ppvae
 from models.factor_analysis import FactorAnalysis
 from ppvae.guides import build
 from ppvae.predict import embed, interpolate, reconstruct
-from ppvae.stories import load_story
+from ppvae.stories import load as load_story
 from ppvae.story import simulate, trace_sites
 
 NUM_ROWS, NUM_STEPS = 6, 5

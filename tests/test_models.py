@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from torch.distributions import constraints
 
-from ppvae.stories import example_rows, load_story, story_class, story_names
+from ppvae.stories import example_rows, story_class, story_names
+from ppvae.stories import load as load_story
 from ppvae.story import check_story, seeded, simulate
 
 ROOT = Path(__file__).resolve().parent.parent

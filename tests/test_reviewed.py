@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import ppvae
 from ppvae.config import EvidenceConfig, TrainConfig
 from ppvae.inference.hmc import State, transition
-from ppvae.stories import load_story
+from ppvae.stories import load as load_story
 
 
 def _pair() -> tuple[nn.Module, nn.Module, ppvae.data.Rows]:

@@ -9,7 +9,8 @@ import torch
 from sklearn.decomposition import PCA
 
 import ppvae
-from ppvae.stories import load_story, story_class
+from ppvae.stories import load as load_story
+from ppvae.stories import story_class
 from ppvae.story import LogJoint, local_params, seeded
 
 

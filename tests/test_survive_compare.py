@@ -14,7 +14,7 @@ from ppvae.config import Annealing, EvidenceConfig, TrainConfig
 from ppvae.storage.league_folder import safe_names
 from ppvae.storage.lock import locked
 from ppvae.storage.results import ResultsFile
-from ppvae.stories import load_story
+from ppvae.stories import load as load_story
 from ppvae.training import Trainer
 
 NAMES = ("mean_field", "full_rank:hidden=[4]")

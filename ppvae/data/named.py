@@ -50,8 +50,7 @@ class Source:
     labelled: bool = True
 
 
-def _mnist_like(content: str, folder: str) -> Source:
-    description = f"{content}, 28x28 (50,000 / 10,000 / 10,000)"
+def _mnist_like(description: str, folder: str) -> Source:
     return Source(description, partial(images.read_mnist_like, folder), held_out={"valid": 10_000})
 
 
@@ -60,9 +59,13 @@ SOURCES: dict[str, Source] = {
         "1797 handwritten digits, 8x8, inside this package (1297 / 250 / 250)",
         images.read_digits, ONE_POOL, {"valid": 250, "test": 250}, shuffled=True, divisor=16.0,
     ),
-    "mnist": _mnist_like("handwritten digits", "MNIST"),
-    "fashion_mnist": _mnist_like("photographs of clothes", "FashionMNIST"),
-    "kmnist": _mnist_like("cursive Japanese characters", "KMNIST"),
+    "mnist": _mnist_like("handwritten digits, 28x28 (50,000 / 10,000 / 10,000)", "MNIST"),
+    "fashion_mnist": _mnist_like(
+        "photographs of clothes, 28x28 (50,000 / 10,000 / 10,000)", "FashionMNIST"
+    ),
+    "kmnist": _mnist_like(
+        "cursive Japanese characters, 28x28 (50,000 / 10,000 / 10,000)", "KMNIST"
+    ),
     "omniglot": Source(
         "characters of 50 alphabets, 28x28 (23,000 / 1,345 / 8,115); not the files of Burda et al.",
         images.read_omniglot, held_out={"valid": 1345}, shuffled=True,

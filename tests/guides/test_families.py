@@ -15,7 +15,7 @@ from pyro.nn import PyroModule
 from ppvae.guides.flow_guide import MAX_CONTEXT
 from ppvae.guides.mixture import DiagonalMixture
 from ppvae.inference import elbo, optimize_local
-from ppvae.stories import load_story
+from ppvae.stories import load as load_story
 from ppvae.story import LogJoint
 
 FLOWS = ["iaf", "realnvp", "nsf"]

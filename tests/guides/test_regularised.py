@@ -58,7 +58,7 @@ def test_a_denoised_linear_encoder_is_the_ridge_regression_of_the_posterior_mean
 @pytest.mark.parametrize("shape", [(5,), (1, 8, 8)])
 def test_every_unit_of_the_encoder_keeps_its_norm_through_training(shape):
     x = torch.rand(40, *shape, generator=torch.Generator().manual_seed(0))
-    story = ppvae.stories.load_story("factor_analysis", {"x": x.flatten(1)})
+    story = ppvae.stories.load("factor_analysis", {"x": x.flatten(1)})
     given = x.flatten(1)
     encoder = (
         None

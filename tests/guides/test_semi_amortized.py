@@ -159,7 +159,7 @@ def test_a_copy_of_story_and_guide_climbs_the_copied_story():
 def test_twenty_steps_close_half_of_a_weak_encoders_gap_on_digits():
     train, test = ppvae.data.load("digits"), ppvae.data.load("digits", split="test").head(50)
     torch.manual_seed(0)
-    story = ppvae.stories.load_story("vae", dict(train.head(20).binarize_once(seed=0).tensors))
+    story = ppvae.stories.load("vae", dict(train.head(20).binarize_once(seed=0).tensors))
     weak = guides.build("mean_field", story, train, encoder=nn.Flatten())
     ppvae.fit(story, weak, train, epochs=10, progress=False)
     rows = dict(test.binarize_once(seed=0).tensors)

@@ -8,7 +8,7 @@ import torch
 
 import ppvae
 from ppvae.inference import importance_evidence
-from ppvae.stories import load_story
+from ppvae.stories import load as load_story
 
 
 def test_exact_guide_has_constant_weights_equal_to_the_log_evidence() -> None:

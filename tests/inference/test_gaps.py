@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import ppvae
-from ppvae.stories import load_story
+from ppvae.stories import load as load_story
 
 
 @pytest.mark.parametrize(("name", "has_gap"), [("mean_field", True), ("full_rank", False)])

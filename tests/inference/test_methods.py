@@ -7,7 +7,7 @@ from torch import Tensor
 
 import ppvae
 from ppvae.inference import evidence_table
-from ppvae.stories import load_story
+from ppvae.stories import load as load_story
 
 ROWS = 10
 

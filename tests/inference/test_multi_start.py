@@ -10,7 +10,7 @@ from exact import linear_gaussian, rows_of
 from ppvae.inference import elbo
 from ppvae.inference.multi_start import MAX_DIM, NUM_STARTS, is_better, keep_best, multi_start
 from ppvae.problem import Problem
-from ppvae.stories import load_story
+from ppvae.stories import load as load_story
 
 
 def moons():

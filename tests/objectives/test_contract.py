@@ -14,7 +14,7 @@ from torch import nn
 import ppvae
 from ppvae import objectives
 from ppvae.objectives import OBJECTIVES
-from ppvae.stories import load_story
+from ppvae.stories import load as load_story
 from ppvae.story import local_params, seeded_eval
 
 PARTICLES = 3

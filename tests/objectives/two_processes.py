@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 import ppvae
 from ppvae import objectives
 from ppvae.objectives import OBJECTIVES
-from ppvae.stories import load_story
+from ppvae.stories import load as load_story
 from ppvae.story import local_params, seeded_eval
 
 NUM_ROWS = 12

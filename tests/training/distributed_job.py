@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import ppvae
 from ppvae.config import TrainConfig
-from ppvae.stories import load_story
+from ppvae.stories import load as load_story
 from ppvae.training import distributed
 from ppvae.training.train_step import TrainStep
 

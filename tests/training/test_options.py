@@ -13,7 +13,7 @@ from torch import nn
 import ppvae
 from ppvae.config import TrainConfig
 from ppvae.diagnostics import active_units, kl_by_site
-from ppvae.stories import load_story
+from ppvae.stories import load as load_story
 from ppvae.training import Callback, TensorBoard
 from ppvae.training.bfloat16 import networks_in_bfloat16
 from ppvae.training.ema import ExponentialMovingAverage
