@@ -85,6 +85,15 @@ OPTIMIZERS = ("adam", "sgd", "rmsprop", "adagrad")
 PRECISIONS = ("auto", "float32", "float64", "bfloat16")
 
 
+# How a training step is run, and what each does.
+COMPILE_MODES: dict[str, str] = {
+    "auto": "replay for long trainings of rows in memory, else off",
+    "off": "as Pyro and autograd run it",
+    "replay": "its operators, captured once for each batch shape, one by one",
+    "inductor": "its operators, compiled; needs a C++ compiler",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
     """How to train.
@@ -125,6 +134,9 @@ class TrainConfig(Config):
     seed: int = option(0, "Seed of the order of the rows and of all draws.")
     device: str = option("auto", "auto (CUDA where there is one), cpu, cuda, cuda:1, ...")
     precision: str = option("auto", f"Of the weights: {', '.join(PRECISIONS)}.")
+    compile: str = option(
+        "auto", f"How a step is run: {', '.join(COMPILE_MODES)}; auto is replay where it pays."
+    )
     checkpoint_every: float = option(60.0, "Seconds between checkpoints within an epoch.")
     progress: bool = option(True, "Show progress.")
 
@@ -133,6 +145,7 @@ class TrainConfig(Config):
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("compile", self.compile, COMPILE_MODES)
         for name in ("epochs", "batch_size", "accumulate", "num_particles"):
             _check_whole(name, getattr(self, name), 1)
         for name in ("kl_warmup", "max_skips"):

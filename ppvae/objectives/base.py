@@ -110,6 +110,10 @@ class Objective(nn.Module, ABC):
             `()`, in nats per row.
         """
 
+    def forward_captured(self, batch: TensorDict, kl_weight: float | Tensor = 1.0) -> Tensor:
+        """As `forward`, by operators of tensors alone, so that a step can be captured."""
+        return self(batch, kl_weight)
+
     def check(self) -> None:
         """Refuse a pair that the objective cannot serve."""
 

@@ -3,8 +3,10 @@ r"""Trace ELBO: every term by Monte Carlo, path-wise where possible, else by sco
 __all__ = ["TraceELBO"]
 
 import pyro.infer
+from torch import Tensor
 
 from ppvae.objectives.pyro_elbo import PyroELBO
+from ppvae.story import TensorDict
 
 
 class TraceELBO(PyroELBO):
@@ -19,3 +21,12 @@ class TraceELBO(PyroELBO):
 
     assumes = "nothing"
     elbo = pyro.infer.Trace_ELBO
+
+    def forward_captured(self, batch: TensorDict, kl_weight: float | Tensor = 1.0) -> Tensor:
+        """The same value and gradient from our own log weights: Pyro's loss reads numbers."""
+        if not self.has_paths:
+            return super().forward_captured(batch, kl_weight)
+        self.kl_weights.warmup = kl_weight
+        problem = self.problem.on(batch)
+        scores = problem.score_draws(problem.draw(self.num_particles), self.kl_weights)
+        return self.loss(scores.log_weights, scores.log_global)

@@ -112,12 +112,34 @@ def _graph_of(function: Function, inputs: Sequence[Tensor], mode: str) -> Functi
     with _same_validation():
         graph: Any = make_fx(lambda *values: function(*values), tracing_mode="real")(*inputs)
         graph.graph.eliminate_dead_code()
-        graph.recompile()
+        constants = _constants_as_inputs(graph)
         if mode == "inductor":
             graph = torch.compile(graph, fullgraph=True)
             with torch.no_grad():
-                graph(*inputs)
-    return graph
+                graph(*inputs, *constants)
+        run = graph.forward if mode == "replay" else graph
+    return lambda *values: run(*values, *constants)
+
+
+def _constants_as_inputs(graph: Any) -> list[Tensor]:
+    """Make parameters and buffers inputs of the graph, since reading attributes takes time.
+
+    Returns:
+        What to give in their place: the tensors themselves.
+    """
+    inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    constants: dict[str, Tensor] = {}
+    places: dict[str, Any] = {}
+    for node in [node for node in graph.graph.nodes if node.op == "get_attr"]:
+        if node.target not in places:
+            last = [*inputs, *places.values()][-1]
+            with graph.graph.inserting_after(last):
+                places[node.target] = graph.graph.placeholder(f"constant_{len(places)}")
+            constants[node.target] = getattr(graph, node.target)
+        node.replace_all_uses_with(places[node.target])
+        graph.graph.erase_node(node)
+    graph.recompile()
+    return list(constants.values())
 
 
 @contextmanager

@@ -28,12 +28,15 @@ class History(Result):
         seconds: Training time in all.
         best_epoch: The epoch whose weights are kept: the best on the validation rows, or the last.
         stopped_early: Whether `patience` ran out.
+        compile: How steps were run: `off`, `replay` or `inductor`; with the reason where a capture
+            was given up.
     """
 
     records: list[Record] = field(default_factory=list)
     seconds: float = 0.0
     best_epoch: int = 0
     stopped_early: bool = False
+    compile: str = "off"
 
     def column(self, key: str) -> list[Any]:
         """One quantity over the epochs."""

@@ -17,6 +17,7 @@ from ppvae.config import TrainConfig
 from ppvae.objectives import Objective
 from ppvae.story import TensorDict, num_rows_of
 from ppvae.training.bfloat16 import networks_in_bfloat16
+from ppvae.training.captured_step import CapturedStep
 from ppvae.training.distributed import (
     all_reduce,
     broadcast_weights,
@@ -53,6 +54,7 @@ class TrainStep:
         loss_of: The objective, on its device.
         config: How to train.
         steps_per_epoch: Number of batches of an epoch.
+        compile_mode: `off`, or how loss and gradients are captured.
 
     Attributes:
         parameters: All that are trained.
@@ -64,7 +66,13 @@ class TrainStep:
         ValueError: If nothing is to be trained.
     """
 
-    def __init__(self, loss_of: Objective, config: TrainConfig, steps_per_epoch: int = 1) -> None:
+    def __init__(
+        self,
+        loss_of: Objective,
+        config: TrainConfig,
+        steps_per_epoch: int = 1,
+        compile_mode: str = "off",
+    ) -> None:
         self.loss_of, self.config = loss_of, config
         self.parameters = [p for p in loss_of.parameters() if p.requires_grad]
         if not self.parameters:
@@ -78,6 +86,10 @@ class TrainStep:
 
         self.scheduler = LambdaLR(self.optimizer, lr_factor)
         self.mean_norm, self.num_clipped = 0.0, 0
+        self.captured: CapturedStep | None = None
+        if compile_mode != "off":
+            has_warmup = config.kl_warmup > 0
+            self.captured = CapturedStep(loss_of, self.parameters, compile_mode, has_warmup)
         self.module: nn.Module = loss_of
         if world_size() > 1:
             broadcast_weights(loss_of)  # gloo cannot send all types of buffers that DDP would
@@ -106,6 +118,8 @@ class TrainStep:
 
     def _backward(self, batch: TensorDict, kl_weight: float) -> Tensor:
         """Gradients of the batch, over all processes; this process's share of the loss, `()`."""
+        if self.captured is not None:
+            return self.captured(batch, kl_weight)
         num_parts = self.config.accumulate
         parts = split_rows(batch, num_parts * world_size())
         own = parts[rank() * num_parts : (rank() + 1) * num_parts]

@@ -18,6 +18,7 @@ from ppvae.data import Rows, Stream, preview, to_batch
 from ppvae.objectives import Objective
 from ppvae.story import TensorDict, num_rows_of
 from ppvae.training.callbacks import Callback
+from ppvae.training.captured_step import compile_mode
 from ppvae.training.distributed import (
     all_gather_object,
     broadcast_weights,
@@ -82,7 +83,8 @@ class Trainer:
         self.loss_of, self.config, self.callbacks = loss_of, config, callbacks
         self.rows, self.val = rows, val
         self.steps_per_epoch = math.ceil(len(rows) / config.batch_size)
-        self.train_step = TrainStep(loss_of, config, self.steps_per_epoch)
+        self.compile_mode = compile_mode(config, rows, self.steps_per_epoch * config.epochs)
+        self.train_step = TrainStep(loss_of, config, self.steps_per_epoch, self.compile_mode)
         self.history = History()
         self.generator = torch.Generator().manual_seed(config.seed)
         self.epoch = EpochProgress(self.generator.get_state())
@@ -115,6 +117,9 @@ class Trainer:
             self.history.records.append(record)
             self.history.seconds += record["seconds"]
             self._call("on_epoch_end", record)
+        self.history.compile = self.compile_mode
+        if self.train_step.captured is not None and self.train_step.captured.note:
+            self.history.compile = f"off ({self.train_step.captured.note})"
         self._call("on_train_end", self.history)
         return self.history
 
@@ -199,6 +204,7 @@ class Trainer:
         """All that an exact continuation needs beside the weights; all processes must call it."""
         states = {type(c).__name__: c.state_dict() for c in self.callbacks}
         return {
+            "compile": self.compile_mode,
             "optimizer": self.optimizer.state_dict(),
             "mean_norm": self.train_step.mean_norm,
             "num_clipped": self.train_step.num_clipped,
@@ -216,6 +222,11 @@ class Trainer:
         self.history = History(state["records"], state["seconds"], state["best_epoch"])
         self.epoch = EpochProgress(**state["progress"])
         self.loss_of.load_state_dict(state["objective"], strict=False)
+        if state["compile"] != self.compile_mode:  # another number of epochs: keep what was chosen
+            self.compile_mode = state["compile"]
+            self.train_step = TrainStep(
+                self.loss_of, self.config, self.steps_per_epoch, self.compile_mode
+            )
         self.optimizer.load_state_dict(state["optimizer"])
         self.train_step.mean_norm = state["mean_norm"]
         self.train_step.num_clipped = state["num_clipped"]
