@@ -32,7 +32,14 @@ ORDER = (
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 # Imports that a user may lack, or that cost seconds where most runs do not need them.
 HEAVY = {"torchvision.datasets", "pandas", "pyarrow", "sklearn", "arviz", "matplotlib"}
-HEAVY |= {"torch.utils.tensorboard", "dask", "distributed", "scipy.stats", "xarray"}
+HEAVY |= {
+    "torch.utils.tensorboard",
+    "torch.fx.experimental.proxy_tensor",
+    "dask",
+    "distributed",
+    "scipy.stats",
+    "xarray",
+}
 # Methods that call a higher room when they are called.
 SHORTCUTS = {"__str__", "plot", "to_pandas", "_repr_html_", "optimize"}
 DRAWING = {"matplotlib", "rich", "jinja2"}
