@@ -129,7 +129,7 @@ class FromPrior(AnnealingPath):
             prior = sum(by_site[name] for name in sites.latent)
             joint = sum(v for name, v in by_site.items() if sites[name].is_local)
             return prior + log_det, joint + log_det
-        every = finite.sibling_path(latents, eps.shape[1], eps.device)
+        every = finite.with_all_values(latents, eps.shape[1], eps.device)
         by_site = self.joint.by_site(every)
         each = sum((by_site[name] for name in every), log_det.new_zeros(()))
         prior = each.reshape(len(eps), finite.count, -1).logsumexp(1)
@@ -156,7 +156,7 @@ def annealing_path(start: str, problem: Problem) -> AnnealingPath:
                 "Annealing(start='prior')"
             )
         return FromGuide(Target(problem, coordinates_of(problem)))
-    if not problem.program.generates_rows:
+    if problem.is_adopted:
         raise ValueError(
             "expected a story that generates rows for annealing from the prior, got an adopted "
             "model, which observes its data by itself; start from its guide"
@@ -172,7 +172,7 @@ def annealing_path(start: str, problem: Problem) -> AnnealingPath:
 
 def _prior_draws(problem: Problem, num_draws: int) -> Tensor:
     """u of rows that the story generates under these rows' covariates, `(S, B, d)`."""
-    flat, covariates = problem.unconstrained.flat, problem.program.inputs(problem.batch)
+    flat, covariates = problem.unconstrained.flat, problem.covariates
     repeated = {k: v.repeat(num_draws, *(1,) * (v.dim() - 1)) for k, v in covariates.items()}
     drawn = simulate(problem.story, num_draws * problem.num_rows, seed=None, **repeated)
     sites = {name: drawn[name] for name in flat.sites}

@@ -185,9 +185,9 @@ def certify_problem(
     """As `certify`, of rows that are checked already; None for no simulated rows, and for an
     adopted story.
     """
-    if not config.num_simulated or not problem.program.generates_rows:
+    if not config.num_simulated or problem.is_adopted:
         return None
-    covariates = problem.program.inputs(problem.batch)
+    covariates = problem.covariates
     n = min([config.num_simulated, *(len(v) for v in covariates.values())])
     given = {k: v[:n] for k, v in covariates.items()}
     drawn = simulate(problem.story, n, seed=config.seed, **given)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from ppvae.data.chunks import rows_per_chunk
 from ppvae.estimate import Estimate
 from ppvae.inference.check_finite import check_finite
 from ppvae.problem import Problem
@@ -34,8 +33,7 @@ def exact_evidence(problem: Problem) -> Estimate:
     problem = problem.with_guide(None)
     with torch.no_grad(), problem.eval_mode(0):
         if _is_finite(problem):
-            pieces = problem.pieces(rows_per_chunk(problem.batch))
-            value = torch.cat([piece.log_joint({})[0] for piece in pieces])
+            value = torch.cat([piece.log_joint({})[0] for piece in problem.pieces()])
         else:
             value = story.log_evidence(problem.batch)
     check_finite(value, problem)

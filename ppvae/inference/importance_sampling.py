@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from ppvae.data.chunks import particle_step, pieces, rows_per_chunk
 from ppvae.estimate import Estimate
 from ppvae.problem import Problem
 
@@ -90,9 +89,9 @@ def importance_sampling(
     groups = min(JACKKNIFE_GROUPS, num_particles) if error == "jackknife" else 1
     parts = []
     with torch.no_grad(), problem.eval_mode(seed):
-        for piece in problem.pieces(rows_per_chunk(problem.batch)):
+        for piece in problem.pieces():
             running = RunningWeights(piece.num_rows, groups)
-            for size in pieces(num_particles, particle_step(piece.batch, piece.num_rows)):
+            for size in piece.particle_sizes(num_particles):
                 running.add(piece.score(size).log_weights)
             parts.append(running.estimate(error))
     found, like = Estimate.cat(parts), next(iter(problem.batch.values()))

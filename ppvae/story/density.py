@@ -119,7 +119,7 @@ class LogJoint:
     ) -> tuple[Tensor, Tensor]:
         """log p(x, y, z) for every y, `(S, C, B)`, and the global sites' log p, `(S,)`."""
         device = next(iter(self.batch.values())).device
-        every = configurations.sibling_path(dict(latents), num_rows_of(self.batch), device)
+        every = configurations.with_all_values(dict(latents), num_rows_of(self.batch), device)
         step = self._block()
         blocks = range(0, len(next(iter(every.values()))), step)
         parts = [self.scored({k: v[i : i + step] for k, v in every.items()}) for i in blocks]

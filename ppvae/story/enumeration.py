@@ -49,7 +49,9 @@ class Configurations:
             whole = torch.stack(columns, 1).reshape(self.count, *site.row_shape)
             self.values[name] = whole.to(site.dtype)
 
-    def sibling_path(self, latents: TensorDict, num_rows: int, device: torch.device) -> TensorDict:
+    def with_all_values(
+        self, latents: TensorDict, num_rows: int, device: torch.device
+    ) -> TensorDict:
         """Particles for every joint value.
 
         Arguments:
