@@ -19,7 +19,7 @@ from ppvae.training import Trainer
 
 NAMES = ("mean_field", "full_rank:hidden=[4]")
 CLOCK = ("seconds", "rows_per_second")
-STEPS, PIECES, SIMULATED = 18, 8, 2  # of three trainings, of two measurements, of a certificate
+STEPS, PIECES, SIMULATED = 18, 6, 2  # of three trainings, of two measurements, of a certificate
 
 
 TRAIN = TrainConfig(epochs=2, batch_size=10, device="cpu", checkpoint_every=0, progress=False)
@@ -106,7 +106,7 @@ def undisturbed():
 SHARED, OWN, ANNEALED = ("shared", "iwae"), ("own", "iwae"), ("shared", "ais")
 TOTALS = {SHARED: STEPS + PIECES, OWN: STEPS - 6 + PIECES, ANNEALED: STEPS + PIECES + SIMULATED}
 STOPS = [(SHARED, at) for at in random.Random(0).sample(range(TOTALS[SHARED]), 5)]
-STOPS += [(OWN, 8), (OWN, 15), (ANNEALED, 27)]
+STOPS += [(OWN, 8), (OWN, 15), (ANNEALED, 25)]
 
 
 @pytest.mark.parametrize(("kind", "at"), STOPS)
@@ -191,14 +191,16 @@ def listening():
 @pytest.mark.usefixtures("listening", "in_a_new_folder")
 @pytest.mark.parametrize(
     ("number", "code", "at"),
-    [(signal.SIGINT, 130, 21), (signal.SIGTERM, 143, 7), (signal.SIGTERM, 143, 22)],
+    [(signal.SIGINT, 130, 19), (signal.SIGTERM, 143, 7), (signal.SIGTERM, 143, 20)],
 )
 def test_signals_end_compare_with_their_codes_and_the_same_words_go_on(
     monkeypatch, capsys, number, code, at
 ):
-    typed = "compare factor_analysis --data simulated:rows=50 --batch-size 10 --epochs 1 --rows 5 --evidence.num-particles 50"
+    typed = "compare factor_analysis --data simulated:rows=50 --batch-size 10 --epochs 1 --rows 5"
+    measuring = "--evidence.num-particles 50 --rows-per-piece 2 --local-steps 5"
     words = [
         *typed.split(),
+        *measuring.split(),
         "--guides",
         "mean_field",
         "full_rank",
