@@ -214,16 +214,5 @@ def test_configurations_hold_the_values_in_the_sites_own_type():
         "coin": ((54,), torch.float64),
         "pair": ((54, 2), torch.float64),
     }
-    assert (
-        len(
-            {
-                tuple(
-                    torch.cat([v.reshape(54, -1).double() for v in every.values.values()], 1)[
-                        i
-                    ].tolist()
-                )
-                for i in range(54)
-            }
-        )
-        == 54
-    )
+    rows = torch.cat([v.reshape(54, -1).double() for v in every.values.values()], 1)
+    assert len(rows.unique(dim=0)) == 54
