@@ -1,8 +1,8 @@
 r"""What do the diagnostics of a trained digits VAE cost: seconds of SBC, memory of the k-hat map?
 
-SBC of 1000 simulations, and k-hat, loss and direction of 10,000 rows (the digits, repeated) with 1000 particles each. Peak
-memory is the whole process's, in a process of its own, less what it held when it began to measure. Writes
-`benchmarks/results/diagnostics.json` and prints one table.
+SBC of 1000 simulations, and k-hat, loss and direction of 10,000 rows (the digits, repeated) with
+1000 particles each. Peak memory is the whole process's, in a process of its own, less what it held
+when it began to measure. Writes `benchmarks/results/diagnostics.json` and prints one table.
 """
 
 import json
@@ -75,9 +75,14 @@ def main(
 ) -> dict[str, Any]:
     """Measure each in a fresh process, one after the other."""
     found: dict[str, Any] = {
-        "seed": SEED, "epochs": epochs, "simulations": simulations, "rows": rows, "particles": particles,
-        "torch": torch.__version__, "threads": torch.get_num_threads(),
-    }  # fmt: skip
+        "seed": SEED,
+        "epochs": epochs,
+        "simulations": simulations,
+        "rows": rows,
+        "particles": particles,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
     for what in BARS:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             found[what] = pool.apply(measure, (what, epochs, simulations, rows, particles))

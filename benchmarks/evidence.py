@@ -1,13 +1,15 @@
-r"""How fast is log p(x) of a network known to a tenth of a nat, beside annealing from the prior? And are the bounds in order?
+r"""How fast is log p(x) of a network known to a tenth of a nat, beside annealing from the prior?
+And are the bounds in order?
 
-On 50 rows that a story trained on MNIST (784-200-200-50) generates, with 10 chains: bidirectional Monte Carlo from q*,
-its search included, and from the prior with a linear schedule and 10 leapfrog steps, in turn in one run. Train first:
+On 50 rows that a story trained on MNIST (784-200-200-50) generates, with 10 chains: bidirectional
+Monte Carlo from q*, its search included, and from the prior with a linear schedule and 10 leapfrog
+steps, in turn in one run. Train first:
 
     ppvae fit vae --data mnist --guide mean_field --epochs 20 --run-dir runs/mnist
     python benchmarks/evidence.py runs/mnist
 
-Each part is written to `examples/results/evidence.json` when it is done, and a run that finds it there goes on with the
-next. Seconds are of one thread: of the processor, and on the clock.
+Each part is written to `examples/results/evidence.json` when it is done, and a run that finds it
+there goes on with the next. Seconds are of one thread: of the processor, and on the clock.
 """
 
 import json
@@ -140,10 +142,16 @@ def main(run: str = "runs/mnist", results: Path = RESULTS) -> dict[str, Any]:
     guide = ppvae.guides.build("mean_field", story, train)
     ppvae.load(run, story, guide)
     found: dict[str, Any] = {
-        "seed": SEED, "rows": ROWS, "chains": CHAINS, "temperatures": OURS.num_temperatures,
-        "leapfrog": OURS.num_leapfrog, "local_steps": LOCAL_STEPS, "torch": torch.__version__, "threads": 1,
+        "seed": SEED,
+        "rows": ROWS,
+        "chains": CHAINS,
+        "temperatures": OURS.num_temperatures,
+        "leapfrog": OURS.num_leapfrog,
+        "local_steps": LOCAL_STEPS,
+        "torch": torch.__version__,
+        "threads": 1,
         "parts": {},
-    }  # fmt: skip
+    }
     if results.exists():
         before = json.loads(results.read_text())
         if {**before, "parts": {}} != found:

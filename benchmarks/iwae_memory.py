@@ -1,7 +1,9 @@
-r"""Does log p(x) by importance sampling fit in memory, whatever the rows and particles, and is its time linear in both?
+r"""Does log p(x) by importance sampling fit in memory, whatever the rows and particles, and is its
+time linear in both?
 
-784 pixels, network 784-200-200-50 untrained (its cost is that of a trained one), one thread. Every case runs in a process of
-its own, whose peak memory is read off before and after. Arguments: rows and particles of the largest case.
+784 pixels, network 784-200-200-50 untrained (its cost is that of a trained one), one thread. Every
+case runs in a process of its own, whose peak memory is read off before and after. Arguments: rows
+and particles of the largest case.
 """
 
 import json
@@ -67,7 +69,8 @@ def main(rows: int = 10_000, particles: int = 5000) -> list[dict[str, float]]:
         million = 1e6 * c["cpu_seconds"] / (c["rows"] * c["particles"])
         print(
             f"{c['rows']:>6} rows {c['particles']:>5} particles {c['local_steps']:>4} steps to q*: "
-            f"{c['megabytes_above']:>6.0f} MB above the data, {c['cpu_seconds']:>8.1f} s, {million:6.1f} s a million weights"
+            f"{c['megabytes_above']:>6.0f} MB above the data, {c['cpu_seconds']:>8.1f} s, "
+            f"{million:6.1f} s a million weights"
         )
     return found
 

@@ -1,8 +1,8 @@
 r"""How long does one training step take, beside a hand-written loop and `pyro.infer.SVI`?
 
-MNIST-sized rows (784 bits), network 784-200-200-50 with ELU, batch 100, Adam; the four are timed in turn, block by
-block, so that a drift of the machine's speed meets all alike. Prints milliseconds per step (median and range over
-blocks) and ratios to the hand-written loop.
+MNIST-sized rows (784 bits), network 784-200-200-50 with ELU, batch 100, Adam; the four are timed in
+turn, block by block, so that a drift of the machine's speed meets all alike. Prints milliseconds
+per step (median and range over blocks) and ratios to the hand-written loop.
 """
 
 import statistics

@@ -1,12 +1,13 @@
 r"""Can a guide of independent Gaussians hold correlations, if it may draw numbers of its own first?
 
-Auxiliary variables: q(z|x) = ∫ q(z|v, x) q(v|x) dv has no density to write down, but with a reverse model r(v|x, z)
-E[log p(x, z) + log r(v|x, z) − log q(z, v|x)] is a bound on log p(x), low by E KL(q(v|x, z) || r) beside KL(q(z|x) || p). The
-story is factor analysis, whose posterior is a correlated Gaussian: without v the guide is low by ½(Σ log Λ_ii − log det Λ), with v
-by nothing. All networks here are linear.
+Auxiliary variables: q(z|x) = ∫ q(z|v, x) q(v|x) dv has no density to write down, but with a reverse
+model r(v|x, z) E[log p(x, z) + log r(v|x, z) − log q(z, v|x)] is a bound on log p(x), low by E
+KL(q(v|x, z) || r) beside KL(q(z|x) || p). The story is factor analysis, whose posterior is a
+correlated Gaussian: without v the guide is low by ½(Σ log Λ_ii − log det Λ), with v by nothing. All
+networks here are linear.
 
-Source: R. Ranganath, D. Tran, D. M. Blei (2016). Hierarchical variational models. L. Maaløe, C. K. Sønderby, S. K. Sønderby,
-O. Winther (2016). Auxiliary deep generative models.
+Source: R. Ranganath, D. Tran, D. M. Blei (2016). Hierarchical variational models. L. Maaløe, C. K.
+Sønderby, S. K. Sønderby, O. Winther (2016). Auxiliary deep generative models.
 """
 
 import torch
@@ -19,7 +20,8 @@ DATA_DIM, LATENT_DIM = 6, 2
 
 
 def main(epochs: int = EPOCHS) -> dict[str, dict[str, ppvae.Estimate]]:
-    """What a Gaussian and the auxiliary guide fall short of the exact log p(x), means over the rows, in nats per row."""
+    """What a Gaussian and the auxiliary guide fall short of the exact log p(x), means over the
+    rows, in nats per row."""
     torch.manual_seed(SEED)
     story = ppvae.stories.load(
         "factor_analysis", {"x": torch.zeros(2, DATA_DIM)}, latent_dim=LATENT_DIM
@@ -50,7 +52,8 @@ def main(epochs: int = EPOCHS) -> dict[str, dict[str, ppvae.Estimate]]:
 
 if __name__ == "__main__":
     print(
-        f"factor analysis, {DATA_DIM} numbers, {ROWS} rows, seed {SEED}: log p(x) − bound, nats per row"
+        f"factor analysis, {DATA_DIM} numbers, {ROWS} rows, seed {SEED}: log p(x) − bound, nats "
+        "per row"
     )
     for name, bounds in main().items():
         print(f"{name:<12}", *(f"{k}: {v}" for k, v in bounds.items()), sep="   ")

@@ -1,10 +1,13 @@
-r"""Can a story be asked for a digit? `conditional_vae` on MNIST, and a classifier that reads what it writes.
+r"""Can a story be asked for a digit? `conditional_vae` on MNIST, and a classifier that reads what
+it writes.
 
-The story is asked for as many digits of each class. A classifier (scikit-learn's, one hidden layer) that was trained on the same rows
-reads them: the drawn black-and-white pictures, and the chances of ink as shades of grey. The share that it reads as what was asked for stands beside
-its share on test rows; clean digits are read better than real ones. With many causes beside the class the rows fill only a part of the prior, and what
-is drawn elsewhere is no digit; with few the rows themselves are told worse (ELBO). Writes
-`examples/results/can_a_story_be_asked_for_a_digit.json` and, where a folder is named, a picture of digits by class.
+The story is asked for as many digits of each class. A classifier (scikit-learn's, one hidden layer)
+that was trained on the same rows reads them: the drawn black-and-white pictures, and the chances of
+ink as shades of grey. The share that it reads as what was asked for stands beside its share on test
+rows; clean digits are read better than real ones. With many causes beside the class the rows fill
+only a part of the prior, and what is drawn elsewhere is no digit; with few the rows themselves are
+told worse (ELBO). Writes `examples/results/can_a_story_be_asked_for_a_digit.json` and, where a
+folder is named, a picture of digits by class.
 """
 
 import json
@@ -37,7 +40,8 @@ def share(marks: Tensor) -> tuple[float, float]:
 def asked_of(
     train: Rows, test: Rows, latent_dim: int, epochs: int, asked: Tensor
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """ELBO and seconds of a story, and the digits it writes when it is asked for the classes `(N,)`, drawn and as chances of ink."""
+    """ELBO and seconds of a story, and the digits it writes when it is asked for the classes
+    `(N,)`, drawn and as chances of ink."""
     torch.manual_seed(SEED)
     story = ppvae.stories.load("conditional_vae", train.head(100).batch(), latent_dim=latent_dim)
     guide = ppvae.guides.build("mean_field", story, train)
@@ -67,10 +71,17 @@ def main(
     reader.fit(train.tensors["x"].numpy(), train.tensors["y"].numpy())
     asked = torch.arange(10.0).repeat_interleave(a_class)
     found: dict[str, Any] = {
-        "data": data, "rows": len(train), "seed": SEED, "epochs": epochs, "batch_size": BATCH_SIZE, "lr": LR,
-        "a_class": a_class, "torch": torch.__version__,
-        "test_rows": share(right(reader, test.tensors["x"], test.tensors["y"])), "causes": {},
-    }  # fmt: skip
+        "data": data,
+        "rows": len(train),
+        "seed": SEED,
+        "epochs": epochs,
+        "batch_size": BATCH_SIZE,
+        "lr": LR,
+        "a_class": a_class,
+        "torch": torch.__version__,
+        "test_rows": share(right(reader, test.tensors["x"], test.tensors["y"])),
+        "causes": {},
+    }
     for latent_dim in causes:
         numbers, written = asked_of(train, test, latent_dim, epochs, asked)
         read = {name: share(right(reader, x, asked)) for name, x in written.items()}
@@ -87,13 +98,15 @@ def main(
 def table(found: dict[str, Any]) -> str:
     """Shares that are read as what was asked for."""
     lines = [
-        f"{found['data']}: share that a classifier reads as what was asked for (test rows {found['test_rows'][0]:.1%})",
+        f"{found['data']}: share that a classifier reads as what was asked for (test rows "
+        f"{found['test_rows'][0]:.1%})",
         "causes   drawn            chances of ink   ELBO of test rows",
     ]
     for latent_dim, one in found["causes"].items():
         drawn, means = (f"{one[k][0]:.1%} ± {one[k][1]:.1%}" for k in ("drawn", "means"))
         lines.append(
-            f"{latent_dim:>6}   {drawn:<16} {means:<16} {one['elbo']:.2f} ± {one['elbo_std_error']:.2f}"
+            f"{latent_dim:>6}   {drawn:<16} {means:<16} {one['elbo']:.2f} ± "
+            f"{one['elbo_std_error']:.2f}"
         )
     return "\n".join(lines)
 

@@ -1,11 +1,14 @@
 r"""Can a string be heard? Pitch, decay and brightness of held-out plucks, from noisy spectrograms.
 
-There is nothing to learn about the story, and it makes up as many sounds as one likes. So the guide sleeps (`wake_sleep`, whose waking half has nothing to do here): each
-step shows it fresh sounds together with their causes. What it then says of a sound is an average over all causes that could have made it, as far as its
-encoder can tell: an encoder that hears badly gives wide answers, not wrong ones. For held-out sounds the central 90 % of its draws should hold the true
-pitch, decay and brightness on about 90 % of the sounds. The same is asked of q*, the member of the guide's family that is best for each sound by itself.
-Writes `examples/results/can_a_string_be_heard.json`, and, where a folder is named, a WAV file of a true sound followed by the one that the mean of
-its posterior says.
+There is nothing to learn about the story, and it makes up as many sounds as one likes. So the guide
+sleeps (`wake_sleep`, whose waking half has nothing to do here): each step shows it fresh sounds
+together with their causes. What it then says of a sound is an average over all causes that could
+have made it, as far as its encoder can tell: an encoder that hears badly gives wide answers, not
+wrong ones. For held-out sounds the central 90 % of its draws should hold the true pitch, decay and
+brightness on about 90 % of the sounds. The same is asked of q*, the member of the guide's family
+that is best for each sound by itself. Writes `examples/results/can_a_string_be_heard.json`, and,
+where a folder is named, a WAV file of a true sound followed by the one that the mean of its
+posterior says.
 """
 
 import json
@@ -35,7 +38,8 @@ def drawn(guide: Any, batch: dict[str, Tensor], num_draws: int) -> dict[str, Ten
 
 
 def judged(said: dict[str, Tensor], true: dict[str, Tensor]) -> dict[str, dict[str, float]]:
-    """Coverage, error and width of each cause: in semitones for the pitch, in shares of the truth for the others."""
+    """Coverage, error and width of each cause: in semitones for the pitch, in shares of the truth
+    for the others."""
     found = {}
     for name in CAUSES:
         low = torch.quantile(said[name], (1 - LEVEL) / 2, dim=0)
@@ -68,9 +72,11 @@ def main(
     results: Path | None = RESULTS,
     wav: Path | None = None,
 ) -> dict[str, Any]:
-    """Train on sounds that the story makes up, listen to held-out ones; returns coverage and relative errors."""
+    """Train on sounds that the story makes up, listen to held-out ones; returns coverage and
+    relative errors."""
     story: Any = ppvae.stories.load("plucked_string", {})
-    # What the encoder's inputs are standardised by; the sounds that it learns from are fresh at every step.
+    # What the encoder's inputs are standardised by; the sounds that it learns from are fresh at
+    # every step.
     rows = {"x": ppvae.simulate(story, ROWS, seed=SEED + 1)["x"]}
     true = ppvae.simulate(story, held_out, seed=SEED)
     batch = {"x": true["x"]}
@@ -86,13 +92,24 @@ def main(
     local = guide.local(few)
     search = local.optimize(story, max_steps=max_steps)
     found = {
-        "rows": ROWS, "held_out": held_out, "refined": fit_local, "seed": SEED, "epochs": epochs, "batch_size": BATCH_SIZE,
-        "lr": LR, "guide": family, "hidden": HIDDEN, "level": LEVEL, "draws": num_draws, "torch": torch.__version__,
-        "seconds": round(trained - start, 1), "seconds_local": round(time.perf_counter() - trained, 1),
+        "rows": ROWS,
+        "held_out": held_out,
+        "refined": fit_local,
+        "seed": SEED,
+        "epochs": epochs,
+        "batch_size": BATCH_SIZE,
+        "lr": LR,
+        "guide": family,
+        "hidden": HIDDEN,
+        "level": LEVEL,
+        "draws": num_draws,
+        "torch": torch.__version__,
+        "seconds": round(trained - start, 1),
+        "seconds_local": round(time.perf_counter() - trained, 1),
         "local_steps": search.num_steps,
         "amortized": judged(drawn(guide, batch, num_draws), true),
         "local": judged(drawn(local, few, num_draws), {c: true[c][:fit_local] for c in CAUSES}),
-    }  # fmt: skip
+    }
     if results is not None:
         results.write_text(json.dumps(found))
     if wav is not None:
@@ -105,12 +122,14 @@ def main(
 def table(found: dict[str, Any]) -> str:
     """Coverage and relative error of each cause."""
     lines = [
-        f"{found['held_out']} and {found['refined']} held-out sounds   in the central {found['level']:.0%}   error   width"
+        f"{found['held_out']} and {found['refined']} held-out sounds   in the central "
+        f"{found['level']:.0%}   error   width"
     ]
     for kind in ("amortized", "local"):
         for name, one in found[kind].items():
             lines.append(
-                f"  {kind:<10} {name:<11} {one['coverage']:8.1%} {one['median_error']:14.3f} {one['median_width']:7.3f}"
+                f"  {kind:<10} {name:<11} {one['coverage']:8.1%} {one['median_error']:14.3f} "
+                f"{one['median_width']:7.3f}"
             )
     return "\n".join(lines)
 

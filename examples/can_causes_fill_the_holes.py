@@ -1,8 +1,10 @@
-r"""Can causes fill the holes? Half of the pixels of each frame of Frey Face hidden, and filled in again.
+r"""Can causes fill the holes? Half of the pixels of each frame of Frey Face hidden, and filled in
+again.
 
-`incomplete_vae` is trained on frames of which half the pixels are missing, in training too: it never sees a whole frame. Holes of test
-frames are filled with the mean of draws from p(missing | causes), the causes drawn from the guide, and with the mean of the pixel
-over the training frames. Calibration: the share of hidden pixels that lie in the central 90 % of the draws. Writes
+`incomplete_vae` is trained on frames of which half the pixels are missing, in training too: it
+never sees a whole frame. Holes of test frames are filled with the mean of draws from p(missing |
+causes), the causes drawn from the guide, and with the mean of the pixel over the training frames.
+Calibration: the share of hidden pixels that lie in the central 90 % of the draws. Writes
 `examples/results/can_causes_fill_the_holes.json`.
 """
 
@@ -56,12 +58,22 @@ def main(
     inside = ((low <= whole) & (whole <= high)).double()
     by_row = (inside * hidden).sum(1) / hidden.sum(1)
     found = {
-        "data": data, "missing": missing, "rows": len(train), "test_rows": len(x), "seed": SEED, "epochs": epochs,
-        "latent_dim": latent_dim, "draws": num_draws, "level": LEVEL, "torch": torch.__version__,
+        "data": data,
+        "missing": missing,
+        "rows": len(train),
+        "test_rows": len(x),
+        "seed": SEED,
+        "epochs": epochs,
+        "latent_dim": latent_dim,
+        "draws": num_draws,
+        "level": LEVEL,
+        "torch": torch.__version__,
         "seconds": round(seconds, 1),
-        "error": rms(filled.mean(0) - whole, hidden), "error_of_means": rms(usual - whole, hidden),
-        "coverage": float(by_row.mean()), "coverage_std_error": float(by_row.std() / len(x) ** 0.5),
-    }  # fmt: skip
+        "error": rms(filled.mean(0) - whole, hidden),
+        "error_of_means": rms(usual - whole, hidden),
+        "coverage": float(by_row.mean()),
+        "coverage_std_error": float(by_row.std() / len(x) ** 0.5),
+    }
     if results is not None:
         results.write_text(json.dumps(found))
     return found
@@ -76,9 +88,12 @@ def table(found: dict[str, Any]) -> str:
     """Errors in shares of the whole range of grey, and coverage."""
     return "\n".join(
         [
-            f"{found['missing']:.0%} of the pixels hidden, {found['test_rows']} test rows of {found['data']}",
-            f"  root mean square error  {found['error']:.4f}   filled with means {found['error_of_means']:.4f}",
-            f"  in the central {found['level']:.0%}      {found['coverage']:.1%} ± {found['coverage_std_error']:.1%}",
+            f"{found['missing']:.0%} of the pixels hidden, {found['test_rows']} test rows of "
+            f"{found['data']}",
+            f"  root mean square error  {found['error']:.4f}   filled with means "
+            f"{found['error_of_means']:.4f}",
+            f"  in the central {found['level']:.0%}      {found['coverage']:.1%} ± "
+            f"{found['coverage_std_error']:.1%}",
         ]
     )
 

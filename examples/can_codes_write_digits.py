@@ -1,12 +1,18 @@
-r"""Can codes write digits? `vq_vae` on MNIST: sentences of codes, and the grammar that writes new ones.
+r"""Can codes write digits? `vq_vae` on MNIST: sentences of codes, and the grammar that writes new
+ones.
 
-First the guide `vector_quantized` and the story's decoder learn the codes, the grammar left out. Then the codes stay as they are: the sentences of the
-training pictures, drawn in black and white several times, are data, and the grammar alone learns them, up to the epoch that is best on validation pictures.
+First the guide `vector_quantized` and the story's decoder learn the codes, the grammar left out.
+Then the codes stay as they are: the sentences of the training pictures, drawn in black and white
+several times, are data, and the grammar alone learns them, up to the epoch that is best on
+validation pictures.
 
-Written down are the ELBO of test pictures (the guide is certain of its codes, so it is log p(x, codes)) and its parts; and how far a network that was trained
-on the grey digits can read what the story writes: the share that it is more than 0.9 sure of, for held-out digits, for digits pictures_and_codes in codes, for digits that
-the grammar writes, also at lower temperatures, and, since a network is sure of much that is no digit, for codes in random order from the right places. Writes
-`examples/results/can_codes_write_digits.json` and, where a folder is named, a picture of all.
+Written down are the ELBO of test pictures (the guide is certain of its codes, so it is log p(x,
+codes)) and its parts; and how far a network that was trained on the grey digits can read what the
+story writes: the share that it is more than 0.9 sure of, for held-out digits, for digits
+pictures_and_codes in codes, for digits that the grammar writes, also at lower temperatures, and,
+since a network is sure of much that is no digit, for codes in random order from the right places.
+Writes `examples/results/can_codes_write_digits.json` and, where a folder is named, a picture of
+all.
 """
 
 import json
@@ -115,8 +121,9 @@ def main(
     story, guide, seconds = learned(train, valid, epochs, grammar_width)
     pictures_and_codes = sentences(story, guide, test, SEED)
     grey, held_out = (
-        load_request(Request(data, binarize="none", labels="all"), s).tensors for s in ("train", "test")
-    )  # fmt: skip
+        load_request(Request(data, binarize="none", labels="all"), s).tensors
+        for s in ("train", "test")
+    )
     start = time.perf_counter()
     reader = reader_of(grey["x"], grey["y"].long(), reader_epochs)
     places, num_codes = story.grammar.shape
@@ -141,15 +148,28 @@ def main(
         shown[f"written at {temperature:g}"] = written
     story.temperature = 1.0
     found = {
-        "data": data, "rows": len(train), "test_rows": test_rows, "seed": SEED, "epochs": epochs,
-        "copies": COPIES, "grammar_width": grammar_width, "places": places, "codes": num_codes, "torch": torch.__version__,
-        "seconds": seconds, "seconds_reading": round(time.perf_counter() - start, 1),
-        "elbo": log_x + log_codes, "log_x_given_codes": log_x, "log_codes": log_codes,
+        "data": data,
+        "rows": len(train),
+        "test_rows": test_rows,
+        "seed": SEED,
+        "epochs": epochs,
+        "copies": COPIES,
+        "grammar_width": grammar_width,
+        "places": places,
+        "codes": num_codes,
+        "torch": torch.__version__,
+        "seconds": seconds,
+        "seconds_reading": round(time.perf_counter() - start, 1),
+        "elbo": log_x + log_codes,
+        "log_x_given_codes": log_x,
+        "log_codes": log_codes,
         "log_codes_all_alike": -places * log(num_codes),
-        "share_of_codes_in_use": float((pictures_and_codes["codes"].flatten(0, 1).sum(0) > 0).float().mean()),
+        "share_of_codes_in_use": float(
+            (pictures_and_codes["codes"].flatten(0, 1).sum(0) > 0).float().mean()
+        ),
         "reader_is_right": float((answers == held_out["y"][:test_rows]).float().mean()),
         "reader_is_sure": {name: sure_of(reader, some) for name, some in shown.items()},
-    }  # fmt: skip
+    }
     if results is not None:
         results.write_text(json.dumps(found))
     if pictures is not None:
@@ -163,11 +183,14 @@ def table(found: dict[str, Any]) -> str:
     """The ELBO and its parts, nats per picture, and what the reader is sure of."""
     return "\n".join(
         [
-            f"{found['places']} places, {found['codes']} codes ({found['share_of_codes_in_use']:.0%} in use)",
+            f"{found['places']} places, {found['codes']} codes "
+            f"({found['share_of_codes_in_use']:.0%} in use)",
             f"  log p(x | codes)  {found['log_x_given_codes']:8.2f}",
-            f"  log p(codes)      {found['log_codes']:8.2f}   all alike {found['log_codes_all_alike']:.2f}",
+            f"  log p(codes)      {found['log_codes']:8.2f}   all alike "
+            f"{found['log_codes_all_alike']:.2f}",
             f"  ELBO              {found['elbo']:8.2f}   nats per picture",
-            f"read with more than {SURE:.0%} confidence, by a network that reads {found['reader_is_right']:.1%} of held-out digits rightly:",
+            f"read with more than {SURE:.0%} confidence, by a network that reads "
+            f"{found['reader_is_right']:.1%} of held-out digits rightly:",
             *(f"  {name:<18} {share:6.1%}" for name, share in found["reader_is_sure"].items()),
         ]
     )

@@ -1,9 +1,11 @@
-r"""Can empty cells be filled? `tabular_vae` on two tables inside scikit-learn, a fifth of their cells hidden.
+r"""Can empty cells be filled? `tabular_vae` on two tables inside scikit-learn, a fifth of their
+cells hidden.
 
-`diabetes`: 442 patients, one real column, eight positive ones, an age in whole years and a sex. `wine`: 178 wines, thirteen
-positive columns and the grower, one of three. The story is trained on all rows without the hidden cells, and each hidden cell
-is filled by draws from p(cell | causes), the causes drawn from the guide. Rivals: the column's mean over the cells that are
-left, for answers and choices their most frequent value. Errors of numbers are in standard deviations of their column.
+`diabetes`: 442 patients, one real column, eight positive ones, an age in whole years and a sex.
+`wine`: 178 wines, thirteen positive columns and the grower, one of three. The story is trained on
+all rows without the hidden cells, and each hidden cell is filled by draws from p(cell | causes),
+the causes drawn from the guide. Rivals: the column's mean over the cells that are left, for answers
+and choices their most frequent value. Errors of numbers are in standard deviations of their column.
 Calibration: the share of hidden numbers in the central 90 % of the draws. Writes
 `examples/results/can_empty_cells_be_filled.json`.
 """
@@ -96,9 +98,17 @@ def filled(name: str, epochs: int, num_draws: int) -> dict[str, Any]:
 def main(epochs: int = 300, num_draws: int = 400, results: Path | None = RESULTS) -> dict[str, Any]:
     """Fill the holes of each table."""
     found: dict[str, Any] = {
-        "hidden_share": HIDDEN_SHARE, "level": LEVEL, "seed": SEED, "epochs": epochs, "batch_size": BATCH_SIZE, "lr": LR,
-        "latent_dim": LATENT, "width": WIDTH, "draws": num_draws, "torch": torch.__version__,
-    }  # fmt: skip
+        "hidden_share": HIDDEN_SHARE,
+        "level": LEVEL,
+        "seed": SEED,
+        "epochs": epochs,
+        "batch_size": BATCH_SIZE,
+        "lr": LR,
+        "latent_dim": LATENT,
+        "width": WIDTH,
+        "draws": num_draws,
+        "torch": torch.__version__,
+    }
     found["tables"] = {name: filled(name, epochs, num_draws) for name in TABLES}
     if results is not None:
         results.write_text(json.dumps(found))

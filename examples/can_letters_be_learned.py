@@ -1,10 +1,13 @@
-r"""Can letters be learned? `categorical_vae` on MNIST, its guide trained in four ways, on the same story and rows.
+r"""Can letters be learned? `categorical_vae` on MNIST, its guide trained in four ways, on the same
+story and rows.
 
-A word of 20 letters from an alphabet of 10 cannot be summed over, and a draw of letters has no derivative. The ways round it: the score function
-with a running average or a neural baseline (NVIL), unbiased and noisy; `concrete`, which draws between the letters in
-training (biased, and less noisy), and its straight-through form (Gumbel-softmax), which rounds the draws. Every way starts at the same
-weights and is measured with whole letters on the same test rows: the ELBO, and log p(x) at least, by importance sampling. Each is
-resumed where it stopped, and written to `examples/results/can_letters_be_learned.json` when it is done.
+A word of 20 letters from an alphabet of 10 cannot be summed over, and a draw of letters has no
+derivative. The ways round it: the score function with a running average or a neural baseline
+(NVIL), unbiased and noisy; `concrete`, which draws between the letters in training (biased, and
+less noisy), and its straight-through form (Gumbel-softmax), which rounds the draws. Every way
+starts at the same weights and is measured with whole letters on the same test rows: the ELBO, and
+log p(x) at least, by importance sampling. Each is resumed where it stopped, and written to
+`examples/results/can_letters_be_learned.json` when it is done.
 """
 
 import json
@@ -47,11 +50,15 @@ def measured(
     log_w = ppvae.log_weights(story, guide, test, particles, seed=SEED)
     log_p = importance_evidence(log_w).value
     return {
-        "guide": family, "guide_options": guide_options, "objective": objective, "objective_options": options,
-        "training_seconds": round(history.seconds, 1), "test_seconds": round(time.perf_counter() - start, 1),
+        "guide": family,
+        "guide_options": guide_options,
+        "objective": objective,
+        "objective_options": options,
+        "training_seconds": round(history.seconds, 1),
+        "test_seconds": round(time.perf_counter() - start, 1),
         "elbo_by_row": [round(v, 3) for v in log_w.mean(0).tolist()],
         "log_p_by_row": [round(v, 3) for v in log_p.tolist()],
-    }  # fmt: skip
+    }
 
 
 def main(
@@ -67,9 +74,17 @@ def main(
     train = load_request(Request(data, rows=rows, binarize="dynamic"), "train")
     test = load_request(Request(data, binarize="static"), "test").head(test_rows)
     found: dict[str, Any] = {
-        "data": data, "rows": len(train), "seed": SEED, "epochs": epochs, "batch_size": BATCH_SIZE, "lr": LR,
-        "test_rows": test_rows, "particles": particles, "torch": torch.__version__, "ways": {},
-    }  # fmt: skip
+        "data": data,
+        "rows": len(train),
+        "seed": SEED,
+        "epochs": epochs,
+        "batch_size": BATCH_SIZE,
+        "lr": LR,
+        "test_rows": test_rows,
+        "particles": particles,
+        "torch": torch.__version__,
+        "ways": {},
+    }
     if results.exists():
         before = json.loads(results.read_text())
         if any(before[k] != v for k, v in found.items() if k != "ways"):
@@ -93,7 +108,8 @@ def table(found: dict[str, Any]) -> str:
         gain = "" if first is None else str(ppvae.Estimate.of_draws(elbo - first))
         first = elbo if first is None else first
         lines.append(
-            f"{name:<24} {elbo.mean():9.2f} {log_p.mean():13.2f} {gain:>28} {one['training_seconds']:9.0f}"
+            f"{name:<24} {elbo.mean():9.2f} {log_p.mean():13.2f} {gain:>28} "
+            f"{one['training_seconds']:9.0f}"
         )
     return "\n".join(lines)
 

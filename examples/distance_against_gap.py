@@ -1,9 +1,11 @@
-r"""Does the guide that loses fewer nats also lie nearer to the posterior? Three families on the trained digits VAE.
+r"""Does the guide that loses fewer nats also lie nearer to the posterior? Three families on the
+trained digits VAE.
 
-On 20 test rows, chains of Hamiltonian Monte Carlo give draws of the true posterior of the trained story. Mean-field, full-rank
-and IAF guides are fitted to that story, and each climbs to q*, its family's best for each row. The approximation gap
-log p(x) − L[q*] is KL(q* || posterior); the distance of q* from the chains is measured without any density. The two should
-rank alike any two families that the gap tells apart. All look at the same rows, so differences are paired over rows.
+On 20 test rows, chains of Hamiltonian Monte Carlo give draws of the true posterior of the trained
+story. Mean-field, full-rank and IAF guides are fitted to that story, and each climbs to q*, its
+family's best for each row. The approximation gap log p(x) − L[q*] is KL(q* || posterior); the
+distance of q* from the chains is measured without any density. The two should rank alike any two
+families that the gap tells apart. All look at the same rows, so differences are paired over rows.
 """
 
 import json
@@ -33,7 +35,8 @@ RESULTS = Path(__file__).parent / "results" / "distance_against_gap.json"
 
 
 def trained(epochs: int) -> tuple[nn.Module, dict[str, nn.Module]]:
-    """The story, trained with the first family and frozen, and a guide of each family fitted to it."""
+    """The story, trained with the first family and frozen, and a guide of each family fitted to
+    it."""
     train = ppvae.data.load("digits", split="train")
     torch.manual_seed(SEED)
     story = ppvae.stories.load("vae", train.batch(slice(100)))
@@ -59,8 +62,14 @@ def main(
     few = {"x": ppvae.data.load("digits", split="test").batch(slice(rows))["x"]}
     start = time.perf_counter()
     reference = reference_posterior(
-        story, few, rows=range(rows), num_chains=CHAINS, num_warmup=WARMUP, num_samples=samples, seed=SEED
-    )  # fmt: skip
+        story,
+        few,
+        rows=range(rows),
+        num_chains=CHAINS,
+        num_warmup=WARMUP,
+        num_samples=samples,
+        seed=SEED,
+    )
     reference_seconds = time.perf_counter() - start
     log_p = ppvae.log_evidence(story, few, method="ais", guide=guides["iaf"], seed=SEED)
     families = {}
@@ -78,14 +87,24 @@ def main(
             "floor": _rounded(away.floor),
         }
     found = {
-        "seed": SEED, "epochs": epochs, "rows": rows, "chains": CHAINS, "warmup": WARMUP,
-        "samples": samples, "draws": draws, "particles": particles, "evidence": "ais from q* of iaf",
-        "torch": torch.__version__, "threads": torch.get_num_threads(),
+        "seed": SEED,
+        "epochs": epochs,
+        "rows": rows,
+        "chains": CHAINS,
+        "warmup": WARMUP,
+        "samples": samples,
+        "draws": draws,
+        "particles": particles,
+        "evidence": "ais from q* of iaf",
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
         "seconds": round(time.perf_counter() - begun, 1),
         "reference_seconds": round(reference_seconds, 1),
-        "rhat": round(float(reference.rhat.max()), 4), "ess": round(float(reference.ess.min())),
-        "divergences": int(reference.divergences.sum()), "families": families,
-    }  # fmt: skip
+        "rhat": round(float(reference.rhat.max()), 4),
+        "ess": round(float(reference.ess.min())),
+        "divergences": int(reference.divergences.sum()),
+        "families": families,
+    }
     found["pairs"] = pairs(found)
     results.write_text(json.dumps(found))
     return found
@@ -121,7 +140,8 @@ def verdicts(found: dict[str, Any]) -> dict[str, str]:
 def table(found: dict[str, Any]) -> str:
     """One line a family, and the paired difference of each two."""
     lines = [
-        f"R-hat at most {found['rhat']}, ESS at least {found['ess']}, {found['divergences']} divergences",
+        f"R-hat at most {found['rhat']}, ESS at least {found['ess']}, {found['divergences']} "
+        "divergences",
         f"{'q* of':<24}" + "".join(f"{h:>26}" for h in COLUMNS.values()),
     ]
     for name in found["families"]:

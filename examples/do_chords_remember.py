@@ -1,12 +1,14 @@
-r"""Do chords remember? `deep_markov` on Bach's chorales against a story of independent steps, in nats per time step.
+r"""Do chords remember? `deep_markov` on Bach's chorales against a story of independent steps, in
+nats per time step.
 
-Chorales are cut into pieces of `STEPS` quarter notes, the last one of each filled up with missing values. The rival is `vae` on single
-steps. The story of sequences starts at its decoder, and the guide at its encoder with a recurrent network beside it that reads what stands
-around a step; its weights are shared by all steps. Started from nothing, the states of
-the sequences were lost to the prior. Bounds on log p(x) of the test chorales are divided by their number of
-steps; both are found by importance sampling. Writes
-`examples/results/do_chords_remember.json`, and, where a file is named, a WAV of chords that the story makes up, played on plucked
-strings. The data file is looked for in `$PPVAE_DATA/JSBChorales`.
+Chorales are cut into pieces of `STEPS` quarter notes, the last one of each filled up with missing
+values. The rival is `vae` on single steps. The story of sequences starts at its decoder, and the
+guide at its encoder with a recurrent network beside it that reads what stands around a step; its
+weights are shared by all steps. Started from nothing, the states of the sequences were lost to the
+prior. Bounds on log p(x) of the test chorales are divided by their number of steps; both are found
+by importance sampling. Writes `examples/results/do_chords_remember.json`, and, where a file is
+named, a WAV of chords that the story makes up, played on plucked strings. The data file is looked
+for in `$PPVAE_DATA/JSBChorales`.
 """
 
 import json
@@ -47,7 +49,8 @@ def pieces(chorales: list[list[list[int]]]) -> Tensor:
 
 
 class Reader(nn.Module):
-    """What is read at and around each step, `(B, T, F)` to `(B, T * features)`: a step's keys by an encoder, all by a GRU.
+    """What is read at and around each step, `(B, T, F)` to `(B, T * features)`: a step's keys by an
+    encoder, all by a GRU.
 
     Arguments:
         encoder: From the keys of one step, `(*, KEYS)`, to `(*, HIDDEN[0])`.
@@ -65,11 +68,13 @@ class Reader(nn.Module):
 
 
 class StepHead(nn.Module):
-    """From what is read to the location and scale of each step's state, with the same weights at every step.
+    """From what is read to the location and scale of each step's state, with the same weights at
+    every step.
 
     Arguments:
         steps: T.
-        start: The head of a guide of single steps, which it starts as: what stands around counts for nothing yet.
+        start: The head of a guide of single steps, which it starts as: what stands around counts
+            for nothing yet.
     """
 
     def __init__(self, steps: int, start: nn.Linear) -> None:
@@ -144,16 +149,24 @@ def main(
     results: Path | None = RESULTS,
     wav: Path | None = None,
 ) -> dict[str, Any]:
-    """Train both stories, and measure them on the test chorales; `few` takes only so many pieces of each part."""
+    """Train both stories, and measure them on the test chorales; `few` takes only so many pieces of
+    each part."""
     text = (Path(os.environ["PPVAE_DATA"]) / FILE).read_text(encoding="utf-8")
     chorales = json.loads(text)
     train, valid, test = (pieces(chorales[part])[:few] for part in ("train", "valid", "test"))
     num_steps = len(single_steps(test))
     found: dict[str, Any] = {
-        "data": "JSB chorales, quarter notes", "steps_of_a_piece": STEPS, "pieces": len(train), "test_steps": num_steps,
-        "seed": SEED, "epochs": epochs, "latent_dim": LATENT, "width": WIDTH, "hidden": HIDDEN,
+        "data": "JSB chorales, quarter notes",
+        "steps_of_a_piece": STEPS,
+        "pieces": len(train),
+        "test_steps": num_steps,
+        "seed": SEED,
+        "epochs": epochs,
+        "latent_dim": LATENT,
+        "width": WIDTH,
+        "hidden": HIDDEN,
         "torch": torch.__version__,
-    }  # fmt: skip
+    }
     single, its_guide = independent_steps(single_steps(train))
     rows, start = single_steps(test), time.perf_counter()
     ppvae.fit(
@@ -171,10 +184,11 @@ def main(
     )
     elbo = ppvae.elbo(story, guide, test, num_particles=20, seed=SEED).value
     found["deep_markov"] = {
-        "elbo": float(elbo.sum() / num_steps), "log_p": log_p_of(story, guide, test, particles) * len(test) / num_steps,
+        "elbo": float(elbo.sum() / num_steps),
+        "log_p": log_p_of(story, guide, test, particles) * len(test) / num_steps,
         "best_epoch": history.best_epoch,
         "seconds": round(time.perf_counter() - start, 1),
-    }  # fmt: skip
+    }
     if results is not None:
         results.write_text(json.dumps(found))
     if wav is not None:

@@ -1,10 +1,11 @@
 r"""Do the clusters of a mixture find the ten digits? `mixture_vae` on pictures without labels.
 
-The story is trained on pictures alone; the cluster of a test picture is the most probable one under p(kind | z), averaged over
-draws of z from the guide. The adjusted Rand index holds clusters against labels: 0 by chance, 1 for the same division. Beside
-it k-means on the pixels. Several seeds are trained and the one with the best validation ELBO is reported, with all others
-listed: labels choose nothing. Writes `examples/results/do_clusters_find_the_digits.json`, or with the argument `mnist`, which takes 20,000 rows
-of it, `do_clusters_find_the_digits_mnist.json`.
+The story is trained on pictures alone; the cluster of a test picture is the most probable one under
+p(kind | z), averaged over draws of z from the guide. The adjusted Rand index holds clusters against
+labels: 0 by chance, 1 for the same division. Beside it k-means on the pixels. Several seeds are
+trained and the one with the best validation ELBO is reported, with all others listed: labels choose
+nothing. Writes `examples/results/do_clusters_find_the_digits.json`, or with the argument `mnist`,
+which takes 20,000 rows of it, `do_clusters_find_the_digits_mnist.json`.
 """
 
 import json
@@ -72,10 +73,17 @@ def main(
     pictures, x, y = train.tensors["x"], test.tensors["x"], test.tensors["y"].long()
     means = KMeans(NUM_KINDS, n_init=10, random_state=0).fit(pictures.numpy())
     found: dict[str, Any] = {
-        "data": data, "rows": len(train), "test_rows": len(y), "epochs": epochs, "latent_dim": latent_dim,
-        "num_kinds": NUM_KINDS, "lr": LR, "torch": torch.__version__,
-        "rand_index_k_means": adjusted_rand_score(y, means.predict(x.numpy())), "seeds": {},
-    }  # fmt: skip
+        "data": data,
+        "rows": len(train),
+        "test_rows": len(y),
+        "epochs": epochs,
+        "latent_dim": latent_dim,
+        "num_kinds": NUM_KINDS,
+        "lr": LR,
+        "torch": torch.__version__,
+        "rand_index_k_means": adjusted_rand_score(y, means.predict(x.numpy())),
+        "seeds": {},
+    }
     for seed in seeds:
         start = time.perf_counter()
         torch.manual_seed(seed)
@@ -104,8 +112,10 @@ def table(found: dict[str, Any]) -> str:
     """The index of the chosen seed, of all, and of k-means."""
     each = ", ".join(f"{one['rand_index']:.3f}" for one in found["seeds"].values())
     return (
-        f"adjusted Rand index on {found['test_rows']} test rows of {found['data']}: {found['rand_index']:.3f} (seed "
-        f"{found['seed']}, best ELBO; all seeds {each}), k-means on pixels {found['rand_index_k_means']:.3f}"
+        f"adjusted Rand index on {found['test_rows']} test rows of {found['data']}: "
+        f"{found['rand_index']:.3f} (seed "
+        f"{found['seed']}, best ELBO; all seeds {each}), k-means on pixels "
+        f"{found['rand_index_k_means']:.3f}"
     )
 
 

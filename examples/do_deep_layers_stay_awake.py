@@ -1,9 +1,11 @@
 r"""Do deep layers stay awake? `hierarchical_vae` with four layers on MNIST, under three guides.
 
-The same story, `latent_dims=(5, 10, 15, 20)` with skip connections from every layer to the pixels, is trained at equal epochs with each guide:
-`structured` (top-down), `ladder` (top-down, the story's priors corrected), and `bidirectional` (half of every layer read bottom-up, the rest
-top-down, after BIVA). For held-out rows: the ELBO, log p(x) bounded below by importance sampling, differences to the first guide paired over the
-rows, and the active numbers of each layer, the topmost first. Written to `examples/results/do_deep_layers_stay_awake.json`, each guide when it is done.
+The same story, `latent_dims=(5, 10, 15, 20)` with skip connections from every layer to the pixels,
+is trained at equal epochs with each guide: `structured` (top-down), `ladder` (top-down, the story's
+priors corrected), and `bidirectional` (half of every layer read bottom-up, the rest top-down, after
+BIVA). For held-out rows: the ELBO, log p(x) bounded below by importance sampling, differences to
+the first guide paired over the rows, and the active numbers of each layer, the topmost first.
+Written to `examples/results/do_deep_layers_stay_awake.json`, each guide when it is done.
 """
 
 import json
@@ -40,10 +42,20 @@ def main(
     train = load_request(Request(data, rows=rows, binarize="dynamic"), "train")
     test = load_request(Request(data, binarize="static"), "test").head(test_rows)
     found: dict[str, Any] = {
-        "data": data, "rows": len(train), "seed": SEED, "epochs": epochs, "batch_size": BATCH_SIZE, "lr": LR,
-        "schedule": SCHEDULE, "kl_warmup": WARMUP, "latent_dims": LATENT_DIMS, "test_rows": test_rows,
-        "particles": particles, "torch": torch.__version__, "guides": {},
-    }  # fmt: skip
+        "data": data,
+        "rows": len(train),
+        "seed": SEED,
+        "epochs": epochs,
+        "batch_size": BATCH_SIZE,
+        "lr": LR,
+        "schedule": SCHEDULE,
+        "kl_warmup": WARMUP,
+        "latent_dims": LATENT_DIMS,
+        "test_rows": test_rows,
+        "particles": particles,
+        "torch": torch.__version__,
+        "guides": {},
+    }
     for family in guides:
         torch.manual_seed(SEED)
         few = train.head(min(500, len(train))).binarize_once(0).batch()
@@ -86,7 +98,8 @@ def table(found: dict[str, Any]) -> str:
             for i, dim in enumerate(LATENT_DIMS)
         )
         lines.append(
-            f"{family:<14} {means[0]:8.2f} {means[1]:13.2f} {gains[0]:>18} {gains[1]:>19}   {active}"
+            f"{family:<14} {means[0]:8.2f} {means[1]:13.2f} {gains[0]:>18} {gains[1]:>19}   "
+            f"{active}"
         )
     return "\n".join(lines)
 

@@ -1,14 +1,17 @@
-r"""Do topics come back? `topic_model` on documents of known topics, and on Bach's chorales, where topics turn out to be keys.
+r"""Do topics come back? `topic_model` on documents of known topics, and on Bach's chorales, where
+topics turn out to be keys.
 
-First, documents are simulated from known topics and a new story learns from their counts alone. Its topics are matched one to one with the
-true ones (the matching with the least total variation in all), and log p(x) of new documents under it is held against the true
-parameters, whose guide is trained as long; both are lower bounds by importance sampling, paired over the documents.
+First, documents are simulated from known topics and a new story learns from their counts alone. Its
+topics are matched one to one with the true ones (the matching with the least total variation in
+all), and log p(x) of new documents under it is held against the true parameters, whose guide is
+trained as long; both are lower bounds by importance sampling, paired over the documents.
 
-Then the notes of each phrase of a chorale (16 quarter notes) are counted by pitch class, C to B, and the story blends each phrase from
-a few topics. The rival is one topic for all phrases, the share of each pitch class over the training phrases. Both are measured on
-test phrases given how many notes they have: the total's own log p, a quadrature over the length, is taken off. What a
-topic is, is told by the major scale that holds most of it. The data file is looked for in `$PPVAE_DATA/JSBChorales`. Writes
-`examples/results/do_topics_come_back.json`.
+Then the notes of each phrase of a chorale (16 quarter notes) are counted by pitch class, C to B,
+and the story blends each phrase from a few topics. The rival is one topic for all phrases, the
+share of each pitch class over the training phrases. Both are measured on test phrases given how
+many notes they have: the total's own log p, a quadrature over the length, is taken off. What a
+topic is, is told by the major scale that holds most of it. The data file is looked for in
+`$PPVAE_DATA/JSBChorales`. Writes `examples/results/do_topics_come_back.json`.
 """
 
 import json
@@ -32,7 +35,8 @@ MAJOR = (0, 2, 4, 5, 7, 9, 11)
 
 
 def trained(story: Any, x: Tensor, epochs: int) -> nn.Module:
-    """A guide for the story after both were trained on counts `(N, V)`; a frozen story stays as it is."""
+    """A guide for the story after both were trained on counts `(N, V)`; a frozen story stays as it
+    is."""
     torch.manual_seed(SEED)
     guide = ppvae.guides.build("full_rank", story, x, hidden=(64, 64))
     ppvae.fit(story, guide, x, epochs=epochs, batch_size=BATCH_SIZE, lr=LR, seed=SEED)
@@ -62,13 +66,18 @@ def known_topics(documents: int, epochs: int, particles: int) -> dict[str, Any]:
     short = ppvae.Estimate.of_draws(log_p_true - log_p)
     topics = truth.topics.softmax(-1)
     return {
-        "documents": documents, "test_documents": len(test), "words": x.shape[1], "topics": len(topics),
+        "documents": documents,
+        "test_documents": len(test),
+        "words": x.shape[1],
+        "topics": len(topics),
         "total_variation_before": matched(before, topics),
         "total_variation": matched(story.topics.detach().softmax(-1), topics),
-        "log_p": float(log_p.mean()), "log_p_true_parameters": float(log_p_true.mean()),
-        "below_the_truth": float(short.value), "below_the_truth_std_error": float(short.std_error),
+        "log_p": float(log_p.mean()),
+        "log_p_true_parameters": float(log_p_true.mean()),
+        "below_the_truth": float(short.value),
+        "below_the_truth_std_error": float(short.std_error),
         "seconds": round(time.perf_counter() - start, 1),
-    }  # fmt: skip
+    }
 
 
 def phrases(chorales: list[list[list[int]]]) -> Tensor:
@@ -82,7 +91,8 @@ def phrases(chorales: list[list[list[int]]]) -> Tensor:
 
 
 def log_total(story: Any, total: Tensor) -> Tensor:
-    """log p of the number of words of a document, `(N,)` to `(N,)`: its length summed over on a grid."""
+    """log p of the number of words of a document, `(N,)` to `(N,)`: its length summed over on a
+    grid."""
     log_length, spread = story.log_length.detach(), story.length_spread.detach()
     offsets = torch.linspace(-5, 5, 401)
     weights = dist.Normal(0.0, 1.0).log_prob(offsets).log_softmax(0)
@@ -115,13 +125,17 @@ def keys_of_bach(epochs: int, particles: int) -> dict[str, Any]:
     weight = story.shares(ppvae.embed(story, guide, train, seed=SEED)["z"].value).mean(0)
     order = weight.argsort(descending=True).tolist()
     return {
-        "phrases": len(train), "test_phrases": len(test), "notes_a_phrase": float(total.mean()),
+        "phrases": len(train),
+        "test_phrases": len(test),
+        "notes_a_phrase": float(total.mean()),
         "topics": [{**scale_of(topics[k]), "weight": float(weight[k])} for k in order],
         "all_notes": scale_of(usual),
-        "gain_nats_a_phrase": float(gain.value), "gain_std_error": float(gain.std_error),
-        "nats_a_note": nats_a_note(log_shares, test), "nats_a_note_one_topic": nats_a_note(log_usual, test),
+        "gain_nats_a_phrase": float(gain.value),
+        "gain_std_error": float(gain.std_error),
+        "nats_a_note": nats_a_note(log_shares, test),
+        "nats_a_note_one_topic": nats_a_note(log_usual, test),
         "seconds": round(time.perf_counter() - start, 1),
-    }  # fmt: skip
+    }
 
 
 def nats_a_note(log_counts: Tensor, counts: Tensor) -> float:
@@ -139,9 +153,14 @@ def main(
 ) -> dict[str, Any]:
     """Both runs."""
     found: dict[str, Any] = {
-        "seed": SEED, "epochs": epochs, "batch_size": BATCH_SIZE, "lr": LR, "particles": particles, "steps_a_phrase": STEPS,
+        "seed": SEED,
+        "epochs": epochs,
+        "batch_size": BATCH_SIZE,
+        "lr": LR,
+        "particles": particles,
+        "steps_a_phrase": STEPS,
         "torch": torch.__version__,
-    }  # fmt: skip
+    }
     found["known_topics"] = known_topics(documents, epochs[0], particles)
     found["chorales"] = keys_of_bach(epochs[1], particles)
     if results is not None:
@@ -160,10 +179,13 @@ def table(found: dict[str, Any]) -> str:
             + f"   (untrained {min(one['total_variation_before']):.2f} and more)",
             f"  new documents below the true parameters  {one['below_the_truth']:.2f} ± "
             f"{one['below_the_truth_std_error']:.2f} nats",
-            f"{other['test_phrases']} phrases of test chorales, log p a note: {other['nats_a_note']:.3f} nats, of one topic "
-            f"{other['nats_a_note_one_topic']:.3f}; a phrase gains {other['gain_nats_a_phrase']:.2f} ± "
+            f"{other['test_phrases']} phrases of test chorales, log p a note: "
+            f"{other['nats_a_note']:.3f} nats, of one topic "
+            f"{other['nats_a_note_one_topic']:.3f}; a phrase gains "
+            f"{other['gain_nats_a_phrase']:.2f} ± "
             f"{other['gain_std_error']:.2f}",
-            f"  all notes: {other['all_notes']['share']:.0%} in {other['all_notes']['scale']} major; topics: "
+            f"  all notes: {other['all_notes']['share']:.0%} in {other['all_notes']['scale']} "
+            "major; topics: "
             + ", ".join(f"{t['share']:.0%} in {t['scale']}" for t in other["topics"]),
         ]
     )

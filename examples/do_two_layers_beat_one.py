@@ -1,10 +1,15 @@
-r"""Do two layers of causes beat one? And a learned prior a standard normal one? Stories on MNIST at equal epochs.
+r"""Do two layers of causes beat one? And a learned prior a standard normal one? Stories on MNIST at
+equal epochs.
 
-All are trained on the same rows for the same epochs with the same objective (the ELBO, its latent terms warmed up), optimiser, batches, encoder
-and decoder widths: `vae` with one layer of 40 causes; `hierarchical_vae` with two layers of 20, whose guide `structured` reads the lower layer given the
-row and the upper one; to see whether it is the guide that gains, one layer again under the flow `iaf`; and `vamp_vae`, whose prior is learned. log p(x) of held-out rows is bounded below by importance sampling from each trained
-guide, differences are paired over the rows, and the first two are trained from two seeds. Each is resumed where it stopped, and written to
-`examples/results/do_two_layers_beat_one.json` when it is done. Where a folder is named, rows that the stories make up are pictured.
+All are trained on the same rows for the same epochs with the same objective (the ELBO, its latent
+terms warmed up), optimiser, batches, encoder and decoder widths: `vae` with one layer of 40 causes;
+`hierarchical_vae` with two layers of 20, whose guide `structured` reads the lower layer given the
+row and the upper one; to see whether it is the guide that gains, one layer again under the flow
+`iaf`; and `vamp_vae`, whose prior is learned. log p(x) of held-out rows is bounded below by
+importance sampling from each trained guide, differences are paired over the rows, and the first two
+are trained from two seeds. Each is resumed where it stopped, and written to
+`examples/results/do_two_layers_beat_one.json` when it is done. Where a folder is named, rows that
+the stories make up are pictured.
 """
 
 import json
@@ -23,7 +28,8 @@ from ppvae.inference import importance_evidence
 BATCH_SIZE, LR, SCHEDULE, WARMUP = 100, 1e-3, "cosine", 3
 RESULTS = Path(__file__).parent / "results" / "do_two_layers_beat_one.json"
 RUNS = Path("runs") / "do_two_layers_beat_one"
-# Name -> story, its options, the guide's family, and its options. The first is what the others are held against.
+# Name -> story, its options, the guide's family, and its options. The first is what the others are
+# held against.
 RIVALS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
     "one layer": ("vae", {"latent_dim": 40}, "mean_field", {}),
     "two layers": (
@@ -39,7 +45,8 @@ TWICE = ("one layer", "two layers")  # trained from every seed, the others from 
 def trained(
     name: str, seed: int, train: ppvae.data.Rows, epochs: int, runs: Path
 ) -> tuple[nn.Module, nn.Module, float]:
-    """Story and guide of a rival after training, and the seconds that it took; at once where it is done already."""
+    """Story and guide of a rival after training, and the seconds that it took; at once where it is
+    done already."""
     story_name, options, family, guide_options = RIVALS[name]
     torch.manual_seed(seed)
     few = train.head(min(500, len(train))).binarize_once(0).batch()
@@ -101,11 +108,18 @@ def main(
             continue
         story, guide, seconds = trained(name, seed, train, epochs, runs)
         story_name, options, family, guide_options = RIVALS[name]
-        about = found["rivals"].setdefault(name, {
-            "story": story_name, "options": options, "guide": family, "guide_options": guide_options,
-            "weights_of_the_story": sum(p.numel() for p in story.parameters()),
-            "weights_of_the_guide": sum(p.numel() for p in guide.parameters()), "seeds": {},
-        })  # fmt: skip
+        about = found["rivals"].setdefault(
+            name,
+            {
+                "story": story_name,
+                "options": options,
+                "guide": family,
+                "guide_options": guide_options,
+                "weights_of_the_story": sum(p.numel() for p in story.parameters()),
+                "weights_of_the_guide": sum(p.numel() for p in guide.parameters()),
+                "seeds": {},
+            },
+        )
         one = {"training_seconds": round(seconds, 1), **measured(story, guide, test, particles)}
         about["seeds"][str(seed)] = one
         results.write_text(json.dumps(found))
@@ -119,7 +133,8 @@ def main(
 
 
 def table(found: dict[str, Any]) -> str:
-    """One line for each rival and seed; differences to the first rival of the same seed are paired over the rows."""
+    """One line for each rival and seed; differences to the first rival of the same seed are paired
+    over the rows."""
     lines = ["story          seed  log p(x) >=    gain on the first     ELBO  seconds"]
     first = next(iter(found["rivals"].values()), {"seeds": {}})["seeds"]
     for name, about in found["rivals"].items():
@@ -127,7 +142,8 @@ def table(found: dict[str, Any]) -> str:
             log_p, against = (torch.tensor(o["log_p_by_row"]) for o in (one, first[seed]))
             gain = "" if one is first[seed] else str(ppvae.Estimate.of_draws(log_p - against))
             lines.append(
-                f"{name:<14} {seed:>4} {one['log_p']:12.2f} {gain:>20} {one['elbo']:8.2f} {one['training_seconds']:8.0f}"
+                f"{name:<14} {seed:>4} {one['log_p']:12.2f} {gain:>20} {one['elbo']:8.2f} "
+                f"{one['training_seconds']:8.0f}"
             )
     return "\n".join(lines)
 

@@ -1,8 +1,10 @@
-r"""Do digits without labels help to read digits? 100 labels, alone and beside pictures that have none.
+r"""Do digits without labels help to read digits? 100 labels, alone and beside pictures that have
+none.
 
-The story `semi_supervised_vae` learns from the labelled rows first and then from all rows, the labelled ones several times in each
-pass, and classifies by Bayes' rule. The rival is the same encoder with a linear layer, trained by cross-entropy on
-the labelled rows alone. Validation rows are not used for anything, and so are tested on too. Writes
+The story `semi_supervised_vae` learns from the labelled rows first and then from all rows, the
+labelled ones several times in each pass, and classifies by Bayes' rule. The rival is the same
+encoder with a linear layer, trained by cross-entropy on the labelled rows alone. Validation rows
+are not used for anything, and so are tested on too. Writes
 `examples/results/do_unlabelled_digits_help.json` after each seed.
 """
 
@@ -74,16 +76,26 @@ def main(
     seeds: tuple[int, ...] = (0, 1, 2),
     results: Path | None = RESULTS,
 ) -> dict[str, Any]:
-    """Train and test both; returns the shares of test pictures that are read rightly, seed by seed."""
+    """Train and test both; returns the shares of test pictures that are read rightly, seed by
+    seed."""
     train = load_request(Request(data, rows=rows, labels=LABELS), "train")
     parts = [load_request(Request(data, labels="all"), split) for split in ("test", "valid")]
     test = {k: v[:test_rows] for k, v in concatenate(dict(p.tensors) for p in parts).items()}
     x, y = test["x"], test["y"].long()
     found: dict[str, Any] = {
-        "data": data, "rows": len(train), "labels": LABELS, "test_rows": len(y), "epochs": epochs,
-        "steps_on_labels_alone": steps, "hidden": HIDDEN, "lr": LR, "seeds": seeds, "torch": torch.__version__,
-        "accuracy_story": [], "accuracy_labels_alone": [],
-    }  # fmt: skip
+        "data": data,
+        "rows": len(train),
+        "labels": LABELS,
+        "test_rows": len(y),
+        "epochs": epochs,
+        "steps_on_labels_alone": steps,
+        "hidden": HIDDEN,
+        "lr": LR,
+        "seeds": seeds,
+        "torch": torch.__version__,
+        "accuracy_story": [],
+        "accuracy_labels_alone": [],
+    }
     start = time.perf_counter()
     for seed in seeds:
         for key, said in (

@@ -1,7 +1,9 @@
-r"""Does a face take shape? `gaussian_vae` on Frey Face: the ELBO of held-out frames while it is trained, and pictures.
+r"""Does a face take shape? `gaussian_vae` on Frey Face: the ELBO of held-out frames while it is
+trained, and pictures.
 
-Writes `examples/results/does_a_face_take_shape.json` and, where a folder is named, pictures: frames beside their
-reconstructions, frames that the story makes up, and the plane of two causes of a smaller story.
+Writes `examples/results/does_a_face_take_shape.json` and, where a folder is named, pictures: frames
+beside their reconstructions, frames that the story makes up, and the plane of two causes of a
+smaller story.
 """
 
 import json
@@ -34,7 +36,8 @@ def main(
     results: Path | None = RESULTS,
     pictures: Path | None = None,
 ) -> dict[str, Any]:
-    """Train, and record the ELBO of the validation frames at each epoch and of the test frames at the end."""
+    """Train, and record the ELBO of the validation frames at each epoch and of the test frames at
+    the end."""
     train, valid, test = (
         load_request(Request(data, binarize="none"), s) for s in ("train", "valid", "test")
     )
@@ -42,12 +45,19 @@ def main(
     elbo = ppvae.elbo(story, guide, test, num_particles=100, seed=SEED).mean()
     log_p = ppvae.iwelbo(story, guide, test, num_particles=particles, seed=SEED).mean()
     found = {
-        "data": data, "rows": len(train), "seed": SEED, "epochs": epochs, "latent_dim": latent_dim,
-        "min_scale": story.min_scale, "torch": torch.__version__, "seconds": round(history.seconds, 1),
+        "data": data,
+        "rows": len(train),
+        "seed": SEED,
+        "epochs": epochs,
+        "latent_dim": latent_dim,
+        "min_scale": story.min_scale,
+        "torch": torch.__version__,
+        "seconds": round(history.seconds, 1),
         "valid_elbo": [round(r["val_elbo"], 2) for r in history.records],
-        "test_elbo": float(elbo.value), "test_elbo_std_error": float(elbo.std_error),
+        "test_elbo": float(elbo.value),
+        "test_elbo_std_error": float(elbo.std_error),
         f"test_iwelbo_{particles}": float(log_p.value),
-    }  # fmt: skip
+    }
     if results is not None:
         results.write_text(json.dumps(found))
     if pictures is not None:

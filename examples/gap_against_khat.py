@@ -1,11 +1,14 @@
-r"""Does k-hat find the rows where inference loses most? Per-row inference gap beside k-hat, on real MNIST rows.
+r"""Does k-hat find the rows where inference loses most? Per-row inference gap beside k-hat, on real
+MNIST rows.
 
-The story 784-200-200-50 with its mean-field guide is trained for a few epochs on MNIST (static binarisation). For each test
-row the inference gap is log p(x) − L[q], with log p(x) by annealed importance sampling from the row's own q*, and k-hat
-comes from particles of the amortized guide that the gap does not see, so that no shared noise ties the two. Reported is
-Spearman's rank correlation with a bootstrap interval over rows. Two independent k-hats of the same rows tell how noisy
-they are: the square root of their correlation is about the most that k-hat could agree with anything. Bidirectional Monte
-Carlo on simulated rows certifies the annealing. Rows are measured a hundred at a time and taken up where they stopped.
+The story 784-200-200-50 with its mean-field guide is trained for a few epochs on MNIST (static
+binarisation). For each test row the inference gap is log p(x) − L[q], with log p(x) by annealed
+importance sampling from the row's own q*, and k-hat comes from particles of the amortized guide
+that the gap does not see, so that no shared noise ties the two. Reported is Spearman's rank
+correlation with a bootstrap interval over rows. Two independent k-hats of the same rows tell how
+noisy they are: the square root of their correlation is about the most that k-hat could agree with
+anything. Bidirectional Monte Carlo on simulated rows certifies the annealing. Rows are measured a
+hundred at a time and taken up where they stopped.
 """
 
 import json
@@ -30,8 +33,14 @@ RESAMPLES, LEVEL = 4000, 0.95
 RESULTS = Path(__file__).parent / "results" / "gap_against_khat.json"
 RUNS = Path("runs") / "gap_against_khat"
 COLUMNS = (
-    "gap", "gap_std_error", "approximation_gap", "amortization_gap", "khat", "khat_again", "khat_many",
-)  # fmt: skip
+    "gap",
+    "gap_std_error",
+    "approximation_gap",
+    "amortization_gap",
+    "khat",
+    "khat_again",
+    "khat_many",
+)
 
 
 def trained(data: str, epochs: int, runs: Path) -> tuple[nn.Module, nn.Module, float]:
@@ -53,9 +62,15 @@ def measured(
 ) -> dict[str, Any]:
     """Gaps and k-hats of some rows, column -> one number a row, and the certificate of log p(x)."""
     found = ppvae.gaps(
-        story, guide, rows, method="ais", num_particles=PARTICLES,
-        annealing=ppvae.Annealing(num_chains=CHAINS, num_temperatures=TEMPERATURES), num_simulated=num_simulated, seed=SEED,
-    )  # fmt: skip
+        story,
+        guide,
+        rows,
+        method="ais",
+        num_particles=PARTICLES,
+        annealing=ppvae.Annealing(num_chains=CHAINS, num_temperatures=TEMPERATURES),
+        num_simulated=num_simulated,
+        seed=SEED,
+    )
     again = khat(ppvae.log_weights(story, guide, rows, PARTICLES, seed=SEED + 100))
     many = khat(ppvae.log_weights(story, guide, rows, MANY, seed=SEED + 200))
     gap = found.inference_gap
@@ -145,7 +160,8 @@ def table(found: dict[str, Any]) -> str:
         mean = found[f"mean_gap_{side}"]
         if mean is not None:
             lines.append(
-                f"mean gap where k-hat is {words} {found['khat_threshold']}: {mean[0]:.2f} ± {mean[1]:.2f} nats"
+                f"mean gap where k-hat is {words} {found['khat_threshold']}: {mean[0]:.2f} ± "
+                f"{mean[1]:.2f} nats"
             )
     return "\n".join(lines)
 

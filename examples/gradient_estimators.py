@@ -1,7 +1,9 @@
-r"""How much does reparametrisation gain over the score function? The same gradient by seven estimators, on digits.
+r"""How much does reparametrisation gain over the score function? The same gradient by seven
+estimators, on digits.
 
-The story and its guide are trained a little, then every estimator draws gradients of the same bound at the same parameters.
-`steps for one` says how many draws of the estimator, averaged, are as clear as one draw along the path (`trace_elbo`).
+The story and its guide are trained a little, then every estimator draws gradients of the same bound
+at the same parameters. `steps for one` says how many draws of the estimator, averaged, are as clear
+as one draw along the path (`trace_elbo`).
 """
 
 import torch
@@ -50,6 +52,7 @@ def table(bench: ppvae.EstimatorBench, group: str = "heads") -> str:
 
 if __name__ == "__main__":
     print(
-        f"digits, {ROWS} test rows, {REPEATS} gradients each, seed {SEED}, torch {torch.__version__}"
+        f"digits, {ROWS} test rows, {REPEATS} gradients each, seed {SEED}, torch "
+        f"{torch.__version__}"
     )
     print(table(main()))

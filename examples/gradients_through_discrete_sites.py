@@ -1,7 +1,9 @@
-r"""How far off, and how noisy, is the gradient of a discrete guide? Score function against Concrete, at several temperatures.
+r"""How far off, and how noisy, is the gradient of a discrete guide? Score function against
+Concrete, at several temperatures.
 
-One story with a site of ten letters, few enough to sum over, so that the exact gradient of the ELBO is known. For each
-estimator the gradient of one batch by all the guide's parameters is drawn many times, with one particle.
+One story with a site of ten letters, few enough to sum over, so that the exact gradient of the ELBO
+is known. For each estimator the gradient of one batch by all the guide's parameters is drawn many
+times, with one particle.
 
     python examples/gradients_through_discrete_sites.py
 """
@@ -48,8 +50,8 @@ def flat_gradient(value: Tensor, guide: nn.Module) -> Tensor:
 
 
 def main(num_draws: int = 1000, num_rows: int = 20, seed: int = 0) -> dict[str, tuple[float, ...]]:
-    """Measure and print; returns estimator -> (bias, its standard error, noise of one draw), as shares of the exact
-    gradient's length."""
+    """Measure and print; returns estimator -> (bias, its standard error, noise of one draw), as
+    shares of the exact gradient's length."""
     torch.manual_seed(seed)
     story = Letters().requires_grad_(False)
     x = ppvae.simulate(story, num_rows, seed=seed)["x"]
@@ -67,7 +69,8 @@ def main(num_draws: int = 1000, num_rows: int = 20, seed: int = 0) -> dict[str, 
             options["final_temperature"] = temperature
             guide = ppvae.guides.build("concrete", story, x, hidden=(16,), **options)
             guide.load_state_dict(plain.state_dict(), strict=False)
-            name = f"{'straight-through' if straight_through else 'Concrete'}, temperature {temperature}"
+            kind = "straight-through" if straight_through else "Concrete"
+            name = f"{kind}, temperature {temperature}"
             estimators[name] = objectives.build("trace_elbo", story, guide, x)
     found = {}
     for name, objective in estimators.items():

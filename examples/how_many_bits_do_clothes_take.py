@@ -1,12 +1,15 @@
-r"""How many bits do clothes take? `conv_vae` on Fashion-MNIST, in bits per dimension, against simpler stories.
+r"""How many bits do clothes take? `conv_vae` on Fashion-MNIST, in bits per dimension, against
+simpler stories.
 
-All rivals give the 256 levels of each pixel chances, so their numbers are code lengths: 8 bits a pixel where all levels are alike. `pixels
-alone` knows how often each level was seen at each pixel and nothing of the others (one count added to each): no story of independent
-pixels does better, whatever its likelihood. `linear decoder` is `conv_vae` with one linear map in place of the convolutions, factor
-analysis with the same likelihood; its guide has the same encoder. log p(x) of test rows is bounded below by importance
-sampling from the trained guide, so bits are bounded above. Each story is resumed where it stopped, and written to
-`examples/results/how_many_bits_do_clothes_take.json` when it is done. Where a folder is named, clothes, their reconstructions
-and clothes that the stories make up are pictured.
+All rivals give the 256 levels of each pixel chances, so their numbers are code lengths: 8 bits a
+pixel where all levels are alike. `pixels alone` knows how often each level was seen at each pixel
+and nothing of the others (one count added to each): no story of independent pixels does better,
+whatever its likelihood. `linear decoder` is `conv_vae` with one linear map in place of the
+convolutions, factor analysis with the same likelihood; its guide has the same encoder. log p(x) of
+test rows is bounded below by importance sampling from the trained guide, so bits are bounded above.
+Each story is resumed where it stopped, and written to
+`examples/results/how_many_bits_do_clothes_take.json` when it is done. Where a folder is named,
+clothes, their reconstructions and clothes that the stories make up are pictured.
 """
 
 import json
@@ -31,7 +34,8 @@ RIVALS = ("pixels alone", "linear decoder", "conv_vae")
 
 
 def pixels_alone(train: Tensor, test: Tensor) -> Tensor:
-    """log p(x) of test rows in nats, `(B,)`, by counts of each level at each pixel, one added to each."""
+    """log p(x) of test rows in nats, `(B,)`, by counts of each level at each pixel, one added to
+    each."""
     shape = (train[0].numel(), LEVELS)
     index = (train.flatten(1) * (LEVELS - 1)).round().long().T  # (P, N)
     counts = torch.ones(shape).scatter_add_(1, index, torch.ones(index.shape))
@@ -54,7 +58,8 @@ def made(name: str, train: Rows) -> tuple[Any, nn.Module]:
 
 
 def trained(name: str, train: Rows, epochs: int, runs: Path) -> tuple[Any, nn.Module, float]:
-    """Story and guide after training, and the seconds that it took; at once where it is done already."""
+    """Story and guide after training, and the seconds that it took; at once where it is done
+    already."""
     story, guide = made(name, train)
     folder = runs / name.replace(" ", "_")
     history = ppvae.fit(
@@ -77,11 +82,13 @@ def measured(
     log_w = ppvae.log_weights(story, guide, test, particles, seed=SEED)
     log_p = importance_evidence(log_w).mean()
     return {
-        "bits": -float(log_p.value) * bits, "std_error": float(log_p.std_error) * bits,
+        "bits": -float(log_p.value) * bits,
+        "std_error": float(log_p.std_error) * bits,
         "bits_by_elbo": -float(log_w.mean()) * bits,
         "weights_of_the_story": sum(p.numel() for p in story.parameters()),
-        "training_seconds": round(seconds, 1), "test_seconds": round(time.perf_counter() - start, 1),
-    }  # fmt: skip
+        "training_seconds": round(seconds, 1),
+        "test_seconds": round(time.perf_counter() - start, 1),
+    }
 
 
 def pictured(train: Rows, test: Rows, epochs: int, runs: Path) -> dict[str, Tensor]:
@@ -109,9 +116,18 @@ def main(
     asked = Request(data, rows=rows, images=True, binarize="none")
     train, test = load_request(asked, "train"), load_request(asked, "test").head(test_rows)
     found: dict[str, Any] = {
-        "data": data, "rows": len(train), "test_rows": len(test), "seed": SEED, "epochs": epochs, "batch_size": BATCH_SIZE,
-        "lr": LR, "latent_dim": LATENT, "particles": particles, "torch": torch.__version__, "rivals": {},
-    }  # fmt: skip
+        "data": data,
+        "rows": len(train),
+        "test_rows": len(test),
+        "seed": SEED,
+        "epochs": epochs,
+        "batch_size": BATCH_SIZE,
+        "lr": LR,
+        "latent_dim": LATENT,
+        "particles": particles,
+        "torch": torch.__version__,
+        "rivals": {},
+    }
     if results.exists():
         before = json.loads(results.read_text())
         if any(before[k] != v for k, v in found.items() if k != "rivals"):

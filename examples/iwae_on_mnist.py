@@ -1,8 +1,9 @@
-r"""Does a tighter bound train a better story? IWAE with k = 1, 5 and 50 particles on MNIST, at equal epochs.
+r"""Does a tighter bound train a better story? IWAE with k = 1, 5 and 50 particles on MNIST, at
+equal epochs.
 
-The protocol of the IWAE paper, reduced: 784-200-200-50 with tanh, pixels drawn anew at every pass, batches of 100, fewer
-epochs. Each k is resumed where it stopped (`runs/iwae_on_mnist/k_*`), and written to `examples/results/iwae_on_mnist.json`
-when it is done.
+The protocol of the IWAE paper, reduced: 784-200-200-50 with tanh, pixels drawn anew at every pass,
+batches of 100, fewer epochs. Each k is resumed where it stopped (`runs/iwae_on_mnist/k_*`), and
+written to `examples/results/iwae_on_mnist.json` when it is done.
 """
 
 import json
@@ -62,10 +63,17 @@ def main(
     train = ppvae.data.load(data, split="train", binarize="dynamic")
     test = ppvae.data.load(data, split="test", binarize="dynamic").head(test_rows)
     found: dict[str, Any] = {
-        "seed": SEED, "epochs": epochs, "batch_size": BATCH_SIZE, "lr": LR, "train_rows": len(train),
-        "test_rows": test_rows, "test_particles": test_particles, "torch": torch.__version__,
-        "threads": torch.get_num_threads(), "k": {},
-    }  # fmt: skip
+        "seed": SEED,
+        "epochs": epochs,
+        "batch_size": BATCH_SIZE,
+        "lr": LR,
+        "train_rows": len(train),
+        "test_rows": test_rows,
+        "test_particles": test_particles,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "k": {},
+    }
     if results.exists():
         before = json.loads(results.read_text())
         if any(before[key] != found[key] for key in SETTINGS):
@@ -101,7 +109,8 @@ def table(found: dict[str, Any]) -> str:
         gain = "" if before is None else str(ppvae.Estimate.of_draws(log_p - before))
         before = log_p
         lines.append(
-            f"{k:>3}   {one['log_p']:11.2f}  {gain:>20}  {one['elbo']:7.2f}  {one['training_seconds']:8.0f}"
+            f"{k:>3}   {one['log_p']:11.2f}  {gain:>20}  {one['elbo']:7.2f}  "
+            f"{one['training_seconds']:8.0f}"
         )
     return "\n".join(lines)
 

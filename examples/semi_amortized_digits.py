@@ -1,8 +1,10 @@
-r"""How much of a weak encoder's loss do a few gradient steps of each row's own win back, and what do they cost?
+r"""How much of a weak encoder's loss do a few gradient steps of each row's own win back, and what
+do they cost?
 
-The encoder is one linear layer. It is trained with the story, then both stay as they are: steps are put behind it at test time
-only (`SemiAmortized.of`). q* is the best that the family can do on each row. Data by name: `digits`, or `mnist` to see a
-larger gap. Written to `examples/results/semi_amortized_digits.json`.
+The encoder is one linear layer. It is trained with the story, then both stay as they are: steps are
+put behind it at test time only (`SemiAmortized.of`). q* is the best that the family can do on each
+row. Data by name: `digits`, or `mnist` to see a larger gap. Written to
+`examples/results/semi_amortized_digits.json`.
 """
 
 import json
@@ -35,7 +37,8 @@ def pair(data: str, epochs: int) -> tuple[nn.Module, ppvae.guides.Guide]:
 def measured(
     story: nn.Module, guide: ppvae.guides.Guide, rows: dict[str, Tensor], steps: tuple[int, ...]
 ) -> dict[str, tuple[ppvae.Estimate, float]]:
-    """ELBO of each row with the encoder alone, after steps, and at q*; and the seconds of inference for all rows."""
+    """ELBO of each row with the encoder alone, after steps, and at q*; and the seconds of inference
+    for all rows."""
 
     def scored(prepare: Any) -> tuple[ppvae.Estimate, float]:
         start = time.perf_counter()
@@ -98,7 +101,8 @@ def table(found: dict[str, Any]) -> str:
     for name, one in found["guides"].items():
         gap = f"{one['amortization_gap']:.3f} ± {one['gap_std_error']:.3f}"
         lines.append(
-            f"{name:<16} {one['elbo']:8.2f} {gap:>18}   {one['share_closed']:6.0%}  {one['seconds']:8.2f}"
+            f"{name:<16} {one['elbo']:8.2f} {gap:>18}   {one['share_closed']:6.0%}  "
+            f"{one['seconds']:8.2f}"
         )
     return "\n".join(lines)
 

@@ -1,7 +1,8 @@
-r"""Are the two forms of the ELBO the same, and is what they miss the KL divergence from the posterior?
+r"""Are the two forms of the ELBO the same, and is what they miss the KL divergence from the
+posterior?
 
-On factor analysis, where all is known: E[log p(x, z) − log q(z|x)] beside E[log p(x|z)] − KL(q || p), and log p(x) beside
-ELBO + KL(q || posterior). The noise of one draw tells the forms apart.
+On factor analysis, where all is known: E[log p(x, z) − log q(z|x)] beside E[log p(x|z)] − KL(q ||
+p), and log p(x) beside ELBO + KL(q || posterior). The noise of one draw tells the forms apart.
 """
 
 import torch

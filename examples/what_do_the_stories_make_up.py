@@ -1,8 +1,11 @@
-r"""What do the stories make up? A sheet of digits by every image story of the gallery, each trained on MNIST for as long.
+r"""What do the stories make up? A sheet of digits by every image story of the gallery, each trained
+on MNIST for as long.
 
-Writes `gallery.png` into the folder that is named. Above stand rows of the data; then for each story, on the left, the same rows encoded and
-decoded again, and on the right rows that it makes up (chances of ink, mean shades of grey). `incomplete_vae` sees half of the pixels only,
-`semi_supervised_vae` a label on 100 rows, `conditional_vae` all labels: it is asked for the digits in turn.
+Writes `gallery.png` into the folder that is named. Above stand rows of the data; then for each
+story, on the left, the same rows encoded and decoded again, and on the right rows that it makes up
+(chances of ink, mean shades of grey). `incomplete_vae` sees half of the pixels only,
+`semi_supervised_vae` a label on 100 rows, `conditional_vae` all labels: it is asked for the digits
+in turn.
 """
 
 import json
@@ -20,14 +23,24 @@ from ppvae.stories import example_of, example_rows
 SEED, COUNT, LR = 0, 9, 1e-3
 RESULTS = Path(__file__).parent / "results" / "what_do_the_stories_make_up.json"
 STORIES = (
-    "vae", "gaussian_vae", "conv_vae", "hierarchical_vae", "mixture_vae", "vamp_vae", "categorical_vae", "vq_vae",
-    "semi_supervised_vae", "conditional_vae", "incomplete_vae",
-)  # fmt: skip
+    "vae",
+    "gaussian_vae",
+    "conv_vae",
+    "hierarchical_vae",
+    "mixture_vae",
+    "vamp_vae",
+    "categorical_vae",
+    "vq_vae",
+    "semi_supervised_vae",
+    "conditional_vae",
+    "incomplete_vae",
+)
 GUIDES = {"categorical_vae": "concrete"}  # in place of the first that suits
 
 
 def told(name: str, data: str, rows: int, epochs: int) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """Test rows told again and rows made up, `(COUNT, H, W)` each, by a trained story; its ELBO in nats per row, and seconds."""
+    """Test rows told again and rows made up, `(COUNT, H, W)` each, by a trained story; its ELBO in
+    nats per row, and seconds."""
     asked = example_of(name).replace("digits", data)
     train, _, test = example_rows(name, f"{asked}:rows={rows}")
     torch.manual_seed(SEED)
@@ -65,13 +78,20 @@ def main(
     results: Path | None = RESULTS,
     pictures: Path | None = None,
 ) -> dict[str, Any]:
-    """Train every story and lay out what it makes up; returns ELBOs of test rows in nats per row."""
+    """Train every story and lay out what it makes up; returns ELBOs of test rows in nats per
+    row."""
     grey = load_request(parse_request(f"{data}:binarize=none"), "test").tensors["x"]
     shown = as_pictures(grey[: 2 * COUNT])
     sheet = {"rows": strip(shown[:COUNT], shown[COUNT:])}
     found: dict[str, Any] = {
-        "data": data, "rows": rows, "epochs": epochs, "lr": LR, "seed": SEED, "torch": torch.__version__, "stories": {}
-    }  # fmt: skip
+        "data": data,
+        "rows": rows,
+        "epochs": epochs,
+        "lr": LR,
+        "seed": SEED,
+        "torch": torch.__version__,
+        "stories": {},
+    }
     for name in stories:
         again, new, found["stories"][name] = told(name, data, rows, epochs)
         sheet[name] = strip(again, new)

@@ -1,7 +1,9 @@
-r"""What does the plane hold? `vae` with two causes on MNIST: its digits all over the plane, and where test rows lie on it.
+r"""What does the plane hold? `vae` with two causes on MNIST: its digits all over the plane, and
+where test rows lie on it.
 
-Writes `plane.png` and `plane_of_rows.png` into the folder that is named. Prints how much of log p(x) two causes leave behind: test
-ELBOs beside those of the ten causes of a story that is trained as long.
+Writes `plane.png` and `plane_of_rows.png` into the folder that is named. Prints how much of log
+p(x) two causes leave behind: test ELBOs beside those of the ten causes of a story that is trained
+as long.
 """
 
 import sys
@@ -33,7 +35,8 @@ def main(
     epochs: int = 60,
     pictures: Path | None = None,
 ) -> dict[int, dict[str, Any]]:
-    """Train with two causes and with ten; returns test ELBOs in nats per row by number of causes."""
+    """Train with two causes and with ten; returns test ELBOs in nats per row by number of
+    causes."""
     asked = Request(data, rows=rows, labels="all", binarize="static")
     train, test = (load_request(asked, split) for split in ("train", "test"))
     train, digits = (Rows({"x": part.tensors["x"]}) for part in (train, test))

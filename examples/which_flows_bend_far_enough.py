@@ -1,9 +1,11 @@
-r"""Which families take a funnel, and two moons? The approximation gap of each, at q* of three rows, against a grid.
+r"""Which families take a funnel, and two moons? The approximation gap of each, at q* of three rows,
+against a grid.
 
     python examples/which_flows_bend_far_enough.py
 
-A diagonal Gaussian loses half a nat on the funnel and more than log 2 on the moons, of which it finds one. A family earns its cost
-where it leaves less than a quarter of that. Of two latent numbers `realnvp` makes what `iaf` makes.
+A diagonal Gaussian loses half a nat on the funnel and more than log 2 on the moons, of which it
+finds one. A family earns its cost where it leaves less than a quarter of that. Of two latent
+numbers `realnvp` makes what `iaf` makes.
 """
 
 import json
@@ -41,7 +43,8 @@ def main(
     num_particles: int = 5000,
     results: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure; returns story -> family -> approximation gap in nats per row, its error, steps and seconds."""
+    """Measure; returns story -> family -> approximation gap in nats per row, its error, steps and
+    seconds."""
     found: dict[str, Any] = {"seed": SEED, "particles": num_particles, "torch": torch.__version__}
     for name in stories:
         story = ppvae.stories.load(name, {}).double()

@@ -7,7 +7,8 @@ from ppvae import guides
 
 
 def seeded_guide(family, story, batch, /, seed=0, moved=0.0, **options):
-    """A guide whose initial parameters, and moves by `moved` times a Normal draw, come from a seed."""
+    """A guide whose initial parameters, and moves by `moved` times a Normal draw, come from a
+    seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         guide = guides.build(family, story, batch, **{"hidden": (16,), **options})

@@ -1,4 +1,5 @@
-r"""One thread a test process and its children: the tests are many and small, and run side by side."""
+r"""One thread a test process and its children: the tests are many and small, and run side by
+side."""
 
 import os
 from importlib import import_module

@@ -84,7 +84,8 @@ def test_lists_are_read_from_the_source_and_complete(kind, capsys):
 def test_a_config_file_holds_what_would_be_typed(numbers, capsys):
     Path("run.yaml").write_text(
         f"story: factor_analysis\ndata: {numbers}\nset: {{latent_dim: 3}}\nepochs: 2\nlr: 0.01\n"
-        "guide: mean_field\nobjective: iwae\nobjective_options: {num_particles: 3}\nclip_factor: null\n"
+        "guide: mean_field\nobjective: iwae\nobjective_options: {num_particles: 3}\nclip_factor: "
+        "null\n"
     )
     answer(
         capsys, "fit", "--config", "run.yaml", "--epochs", 1, "--run-dir", "run", "--no-progress"

@@ -1,4 +1,5 @@
-"""The comparison of gradient estimators: its numbers are what it says they are, and it disturbs nothing."""
+"""The comparison of gradient estimators: its numbers are what it says they are, and it disturbs
+nothing."""
 
 import math
 
@@ -144,11 +145,29 @@ def test_the_command_prints_the_table_and_writes_both_files(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     torch.save({"x": torch.randn(40, 5)}, "numbers.pt")
     typed = [
-        "estimators", "factor_analysis", "--data", "numbers.pt", "--epochs", "1", "--rows", "4",
-        "--num-repeats", "2", "--num-particles", "2", "--table", "table.csv", "--figure", "figure.png",
-        "--objectives", "trace_elbo", "score_function:baseline=none", "renyi:alpha=0.5:num_particles=3",
-        "--device", "cpu",
-    ]  # fmt: skip
+        "estimators",
+        "factor_analysis",
+        "--data",
+        "numbers.pt",
+        "--epochs",
+        "1",
+        "--rows",
+        "4",
+        "--num-repeats",
+        "2",
+        "--num-particles",
+        "2",
+        "--table",
+        "table.csv",
+        "--figure",
+        "figure.png",
+        "--objectives",
+        "trace_elbo",
+        "score_function:baseline=none",
+        "renyi:alpha=0.5:num_particles=3",
+        "--device",
+        "cpu",
+    ]
     assert main(typed) == 0
     assert "renyi:alpha=0.5:num_particles=3" in capsys.readouterr().out
     lines = (tmp_path / "table.csv").read_text().splitlines()

@@ -1,4 +1,5 @@
-r"""Every story of the gallery trains, and is compared, on the data that it is tried on; and data as asked for in a line."""
+r"""Every story of the gallery trains, and is compared, on the data that it is tried on; and data as
+asked for in a line."""
 
 import json
 from pathlib import Path

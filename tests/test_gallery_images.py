@@ -1,4 +1,5 @@
-r"""`conv_vae` on pictures with channels: small files in the layout of the real sets, and Fashion-MNIST itself."""
+r"""`conv_vae` on pictures with channels: small files in the layout of the real sets, and
+Fashion-MNIST itself."""
 
 import math
 import os

@@ -1,4 +1,5 @@
-r"""The examples on image stories, letters, topics and tables run with small settings, and measure what they say."""
+r"""The examples on image stories, letters, topics and tables run with small settings, and measure
+what they say."""
 
 import math
 import os

@@ -1,4 +1,5 @@
-r"""The direction of imports, read off the sources: down the list of rooms, no cycle, nothing hidden."""
+r"""The direction of imports, read off the sources: down the list of rooms, no cycle, nothing
+hidden."""
 
 import ast
 import re
@@ -74,7 +75,8 @@ def room_of(module: str) -> str | None:
 
 
 def imports(path: Path, tree: ast.AST, skip: frozenset[ast.AST] = frozenset()) -> set[str]:
-    """Full names of the modules that the statements under `tree` import, without those of `skip`."""
+    """Full names of the modules that the statements under `tree` import, without those of
+    `skip`."""
     found: set[str] = set()
     nodes = [tree]
     while nodes:

@@ -1,4 +1,5 @@
-r"""Missing values: filled inside the support, left out of the density, refused where they cannot be."""
+r"""Missing values: filled inside the support, left out of the density, refused where they cannot
+be."""
 
 import math
 

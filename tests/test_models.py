@@ -16,7 +16,8 @@ from ppvae.story import check_story, seeded, simulate
 ROOT = Path(__file__).resolve().parent.parent
 SECTIONS = ("Story", "Program", "Graph", "Sites", "Source")
 PATHS = {path.stem: path for path in sorted((ROOT / "models").glob("*.py"))}
-# What the Sites table calls a support, and the constraint that it means (one of a story's own by the name of its class).
+# What the Sites table calls a support, and the constraint that it means (one of a story's own by
+# the name of its class).
 SUPPORTS: dict[str, constraints.Constraint | str] = {
     "levels": "Levels",
     "real": constraints.real,

@@ -1,4 +1,5 @@
-r"""Traps in the packages underneath (DESIGN, section 9): each test shows the trap, and that ours steps over it.
+r"""Traps in the packages underneath (DESIGN, section 9): each test shows the trap, and that ours
+steps over it.
 
 When one fails after an upgrade, the trap is gone and so may be the code that avoids it.
 """

@@ -83,8 +83,11 @@ def test_wrong_guides_are_told_from_the_reference(distances, name):
 def test_distances_measure_the_fault(story, reference, distances):
     sd = story.posterior(reference.batch).variance.sqrt()
     torch.testing.assert_close(
-        distances["wide"].log_scale_error.mean(), torch.tensor(math.log(1.5)).double(), atol=0.05, rtol=0
-    )  # fmt: skip
+        distances["wide"].log_scale_error.mean(),
+        torch.tensor(math.log(1.5)).double(),
+        atol=0.05,
+        rtol=0,
+    )
     torch.testing.assert_close(
         distances["shifted"].mean_error, 0.25 / sd.detach(), atol=0.15, rtol=0.1
     )

@@ -1,4 +1,5 @@
-"""What the losses are worth: limits that must agree, and bounds under subsampling with a global site."""
+"""What the losses are worth: limits that must agree, and bounds under subsampling with a global
+site."""
 
 import math
 
@@ -165,7 +166,8 @@ def centred():
 
 
 def whole(centred, one_row, repeats):
-    """Mean and standard error of N times minus the loss of a batch of one row, over rows and draws."""
+    """Mean and standard error of N times minus the loss of a batch of one row, over rows and
+    draws."""
     x = centred[2]
     seen = torch.tensor([[one_row(x[i : i + 1]) for i in range(NUM_ROWS)] for _ in range(repeats)])
     return float(seen.mean()), float(seen.mean(1).std()) / repeats**0.5
@@ -194,7 +196,8 @@ def test_iwae_of_a_subsampled_plate_beside_a_global_site_is_a_lower_bound(centre
 
 
 def test_pyros_renyi_elbo_of_the_same_is_no_bound(centred):
-    """Why ours exists: the plate's scale stands inside the logarithm there, and the particles' centres differ."""
+    """Why ours exists: the plate's scale stands inside the logarithm there, and the particles'
+    centres differ."""
     story, guide, _, log_p = centred
     renyi = RenyiELBO(alpha=0, num_particles=100, vectorize_particles=True, max_plate_nesting=1)
     scaled = scale_rows(observe(story), NUM_ROWS), scale_rows(guide, NUM_ROWS)
@@ -204,7 +207,8 @@ def test_pyros_renyi_elbo_of_the_same_is_no_bound(centred):
 
 
 def test_a_particle_with_a_centre_of_its_own_would_not_do_either(centred):
-    """One draw of the global site must serve all particles of the rows: else a narrow posterior is averaged away."""
+    """One draw of the global site must serve all particles of the rows: else a narrow posterior is
+    averaged away."""
     story, _, x, log_p = centred
     guide = Guess()
     guide.scale = 3.0  # wide: a particle of its own finds the best centre for each row

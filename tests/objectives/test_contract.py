@@ -1,4 +1,5 @@
-"""Every objective trains what it should, in every kind of story, by `fit`; and says what it cannot serve."""
+"""Every objective trains what it should, in every kind of story, by `fit`; and says what it cannot
+serve."""
 
 import json
 from copy import deepcopy
@@ -205,7 +206,8 @@ def test_a_site_without_a_path_is_learnt_by_those_that_need_none(name):
             optimiser.zero_grad()
             objective({"x": x}).backward()
             optimiser.step()
-    # Wake-sleep's guide learns from dreams: one answer for all rows is the prior there, and half-way with both.
+    # Wake-sleep's guide learns from dreams: one answer for all rows is the prior there, and
+    # half-way with both.
     right = {"wake_sleep": 0.0, "reweighted_wake_sleep": 0.46}.get(name, 1.0)
     assert float(guide.logits.detach()) == pytest.approx(right, abs=0.25)
 

@@ -101,7 +101,8 @@ def test_an_encoder_with_dropout_drops_the_same_units_in_both_runs():
 
 
 def chained_pair():
-    """Somebody else's pair: a chain of two sites that knows no particle dimension (it insists on two dimensions)."""
+    """Somebody else's pair: a chain of two sites that knows no particle dimension (it insists on
+    two dimensions)."""
 
     def model(x):
         with pyro.plate("data", len(x)):

@@ -97,7 +97,8 @@ def test_so_it_is_where_the_guide_climbs_the_story_on_the_way(pair, name, bound,
 
 
 def test_a_wrong_gradient_is_seen(pair):
-    """The same measurement tells reweighted wake-sleep's encoder step from the gradient of the bound."""
+    """The same measurement tells reweighted wake-sleep's encoder step from the gradient of the
+    bound."""
     story, guide, rows, batch = pair
     groups = parameter_groups(story, guide)
     objective = objectives.build("reweighted_wake_sleep", story, guide, batch, num_particles=2)
@@ -153,7 +154,8 @@ def test_the_guide_feels_nothing_at_the_exact_posterior(name, num_particles):
 
 
 def test_encoder_signal_falls_with_particles_in_iwae_and_not_in_dreg():
-    """As the square root of K, down and up, near the posterior (Rainforth et al. 2018; Tucker et al. 2019)."""
+    """As the square root of K, down and up, near the posterior (Rainforth et al. 2018; Tucker et
+    al. 2019)."""
     story = exact.linear_gaussian(4, 2)
     rows = exact.rows_of(story, 5)
     guide = exact.at_posterior(story, rows)

@@ -1,4 +1,5 @@
-r"""Run by torchrun in two processes: every objective inside DistributedDataParallel, each process on half of the rows."""
+r"""Run by torchrun in two processes: every objective inside DistributedDataParallel, each process
+on half of the rows."""
 
 import sys
 
