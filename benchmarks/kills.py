@@ -157,7 +157,7 @@ def results(run: Path) -> dict[str, Any]:
         elif file.name == "league.csv":
             found[name] = [line.rpartition(",")[0] for line in file.read_text().splitlines()]
         elif file.name == "report.html":
-            page = re.sub(r"[\d.]+</td></tr>(?=<tr>|</tbody>)", "", file.read_text(), count=2)
+            page = re.sub(r'(data-head="seconds"[^>]*>)[^<]*', r"\1", file.read_text())
             found[name] = re.sub(r"(training time|written)</td><td>[^<]*", r"\1", page)
     return found
 
