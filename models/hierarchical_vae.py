@@ -9,8 +9,9 @@ Story
     together.
 
 Program
-    z_l ~ Normal(loc_l(z_L, ..., z_(l+1)), scale_l(z_L, ..., z_(l+1))^2)     for l = L, ..., 1; the
-    first is Normal(0, I) x ~ Bernoulli(logits = decoder(z_L, ..., z_1))
+    z_l ~ Normal(loc_l(z_L, ..., z_(l+1)), scale_l(z_L, ..., z_(l+1))^2)     for l = L, ..., 1;
+        the first is Normal(0, I)
+    x ~ Bernoulli(logits = decoder(z_L, ..., z_1))
 
 Graph
     +-- data (n) ----------------------------+

@@ -28,8 +28,8 @@ Sites
     |------------|----------|-------|----------|-------|
     | pitch      | latent   | ()    | real     | semitones from 220 hertz |
     | decay      | latent   | ()    | positive | seconds |
-    | brightness | latent   | ()    | [0, 1]   | ratio of an overtone's strength to that of the one
-    below | | x          | observed | (P,)  | real     | nats of power, frames times bands |
+    | brightness | latent   | ()    | [0, 1]   | strength of an overtone over that of the one below |
+    | x          | observed | (P,)  | real     | nats of power, frames times bands |
 
 Source
     N. H. Fletcher, T. D. Rossing (1998). The physics of musical instruments (damped strings).

@@ -104,11 +104,11 @@ def test_numbers_of_sites_with_any_name_are_written(tmp_path):
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (["impute", "vae"], "expected missing entries (NaN) at an observed site, got rows that miss"),
+        (["impute", "vae"], "missing entries (NaN) at an observed site, got rows that miss"),
         (["impute", "tabular_vae", "--split", "all"], "expected --split train, valid or test"),
         (["impute", "vae", "--num-draws", "0"], "--num-draws"),
         (["reconstruct", "vae", "--out", "x.gif"], "expected --out to be a .png file"),
-        (["reconstruct", "vae", "--table", "absent/x.npz"], "expected --table to be a .npz or .csv"),
+        (["reconstruct", "vae", "--table", "absent/x.npz"], "--table to be a .npz or .csv"),
         (["reconstruct", "vae", "--split", "some"], "some"),
         (["reconstruct", "vae", "--given", "z"], "expected `given` among ['x'], got ['z']"),
         (["reconstruct", "tabular_vae"], "site 'choice': expected a distribution with a mean"),

@@ -18,7 +18,7 @@ NUM_ROWS = 4
 
 
 def made(dim=2, **options):
-    """A story, rows, and a guide whose parameters are moved so that v and u depend on each other."""
+    """A story, rows, and a guide whose parameters are moved: v and u depend on each other."""
     story = correlated(dim)
     batch = rows_of(story, NUM_ROWS)
     return story, batch, seeded_guide("auxiliary", story, batch, **options)

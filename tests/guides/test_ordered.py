@@ -16,7 +16,7 @@ from ppvae.problem import Problem
 
 
 class LinearChain(PyroModule):
-    """Three levels of single numbers, linear and Gaussian: so is the posterior, with correlations."""
+    """Three levels of single numbers, linear and Gaussian; so is the posterior, correlated."""
 
     def __init__(self):
         super().__init__()
