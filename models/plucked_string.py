@@ -28,7 +28,7 @@ Sites
     |------------|----------|-------|----------|-------|
     | pitch      | latent   | ()    | real     | semitones from 220 hertz |
     | decay      | latent   | ()    | positive | seconds |
-    | brightness | latent   | ()    | [0, 1]   | strength of an overtone over that of the one below |
+    | brightness | latent   | ()    | [0, 1]   | strength of an overtone over the one below |
     | x          | observed | (P,)  | real     | nats of power, frames times bands |
 
 Source

@@ -1,18 +1,19 @@
 r"""Variational autoencoders as probabilistic programs.
 
-Write the generative story of your data as a Pyro program; `ppvae` makes the guide (an amortized posterior),
-trains both with SVI, and tells in nats how good the inference is.
+Write the generative story of your data as a Pyro program; `ppvae` makes the guide (an amortized
+posterior), trains both with SVI, and tells in nats how good the inference is.
 
 Read the code in this order:
 
 1. `story`       what a generative program must offer, and how it is conditioned and scored
-2. `weights`     log p − log q per particle and row: the one place where story and guide meet
-3. `guides`      the amortized families, and `local`: the same families without amortization
-4. `evidence`    bounds on log p(x) and estimates of it
-5. `objectives`  the training losses, `fit`, the loop, and `estimators`, their gradients side by side
-6. `gaps`        approximation gap and amortization gap, and `compare`, the league table
-7. `diagnostics` which rows to distrust
-8. `predict`, `report`, `cli`  pictures, pages and the command line
+2. `guides`      the amortized families, and `local`: the same families without amortization
+3. `problem`     log p − log q per particle and row: the one place where story and guide meet
+4. `inference`   bounds on log p(x), estimates of it, and the search for the best guide of a row
+5. `objectives`  the training losses, and their gradients side by side
+6. `training`    `fit`, its loop and its callbacks
+7. `gaps`        approximation gap and amortization gap, and `compare`, the league table
+8. `diagnostics` which rows to distrust
+9. `predict`, `viz`, `cli`  generated and filled rows, figures and pages, the command line
 
 Names are imported when they are first used, so that the command line starts at once.
 """
@@ -172,8 +173,9 @@ __all__ = [
 class _Public:
     """A public name, imported when it is first asked for.
 
-    A descriptor on the package's class rather than a module `__getattr__`: files and functions share names
-    (`fit`, `gaps`, `compare`, `report`), and importing the file must not replace the function.
+    A descriptor on the package's class rather than a module `__getattr__`: files and functions
+    share names (`fit`, `gaps`, `compare`, `report`), and importing the file must not replace the
+    function.
     """
 
     def __init__(self, name: str, module: str) -> None:

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'vae'?`, the end of a message, where a known name is near to an unknown one; else nothing."""
+    """The end of a message, `; did you mean 'vae'?`, where a known name is near; else nothing."""
     close = get_close_matches(name, list(known), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
 

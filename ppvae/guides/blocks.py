@@ -38,7 +38,7 @@ class SequentialBlocks(nn.Module, ABC):
 
     @abstractmethod
     def shift_and_scale(self, i: int, summary: Any) -> tuple[Tensor, Tensor] | None:
-        """Shift and scale of block `i`, `(*, size)`, given those before it; None keeps the noise."""
+        """Shift and scale of block `i`, `(*, size)`, given those before; None keeps the noise."""
 
     @abstractmethod
     def extend(self, i: int, summary: Any, block: Tensor) -> Any:

@@ -16,7 +16,8 @@ from ppvae.story import Layout, SampleRows, TensorDict
 
 class DReG(Objective):
     r"""IWAE's bound with an encoder gradient that is reparametrised twice,
-    :math:`\sum_k \tilde w_k^2 \, \partial_z \log w_k \, \partial_\phi z_k` with frozen :math:`\log q`.
+    :math:`\sum_k \tilde w_k^2 \, \partial_z \log w_k \, \partial_\phi z_k` with
+    frozen :math:`\log q`.
 
     The score of q in IWAE's gradient is reparametrised a second time. The story's gradient is
     IWAE's own, with weights :math:`\tilde w_k`; the encoder's no longer drowns in noise as K grows.

@@ -144,7 +144,7 @@ def _constants_as_inputs(graph: Any) -> list[Tensor]:
 
 @contextmanager
 def _same_validation() -> Iterator[None]:
-    """Keep torch's default of checking distributions' arguments, which torch.compile switches off."""
+    """Keep torch's check of distributions' arguments, which torch.compile switches off."""
     before = Distribution._validate_args
     try:
         yield

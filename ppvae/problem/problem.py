@@ -189,7 +189,7 @@ class Problem:
 
     @property
     def covariates(self) -> TensorDict:
-        """What the story takes beside the number of rows, name -> `(B, *)`; none for an adopted model."""
+        """What the story takes beside the number of rows, name -> `(B, *)`; {} if adopted."""
         return self.program.split(self.batch)[1]
 
     @property

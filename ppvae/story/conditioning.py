@@ -119,14 +119,16 @@ def run_forward(
         covariates: Name -> `(n, *)`, passed to the story.
         seed: Seed of this draw; None draws from the global generator.
         values: Site -> `(n, *row)`, held in place of a draw.
-        draws: Sites whose value is wanted; all others give the mean of their distribution. None for all.
+        draws: Sites whose value is wanted; all others give the mean of their distribution. None for
+            all.
         advice: What to do about a distribution without a mean.
 
     Returns:
         Site name -> `(n, *row)`, without gradients; a global site has its own shape.
 
     Raises:
-        ValueError: If there is no row, a value names no site, or a mean is wanted of a distribution that has none.
+        ValueError: If there is no row, a value names no site, or a mean is wanted of a distribution
+            that has none.
     """
     if n < 1:
         raise ValueError(f"expected at least one row to simulate, got n={n}")

@@ -231,7 +231,10 @@ def _outside(entries: Tensor, support: constraints.Constraint) -> float:
 
 def _advice(support: constraints.Constraint) -> str:
     if "boolean" in str(support).lower():
-        return "; binarise the data (ppvae.data.load(..., binarize='static')) or use another likelihood"
+        return (
+            "; binarise the data (ppvae.data.load(..., binarize='static')) or use another "
+            "likelihood"
+        )
     return "; rescale the data or use another likelihood"
 
 
