@@ -40,12 +40,13 @@ if TYPE_CHECKING:
     )
     from ppvae.compare import League, compare
     from ppvae.config import Annealing, EvidenceConfig, TrainConfig
-    from ppvae.diagnostics import diagnose
+    from ppvae.diagnostics.diagnose import diagnose
     from ppvae.estimate import Estimate
     from ppvae.export import to_arviz
     from ppvae.gaps import Gaps, gaps
-    from ppvae.inference import Sandwich, bdmc, certify, elbo, iwelbo, log_evidence
-    from ppvae.inference.bounds import log_weights
+    from ppvae.inference.bdmc import Sandwich, bdmc, certify
+    from ppvae.inference.bounds import elbo, iwelbo, log_weights
+    from ppvae.inference.log_evidence import log_evidence
     from ppvae.objectives.bench import EstimatorBench, estimator_bench
     from ppvae.predict import embed, generate, impute, interpolate, reconstruct, traverse
     from ppvae.problem import Problem

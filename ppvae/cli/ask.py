@@ -233,11 +233,10 @@ def _taken(chosen: Pair, split: str, count: int | None) -> "Rows":
             raise ValueError(
                 "expected --split train, valid or test of rows that the story simulates, got all"
             )
-        every, how = (
-            replace(request, rows=None),
-            {"binarize": config.binarize, "root": config.data_root},
+        binarize: Any = config.binarize
+        held = ppvae.data.load_request(
+            replace(request, rows=None), "all", binarize=binarize, root=config.data_root
         )
-        held = ppvae.data.load_request(every, "all", **how)
     return held.head(min(count or len(held), len(held)))
 
 

@@ -23,7 +23,7 @@ def check(story: Story, *, given: Data = Data(), output: Output = Output()) -> N
     built = resolve(story, given, [], TrainConfig(device="cpu"))
     train: Any = built.data.train
     batch = ppvae.data.to_batch(built.story, ppvae.data.preview(train))
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for site in ppvae.check_story(built.story, batch).values():
         plate = "data" if site.is_local else "global"
         support = ppvae.story.describe_support(site.support)

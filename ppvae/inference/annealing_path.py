@@ -17,7 +17,7 @@ from ppvae.story import LogJoint, TensorDict, simulate
 PRIOR_DRAWS = 1000
 # Log density of the start and of the target, `(C, B)` each, in nats, and their gradients, `(C, B,
 # d)` each.
-Ends = tuple[Tensor, Tensor, Tensor, Tensor]
+Ends = tuple[Tensor, ...]
 
 
 class Target:

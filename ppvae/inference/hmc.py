@@ -108,9 +108,13 @@ def _choose(accepted: Tensor, proposed: State, state: State) -> State:
         mask = accepted.reshape(*accepted.shape, *(1,) * (new.dim() - 2))
         return torch.where(mask, new, old)
 
-    first = (pick(new, old) for new, old in zip(proposed[:3], state[:3], strict=True))
     parts = tuple(pick(new, old) for new, old in zip(proposed.parts, state.parts, strict=True))
-    return State(*first, parts)
+    return State(
+        pick(proposed.position, state.position),
+        pick(proposed.log_density, state.log_density),
+        pick(proposed.gradient, state.gradient),
+        parts,
+    )
 
 
 def adapt_step_size(step_size: Tensor, acceptance: Tensor) -> Tensor:

@@ -168,7 +168,8 @@ def row_settings(config: EvidenceConfig) -> dict[str, Any]:
 def _measure_piece(
     rows: Problem, seed: int, stage: Stage, *, methods: Sequence[str], config: EvidenceConfig
 ) -> TensorDict:
-    first, found = rows.first_row, {}
+    first = rows.first_row
+    found: TensorDict = {}
     clock = [time.perf_counter()]
     stage(f"row {first}: searching q*")
     if any(method != "exact" for method in methods):

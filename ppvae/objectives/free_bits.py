@@ -52,7 +52,7 @@ class FreeBits(Objective):
         log_q_shared = self.kl_weights.of_guide_global(drawn)
         return self.loss(bound, sum(shared, -log_q_shared))
 
-    def _costs(self, drawn: SampleRows, log_p: TensorDict) -> list[tuple[float, Tensor]]:
+    def _costs(self, drawn: SampleRows, log_p: TensorDict) -> list[tuple[float | Tensor, Tensor]]:
         """Weight and KL `()` of each site, in nats; of all sites that are drawn jointly."""
         latent, weight_of = self.sites.local_latent, self.kl_weights.weight_of
         if {k for k in drawn.by_site if drawn.is_local[k]} - set(latent):

@@ -51,7 +51,7 @@ class KLWeights(Messenger):
         """Whether every weight is 1 now."""
         return not isinstance(self.warmup, Tensor) and self.warmup == 1 and self.is_plain
 
-    def weight_of(self, name: str) -> float:
+    def weight_of(self, name: str) -> float | Tensor:
         """How often the latent site's terms count."""
         beta = self.beta
         return self.warmup * (beta.get(name, 1.0) if isinstance(beta, Mapping) else beta)

@@ -57,7 +57,7 @@ class Problem:
     """
 
     story: nn.Module
-    guide: nn.Module | None
+    guide: Any  # a module; None where nothing is drawn from one
     sites: Sites
     batch: TensorDict
     total_rows: int
