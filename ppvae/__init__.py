@@ -197,7 +197,11 @@ sys.modules[__name__].__class__ = _Package
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return import_module("importlib.metadata").version("ppvae")
+        metadata = import_module("importlib.metadata")  # slow to import
+        try:
+            return metadata.version("ppvae")
+        except metadata.PackageNotFoundError:
+            return "0.0.0"  # not installed
     if name in _MODULES:
         return import_module(f"ppvae.{_MODULES[name]}")
     raise AttributeError(f"module 'ppvae' has no attribute '{name}'")

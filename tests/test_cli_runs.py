@@ -149,3 +149,13 @@ def test_compare_writes_table_report_and_weights_that_are_measured_again(numbers
     )
     assert main(["gaps", "out/weights/full_rank"]) == 2
     assert "give out and --guide full_rank" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_rows_that_are_spread_over_processes_give_the_same_numbers(numbers, capsys):
+    answer(capsys, "fit", "factor_analysis", "--data", numbers, "--run-dir", "run", *QUICK)
+    typed = ["gaps", "run", *FEW, "--rows-per-piece", 2, "--json"]
+    spread = answer(capsys, *typed, "--workers", 2).out
+    assert spread == answer(capsys, *typed).out
+    assert main(["gaps", "run", "--workers", "2", "--dask", "tcp://nowhere"]) == 2
+    assert "expected --workers or --dask, got both" in capsys.readouterr().err
