@@ -70,12 +70,7 @@ V1 = '{"versions": {"ppvae": "0.1"}}'
     [
         ("notes.txt", "mine", False, r"an empty or new run folder.*notes\.txt.*resume"),
         ("notes.txt", "mine", True, "expected the config of a run"),
-        (
-            "config.json",
-            V1,
-            True,
-            r"run folder of format 2, got .* of format 1, .* ppvae wrote \(0",
-        ),
+        ("config.json", V1, True, r"format 2, got .* of format 1, .* ppvae wrote \(0"),
         ("config.json", '{"format": 3}', True, "got .* of format 3, which another version of"),
     ],
 )

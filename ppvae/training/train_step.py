@@ -128,6 +128,7 @@ class TrainStep:
             with ExitStack() as stack:
                 stack.enter_context(explain_lost_process())
                 if self.config.precision == "bfloat16":
+                    assert self.loss_of.guide is not None
                     programs = (self.loss_of.story, self.loss_of.guide)
                     stack.enter_context(networks_in_bfloat16(*programs))
                 if isinstance(self.module, DistributedDataParallel) and number < num_parts:

@@ -92,6 +92,7 @@ class Trainer:
     @property
     def modules(self) -> dict[str, nn.Module]:
         """Story and guide, by name."""
+        assert self.loss_of.guide is not None
         return {"story": self.loss_of.story, "guide": self.loss_of.guide}
 
     @property
