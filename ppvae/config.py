@@ -141,7 +141,7 @@ class TrainConfig(Config):
     progress: bool = option(True, "Show progress.")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "objective_options", dict(self.objective_options))
+        object.__setattr__(self, "objective_options", dict(self.objective_options or {}))
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("precision", self.precision, PRECISIONS)
