@@ -1,4 +1,4 @@
-r"""Seconds of `gaps` here, with one worker process and with two; the numbers must be equal, bit for bit.
+r"""Seconds of `gaps` here, with one worker process and with two; the numbers must be equal.
 
 Arguments: rows, 400 by default. Run it on a quiet machine; the start of the workers counts.
 """
