@@ -42,7 +42,8 @@ def test_guides_are_compared_on_a_story_and_its_example(name, capsys, monkeypatc
     data = ["--data", few_rows(name), "--method", "iwae"]
     small = ["--rows", "2", "--evidence.num-particles", "30", "--run-dir", "run"]
     assert main(["compare", name, *data, *TINY, *small]) == 0
-    assert "inference gap" in capsys.readouterr().out
+    printed = capsys.readouterr().out.split()
+    assert "inference" in printed and "gap" in printed
 
 
 @pytest.mark.parametrize("name", ["vae", "funnel", "mixture_vae", "vq_vae", "categorical_vae"])
