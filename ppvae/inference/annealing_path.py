@@ -156,7 +156,7 @@ def annealing_path(start: str, problem: Problem) -> AnnealingPath:
                 "Annealing(start='prior')"
             )
         return FromGuide(Target(problem, coordinates_of(problem)))
-    if problem.is_adopted:
+    if not problem.program.generates_rows:
         raise ValueError(
             "expected a story that generates rows for annealing from the prior, got an adopted "
             "model, which observes its data by itself; start from its guide"

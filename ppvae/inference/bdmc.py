@@ -185,7 +185,7 @@ def certify_problem(
     """As `certify`, of rows that are checked already; None for no simulated rows, and for an
     adopted story.
     """
-    if not config.num_simulated or problem.is_adopted:
+    if not config.num_simulated or not problem.program.generates_rows:
         return None
     covariates = problem.covariates
     n = min([config.num_simulated, *(len(v) for v in covariates.values())])

@@ -192,11 +192,6 @@ class Problem:
         """What the story takes beside the number of rows, name -> `(B, *)`; {} if adopted."""
         return self.program.split(self.batch)[1]
 
-    @property
-    def is_adopted(self) -> bool:
-        """Whether the story is a plain Pyro model that takes its rows as arguments."""
-        return not self.program.generates_rows
-
     def check_independent_rows(self, purpose: str) -> None:
         """Refuse global latent sites, given which alone rows are independent.
 
